@@ -1,0 +1,71 @@
+"""Obey an rpz-auth token authority: server interceptors, and credentials for clients.
+
+A service::
+
+    authority = rpz_auth.connect("orders.json")
+    auth = rpz_auth.AuthInterceptor(authority, resource="https://orders", services=["orders.v1.OrderService"])
+    server = grpc.server(ThreadPoolExecutor(8), interceptors=[auth])
+
+A client::
+
+    channel = rpz_auth.secure_channel("orders.example:443", rpz_auth.ApiToken(app_id, api_token))
+
+`rpz_auth.aio` has the asyncio twin of `secure_channel`, `rpz_auth.testing` an authority for tests.
+"""
+
+from rpz_auth.address import Peer
+from rpz_auth.authority import Authority
+from rpz_auth.caller import Caller, How, caller, peer
+from rpz_auth.client import AccessToken, ApiToken, channel_credentials, secure_channel
+from rpz_auth.connection import Connection, connect
+from rpz_auth.errors import (
+    BackendUnavailable,
+    ConfigurationError,
+    CredentialsAmbiguous,
+    CredentialsMissing,
+    Internal,
+    MethodUnknown,
+    OriginNotAllowed,
+    Reason,
+    Refusal,
+    RpzAuthError,
+    ScopeInsufficient,
+    TokenExpired,
+    TokenInvalid,
+)
+from rpz_auth.interceptor import AuthInterceptor
+from rpz_auth.policy import PUBLIC, Policy, scopes
+from rpz_auth.status import reason_of
+
+__all__ = [
+    "PUBLIC",
+    "AccessToken",
+    "ApiToken",
+    "AuthInterceptor",
+    "Authority",
+    "BackendUnavailable",
+    "Caller",
+    "ConfigurationError",
+    "Connection",
+    "CredentialsAmbiguous",
+    "CredentialsMissing",
+    "How",
+    "Internal",
+    "MethodUnknown",
+    "OriginNotAllowed",
+    "Peer",
+    "Policy",
+    "Reason",
+    "Refusal",
+    "RpzAuthError",
+    "ScopeInsufficient",
+    "TokenExpired",
+    "TokenInvalid",
+    "caller",
+    "channel_credentials",
+    "connect",
+    "peer",
+    "reason_of",
+    "scopes",
+    "secure_channel",
+]

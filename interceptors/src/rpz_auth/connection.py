@@ -1,0 +1,304 @@
+"""The authority over the network: a stream that keeps the view up to date, in a thread of its own.
+
+One implementation serves threads and asyncio: the stream is grpc's synchronous one, and an asyncio
+service awaits answers by a future. `View` may be read from anywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import random
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+from rpz.auth.v1 import verification_service_pb2 as pb
+from rpz.auth.v1 import verification_service_pb2_grpc as pb_grpc
+
+from rpz_auth.caller import APP_SUBJECT_PREFIX, How, Verdict
+from rpz_auth.client import ApiToken, secure_channel
+from rpz_auth.clock import AuthorityClock
+from rpz_auth.decide import ApiTokenQuestion
+from rpz_auth.errors import BackendUnavailable, ConfigurationError, TokenInvalid
+from rpz_auth.view import AppState, Change, Revocation, SigningKeys, Snapshot, View
+
+_log = logging.getLogger("rpz_auth")
+
+MAX_STALENESS = 10.0
+"""Seconds of silence after which nothing is decided from the view any more."""
+_ASK_TIMEOUT = 5.0
+_MAX_BACKOFF = 5.0
+_CHANNEL_OPTIONS = (
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+    ("grpc.enable_http_proxy", 0),
+)
+# Answers that repeating does not change: the verifier file is wrong, not the network.
+_REFUSED = frozenset(
+    {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifierFile:
+    """What a service needs to know of its authority, as `rpz-auth apps create --verifier` writes it."""
+
+    grpc_address: str
+    issuer: str
+    ca_certificate: str | None
+    """PEM; None to trust the system's authorities."""
+    app_id: str
+    api_token: str = field(repr=False)
+
+    @classmethod
+    def read(cls, path: str | Path) -> VerifierFile:
+        """Read a verifier file.
+
+        Raises:
+            ConfigurationError: It is missing, not a verifier file, or an administrator's.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            kind = content["kind"]
+            if kind != "verifier":
+                raise ConfigurationError(
+                    f"{path} is a file of kind {kind!r}; a service needs one made by "
+                    "`rpz-auth apps create --verifier`, which can verify and nothing else"
+                )
+            return cls(
+                grpc_address=content["grpc_address"],
+                issuer=content["issuer"],
+                ca_certificate=content.get("ca_certificate"),
+                app_id=content["app_id"],
+                api_token=content["api_token"],
+            )
+        except OSError as error:
+            raise ConfigurationError(f"verifier file {path}: {error.strerror}") from None
+        except (ValueError, KeyError, TypeError):
+            raise ConfigurationError(f"{path} is not a verifier file of rpz-auth") from None
+
+
+def connect(verifier_file: str | Path, *, max_staleness: float = MAX_STALENESS) -> Connection:
+    """Make the connection that an `AuthInterceptor` takes; it is opened when the interceptor starts.
+
+    Args:
+        verifier_file: Path of the file that `rpz-auth apps create --verifier` wrote.
+        max_staleness: For how many seconds of the authority's silence calls are still decided.
+
+    Raises:
+        ConfigurationError: The file cannot be used.
+    """
+    return Connection(VerifierFile.read(verifier_file), max_staleness=max_staleness)
+
+
+class Connection:
+    """An `Authority` over the network."""
+
+    def __init__(self, verifier: VerifierFile, *, max_staleness: float = MAX_STALENESS) -> None:
+        """Prepare to connect as `verifier`; nothing is sent yet."""
+        self._verifier = verifier
+        self._max_staleness = max_staleness
+        self._clock = AuthorityClock()
+        self._view = View(self._clock)
+        self._cursor = ""
+        self._parts: list[pb.Snapshot] = []
+        self._known_or_refused = threading.Event()
+        self._refused: str | None = None
+        self._closing = threading.Event()
+        self._starting = threading.Lock()
+        self._running: _Running | None = None
+
+    @property
+    def issuer(self) -> str:
+        """The `iss` of the authority's access tokens."""
+        return self._verifier.issuer
+
+    @property
+    def view(self) -> View:
+        """What is known by now."""
+        return self._view
+
+    def start(self) -> None:
+        """Connect and begin to learn; a second call does nothing."""
+        with self._starting:
+            if self._running is None:
+                certificate = self._verifier.ca_certificate
+                channel = secure_channel(
+                    self._verifier.grpc_address,
+                    ApiToken(self._verifier.app_id, self._verifier.api_token),
+                    tls=grpc.ssl_channel_credentials(certificate.encode() if certificate else None),
+                    options=_CHANNEL_OPTIONS,
+                )
+                thread = threading.Thread(target=self._learn, name="rpz-auth-watch", daemon=True)
+                self._running = _Running(channel, pb_grpc.VerificationServiceStub(channel), thread)
+                thread.start()
+
+    def wait(self, timeout: float) -> None:
+        """Return once the first snapshot is there; `timeout` is in seconds.
+
+        Raises:
+            ConfigurationError: The authority refuses this verifier.
+            BackendUnavailable: The time has passed.
+        """
+        if not self._known_or_refused.wait(timeout):
+            raise BackendUnavailable(
+                f"the authority at {self._verifier.grpc_address} sent no snapshot within {timeout:g} s"
+            )
+        if self._refused is not None and not self._view.known:
+            raise ConfigurationError(f"the authority refuses this verifier file: {self._refused}")
+
+    def close(self) -> None:
+        """Stop learning and close the channel."""
+        with self._starting:
+            self._closing.set()
+            if self._running is not None:
+                self._running.channel.close()
+                self._running.thread.join()
+                self._running = None
+
+    def ask(self, question: ApiTokenQuestion) -> Verdict:
+        """Ask over the network, in this thread.
+
+        Raises:
+            TokenInvalid: The API token is good for nothing here.
+            BackendUnavailable: The authority gave no answer.
+        """
+        return _read_verdict(self._call(question))
+
+    async def ask_async(self, question: ApiTokenQuestion) -> Verdict:
+        """Ask over the network, without a thread; the errors are those of `ask`."""
+        loop = asyncio.get_running_loop()
+        answered = asyncio.Event()
+        call = self._call(question)
+        call.add_done_callback(lambda _: loop.call_soon_threadsafe(answered.set))
+        try:
+            await answered.wait()
+        finally:
+            call.cancel()
+        return _read_verdict(call)
+
+    def _call(self, question: ApiTokenQuestion) -> Any:
+        running = self._running
+        if running is None:
+            raise BackendUnavailable
+        request = pb.VerifyApiTokenRequest(app_id=question.app_id, api_token=question.api_token)
+        try:
+            return running.stub.VerifyApiToken.future(request, timeout=_ASK_TIMEOUT)
+        except ValueError:  # the channel was closed in this moment
+            raise BackendUnavailable from None
+
+    def _learn(self) -> None:
+        running = self._running
+        failures = 0
+        while running is not None and not self._closing.is_set():
+            try:
+                self._parts = []
+                for message in running.stub.Watch(pb.WatchRequest(cursor=self._cursor)):
+                    self._take(message)
+                    failures = 0
+                failure = "the stream ended"
+            except grpc.RpcError as error:
+                failure = f"{error.code().name}: {error.details()}"
+                if error.code() in _REFUSED:
+                    self._refused = failure
+                    self._known_or_refused.set()
+            except Exception:  # noqa: BLE001 - see below
+                # Whatever cannot be understood must not end the only thread that learns.
+                _log.exception("rpz-auth: a message of the authority could not be read")
+                self._cursor, failure = "", "a message could not be read"
+            if self._closing.is_set():
+                return
+            failures += 1
+            delay = min(_MAX_BACKOFF, 0.05 * 2.0**failures) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+            _log.warning("rpz-auth: no stream from the authority (%s); next try in %.1f s", failure, delay)
+            self._closing.wait(delay)
+
+    def _take(self, message: pb.WatchResponse) -> None:
+        sent_at = _seconds(message.time)
+        self._clock.observe(sent_at)
+        match message.WhichOneof("content"):
+            case "snapshot":
+                self._parts.append(message.snapshot)
+                if not message.snapshot.last:
+                    return
+                self._view.replace(_read_snapshot(self._parts))
+                self._parts = []
+            case "events":
+                self._view.apply([_read_event(event) for event in message.events.events])
+            case "heartbeat":
+                # The only proof that the authority still commits, and so learns of revocations.
+                self._view.refresh(sent_at + self._max_staleness)
+                self._known_or_refused.set()
+        self._cursor = message.cursor
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    channel: grpc.Channel
+    stub: pb_grpc.VerificationServiceStub
+    thread: threading.Thread
+
+
+def _read_verdict(call: Any) -> Verdict:
+    try:
+        answer = call.result()
+    except (grpc.RpcError, grpc.FutureCancelledError):
+        raise BackendUnavailable from None
+    if not answer.active:
+        raise TokenInvalid
+    return Verdict(
+        how=How.API_TOKEN,
+        app_id=answer.app_id,
+        subject=APP_SUBJECT_PREFIX + answer.app_id,
+        scopes=frozenset(answer.scopes),
+        resources=frozenset(answer.resources),
+        token_id=answer.api_token_id,
+        expires_at=_seconds(answer.expire_time) if answer.HasField("expire_time") else math.inf,
+    )
+
+
+def _read_snapshot(parts: list[pb.Snapshot]) -> Snapshot:
+    return Snapshot(
+        keys=SigningKeys(next(part.keys.jwks for part in parts if part.HasField("keys"))),
+        revocations=[_read_revocation(item) for part in parts for item in part.revocations],
+        apps=[_read_app(item) for part in parts for item in part.apps],
+    )
+
+
+def _read_event(event: pb.Event) -> Change:
+    match event.WhichOneof("change"):
+        case "revoked":
+            return _read_revocation(event.revoked)
+        case "app":
+            return _read_app(event.app)
+        case "keys":
+            return SigningKeys(event.keys.jwks)
+        case _:
+            # A kind of change that a newer authority knows: what it means for calls cannot be guessed.
+            raise ConfigurationError("the authority sends events that this version of rpz-auth cannot read")
+
+
+def _read_revocation(item: pb.Revocation) -> Revocation:
+    return Revocation(item.id, _seconds(item.forget_time))
+
+
+def _read_app(item: pb.AppState) -> AppState:
+    return AppState(
+        app_id=item.app_id,
+        version=item.version,
+        locked=item.locked,
+        deleted=item.deleted,
+        epoch=item.epoch,
+        whitelist=tuple(item.whitelist),
+    )
+
+
+def _seconds(time: Timestamp) -> float:
+    return time.ToNanoseconds() / 1e9

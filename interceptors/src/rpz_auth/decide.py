@@ -1,0 +1,187 @@
+"""The decision about one call: written once, driven by threads and by asyncio alike.
+
+A decision is a generator. It yields a question only when it needs the authority, is sent the answer,
+and returns the caller; on the warm path it yields nothing. It raises a `Refusal` for every input that
+it does not let pass.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from dataclasses import dataclass, field
+
+from rpz_auth import access_token, credentials
+from rpz_auth.address import Peer, TrustedProxies
+from rpz_auth.cache import BoundedCache
+from rpz_auth.caller import Admission, Caller, How, Verdict
+from rpz_auth.errors import (
+    CredentialsMissing,
+    MethodUnknown,
+    Refusal,
+    ScopeInsufficient,
+    TokenExpired,
+    TokenInvalid,
+)
+from rpz_auth.policy import Demand, Policy
+from rpz_auth.view import View
+
+Metadata = Sequence[tuple[str, str | bytes]]
+
+API_TOKEN_CACHE_SECONDS = 300.0
+"""For how long a good answer about an API token is used; a revocation ends it at once."""
+REFUSAL_CACHE_SECONDS = 5.0
+"""For how long a bad answer is, which nothing but time ends."""
+_CACHE_SIZE = 16_384
+_REFUSAL_CACHE_SIZE = 4_096
+
+_APP_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+_API_TOKEN = re.compile(r"rpzt_[A-Za-z0-9_-]{64}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class ApiTokenQuestion:
+    """Is this API token good, and for what? The answer is a `Verdict`, or `TokenInvalid`."""
+
+    app_id: str
+    api_token: str = field(repr=False)
+
+
+Decision = Generator[ApiTokenQuestion, Verdict, Caller]
+
+
+class Decider:
+    """Decides who may call, for one resource."""
+
+    def __init__(
+        self, view: View, *, issuer: str, resource: str, trusted_proxies: TrustedProxies | None = None
+    ) -> None:
+        """Decide by what `view` knows, for tokens of `issuer` that name `resource`."""
+        self._view = view
+        self._issuer = issuer
+        self._resource = resource
+        self._proxies = trusted_proxies or TrustedProxies(())
+        self._verdicts: BoundedCache[tuple[Verdict, float]] = BoundedCache(_CACHE_SIZE)
+        self._refused: BoundedCache[float] = BoundedCache(_REFUSAL_CACHE_SIZE)
+
+    def decide(
+        self, policy: Policy | None, metadata: Metadata, peer: Peer
+    ) -> Generator[ApiTokenQuestion, Verdict, Admission]:
+        """Decide about one call.
+
+        Args:
+            policy: Of the method; None for a method that is unknown or has none.
+            metadata: As received, keys in lower case.
+            peer: The other end of the connection.
+
+        Raises:
+            Refusal: Of any kind that `status.TABLE` maps; the call must not reach its handler.
+        """
+        peer = self._proxies.resolve(peer, metadata)
+        if policy is not None and policy.demand is not Demand.SCOPES:
+            return Admission(peer, None)
+        caller = yield from self._authenticate(metadata, peer)
+        if policy is None:
+            raise MethodUnknown
+        if not policy.scopes <= caller.verdict.scopes:
+            raise ScopeInsufficient(policy.scopes)
+        return Admission(peer, caller)
+
+    def _authenticate(self, metadata: Metadata, peer: Peer) -> Decision:
+        value = credentials.find(metadata)
+        if value is None:
+            raise CredentialsMissing
+        self._view.check_fresh()
+        now = self._view.now()
+        key = hashlib.sha256(value.encode("utf-8", "surrogatepass")).digest()
+        cached = self._verdicts.get(key)
+        if cached is not None and now < cached[1]:
+            verdict = cached[0]
+        else:
+            verdict = yield from self._verify(value, key, now)
+        if now >= verdict.expires_at:
+            raise TokenExpired
+        # On every call, cache or not: what was good a moment ago may have been revoked since.
+        self._view.check(verdict, peer)
+        return Caller(verdict, peer)
+
+    def _verify(self, value: str, key: bytes, now: float) -> Generator[ApiTokenQuestion, Verdict, Verdict]:
+        match credentials.parse(value):
+            case credentials.Bearer(token):
+                verdict = access_token.verify(
+                    token, self._view.keys, issuer=self._issuer, resources={self._resource}, now=now
+                )
+                usable_until = verdict.expires_at
+            case credentials.Basic(user, password):
+                verdict = yield from self._ask(user, password, key, now)
+                usable_until = min(verdict.expires_at, now + API_TOKEN_CACHE_SECONDS)
+        self._verdicts.put(key, (verdict, usable_until))
+        return verdict
+
+    def _ask(
+        self, app_id: str, api_token: str, key: bytes, now: float
+    ) -> Generator[ApiTokenQuestion, Verdict, Verdict]:
+        # What cannot be an API token costs no question, and no place among the refused.
+        if not _APP_ID.fullmatch(app_id) or not _API_TOKEN.fullmatch(api_token):
+            raise TokenInvalid
+        refused_until = self._refused.get(key)
+        if refused_until is not None and now < refused_until:
+            raise TokenInvalid
+        try:
+            verdict = yield ApiTokenQuestion(app_id, api_token)
+            if (
+                verdict.how is not How.API_TOKEN
+                or verdict.app_id != app_id
+                or self._resource not in verdict.resources
+            ):
+                raise TokenInvalid  # noqa: TRY301 - an answer about something else is remembered like a bad one
+        except TokenInvalid:
+            self._refused.put(key, now + REFUSAL_CACHE_SECONDS)
+            raise
+        return verdict
+
+
+def run(
+    decision: Generator[ApiTokenQuestion, Verdict, Admission], ask: Callable[[ApiTokenQuestion], Verdict]
+) -> Admission:
+    """Drive a decision in this thread.
+
+    Raises:
+        Refusal: The decision's.
+    """
+    try:
+        question = next(decision)
+        while True:
+            try:
+                answer = ask(question)
+            except Refusal as refusal:
+                question = decision.throw(refusal)
+            else:
+                question = decision.send(answer)
+    except StopIteration as done:
+        admission: Admission = done.value
+        return admission
+
+
+async def run_async(
+    decision: Generator[ApiTokenQuestion, Verdict, Admission],
+    ask: Callable[[ApiTokenQuestion], Awaitable[Verdict]],
+) -> Admission:
+    """Drive a decision in this task.
+
+    Raises:
+        Refusal: The decision's.
+    """
+    try:
+        question = next(decision)
+        while True:
+            try:
+                answer = await ask(question)
+            except Refusal as refusal:
+                question = decision.throw(refusal)
+            else:
+                question = decision.send(answer)
+    except StopIteration as done:
+        admission: Admission = done.value
+        return admission

@@ -1,0 +1,93 @@
+"""The one table from refusal to wire status, for gRPC and HTTP alike.
+
+Sources: AIP-193 (rich errors), RFC 6749 §5.2 and RFC 6750 §3.1 (OAuth 2 error codes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+from rpz_auth.errors import Reason, Refusal
+
+DOMAIN = "auth.rpz"
+_DETAILS_KEY = "grpc-status-details-bin"
+
+
+@dataclass(frozen=True, slots=True)
+class WireStatus:
+    """How one reason looks outside: gRPC code, HTTP status, OAuth 2 `error`."""
+
+    grpc: grpc.StatusCode
+    http: int
+    oauth_error: str | None = None
+
+
+_C = grpc.StatusCode
+TABLE: Mapping[Reason, WireStatus] = MappingProxyType(
+    {
+        Reason.CREDENTIALS_MISSING: WireStatus(_C.UNAUTHENTICATED, 401),
+        Reason.CREDENTIALS_AMBIGUOUS: WireStatus(_C.INVALID_ARGUMENT, 400, "invalid_request"),
+        Reason.TOKEN_INVALID: WireStatus(_C.UNAUTHENTICATED, 401, "invalid_token"),
+        Reason.TOKEN_EXPIRED: WireStatus(_C.UNAUTHENTICATED, 401, "invalid_token"),
+        Reason.SCOPE_INSUFFICIENT: WireStatus(_C.PERMISSION_DENIED, 403, "insufficient_scope"),
+        Reason.ORIGIN_NOT_ALLOWED: WireStatus(_C.PERMISSION_DENIED, 403),
+        Reason.METHOD_UNKNOWN: WireStatus(_C.UNIMPLEMENTED, 404),
+        Reason.BACKEND_UNAVAILABLE: WireStatus(_C.UNAVAILABLE, 503, "temporarily_unavailable"),
+        Reason.INTERNAL: WireStatus(_C.INTERNAL, 500, "server_error"),
+        Reason.CLIENT_INVALID: WireStatus(_C.UNAUTHENTICATED, 401, "invalid_client"),
+        # Not UNAUTHENTICATED: clients that renew on it would loop.
+        Reason.GRANT_INVALID: WireStatus(_C.FAILED_PRECONDITION, 400, "invalid_grant"),
+        Reason.SCOPE_INVALID: WireStatus(_C.INVALID_ARGUMENT, 400, "invalid_scope"),
+        Reason.TARGET_INVALID: WireStatus(_C.INVALID_ARGUMENT, 400, "invalid_target"),
+        Reason.REQUEST_INVALID: WireStatus(_C.INVALID_ARGUMENT, 400, "invalid_request"),
+        Reason.RIGHTS_INSUFFICIENT: WireStatus(_C.PERMISSION_DENIED, 403, "access_denied"),
+        Reason.NOT_FOUND: WireStatus(_C.NOT_FOUND, 404),
+        Reason.NOT_IMPLEMENTED: WireStatus(_C.UNIMPLEMENTED, 501),
+        Reason.RATE_LIMITED: WireStatus(_C.RESOURCE_EXHAUSTED, 429, "temporarily_unavailable"),
+        Reason.CONFLICT: WireStatus(_C.ABORTED, 409),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RpcStatus(grpc.Status):  # type: ignore[misc] # grpc is untyped here: its Status is a plain ABC
+    """What `abort_with_status` takes."""
+
+    code: grpc.StatusCode
+    details: str
+    trailing_metadata: tuple[tuple[str, bytes], ...]
+
+
+def rpc_status(refusal: Refusal) -> RpcStatus:
+    """Render a refusal for gRPC: code, text, one ErrorInfo, and RetryInfo where there is a delay."""
+    wire = TABLE[refusal.reason]
+    info = error_details_pb2.ErrorInfo(reason=refusal.reason, domain=DOMAIN, metadata=refusal.metadata)
+    rich = status_pb2.Status(code=wire.grpc.value[0], message=refusal.message, details=[_pack(info)])
+    if refusal.retry_after is not None:
+        delay = duration_pb2.Duration()
+        delay.FromNanoseconds(int(refusal.retry_after * 1e9))
+        rich.details.append(_pack(error_details_pb2.RetryInfo(retry_delay=delay)))
+    return RpcStatus(wire.grpc, refusal.message, ((_DETAILS_KEY, rich.SerializeToString()),))
+
+
+def reason_of(error: grpc.RpcError) -> Reason | None:
+    """The reason in an error that a client received, or None when it carries none of ours."""
+    for key, value in error.trailing_metadata() or ():
+        if key == _DETAILS_KEY:
+            for detail in status_pb2.Status.FromString(value).details:
+                info = error_details_pb2.ErrorInfo()
+                if detail.Unpack(info) and info.domain == DOMAIN and info.reason in Reason.__members__:
+                    return Reason(info.reason)
+    return None
+
+
+def _pack(message: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)
+    return packed

@@ -1,0 +1,174 @@
+"""What a verifier knows: signing keys, revocations, the state of Apps, and the authority's time."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from joserfc.jwk import ECKey, KeySet
+
+from rpz_auth.address import Peer
+from rpz_auth.caller import Verdict
+from rpz_auth.errors import BackendUnavailable, TokenInvalid
+from rpz_auth.whitelist import Whitelist
+
+Clock = Callable[[], float]
+"""Seconds since the epoch, on the authority's clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """An identifier (grant, API token, OAuth 2 secret, single access token) that is refused."""
+
+    id: str
+    forget_at: float
+    """Seconds since the epoch; until then some access token might still carry the identifier."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppState:
+    """What must be known of an App besides its credentials."""
+
+    app_id: str
+    version: int
+    locked: bool = False
+    deleted: bool = False
+    epoch: int = 0
+    whitelist: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKeys:
+    """The public signing keys (RFC 7517 §5), as JSON."""
+
+    jwks: str
+
+
+Change = Revocation | AppState | SigningKeys
+"""What one event can say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything at one moment. Apps that it does not name are unlocked, in epoch 0 and unrestricted."""
+
+    keys: SigningKeys
+    revocations: Iterable[Revocation]
+    apps: Iterable[AppState]
+
+
+@dataclass(frozen=True, slots=True)
+class _App:
+    state: AppState
+    whitelist: Whitelist
+
+
+class View:
+    """What one verifier knows. Written by one thread at a time, read by any without a lock.
+
+    Readers see each entry whole: every change is one assignment to a dictionary or an attribute.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        """Know nothing yet; `clock` tells the authority's time."""
+        self.now = clock
+        self.known = False
+        self.keys: Mapping[str, ECKey] = {}
+        self._fresh_until = 0.0
+        self._apps: dict[str, _App] = {}
+        self._revoked: dict[str, float] = {}
+        self._forgetting: list[tuple[float, str]] = []
+        self._writing = threading.Lock()
+
+    def replace(self, snapshot: Snapshot) -> None:
+        """Take a snapshot for keys and Apps; what was revoked stays revoked, also when it is not in it."""
+        apps = {state.app_id: _App(state, Whitelist(state.whitelist)) for state in snapshot.apps}
+        with self._writing:
+            for revocation in snapshot.revocations:
+                self._revoke(revocation)
+            self.keys = _import_keys(snapshot.keys)
+            self._apps = apps
+            self._forget()
+            self.known = True
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        """Take changes in the order of the stream."""
+        with self._writing:
+            for change in changes:
+                match change:
+                    case Revocation():
+                        self._revoke(change)
+                    case AppState():
+                        held = self._apps.get(change.app_id)
+                        if held is None or held.state.version < change.version:
+                            self._apps[change.app_id] = _App(change, Whitelist(change.whitelist))
+                    case SigningKeys():
+                        self.keys = _import_keys(change)
+            self._forget()
+
+    def refresh(self, until: float) -> None:
+        """Count as fresh until a moment on the authority's clock."""
+        self._fresh_until = until
+
+    def check_fresh(self) -> None:
+        """Let pass what may be decided from here.
+
+        Raises:
+            BackendUnavailable: No snapshot came yet, or the authority has been silent for too long.
+        """
+        if not self.known or self.now() > self._fresh_until:
+            raise BackendUnavailable
+
+    def check(self, verdict: Verdict, peer: Peer | None) -> None:
+        """Let a verified credential pass that still holds, from where its App may call.
+
+        Args:
+            verdict: Of the credential.
+            peer: Who presents it; None when only the credential is asked about.
+
+        Raises:
+            TokenInvalid: It was revoked, its key was dropped, or its App was locked, deleted or moved to a
+            later epoch.
+            OriginNotAllowed: The App's whitelist does not have the peer.
+        """
+        if verdict.kid is not None and verdict.kid not in self.keys:
+            raise TokenInvalid
+        revoked = self._revoked
+        if revoked and (
+            verdict.token_id in revoked or verdict.grant_id in revoked or verdict.secret_id in revoked
+        ):
+            raise TokenInvalid
+        app = self._apps.get(verdict.app_id)
+        if app is None:
+            return
+        state = app.state
+        if state.locked or state.deleted or (verdict.epoch is not None and verdict.epoch < state.epoch):
+            raise TokenInvalid
+        if peer is not None:
+            app.whitelist.check(peer)
+
+    def is_revoked(self, identifier: str) -> bool:
+        """Tell whether an identifier is among the live revocations."""
+        return identifier in self._revoked
+
+    def _revoke(self, revocation: Revocation) -> None:
+        if revocation.id not in self._revoked:
+            self._revoked[revocation.id] = revocation.forget_at
+            heapq.heappush(self._forgetting, (revocation.forget_at, revocation.id))
+
+    def _forget(self) -> None:
+        now = self.now()
+        while self._forgetting and self._forgetting[0][0] < now:
+            self._revoked.pop(heapq.heappop(self._forgetting)[1], None)
+
+
+def _import_keys(keys: SigningKeys) -> Mapping[str, ECKey]:
+
+    return {
+        str(key.kid): key
+        for key in KeySet.import_key_set(json.loads(keys.jwks)).keys
+        if isinstance(key, ECKey) and key.kid
+    }
