@@ -93,11 +93,16 @@ def _read_claims(
     epoch = claims.get("epoch")
     if type(epoch) is not int or epoch < 0:
         raise TokenInvalid
+    # An empty text holds no scope; a doubled space would hold one that has no name (RFC 6749 §3.3).
+    scope = claims.get("scope")
+    scopes = frozenset(_text(claims, "scope").split(" ")) if scope != "" else frozenset()
+    if "" in scopes:
+        raise TokenInvalid
     verdict = Verdict(
         how=How.ACCESS_TOKEN,
         app_id=_text(claims, "client_id"),
         subject=_text(claims, "sub"),
-        scopes=frozenset(scope.split(" ")) if (scope := _text(claims, "scope")) else frozenset(),
+        scopes=scopes,
         resources=meant_for,
         token_id=_text(claims, "jti"),
         grant_id=_text(claims, "grant_id") if "grant_id" in claims else None,
@@ -153,6 +158,6 @@ def _time(claims: Mapping[str, Any], name: str) -> float:
 
 def _text(claims: Mapping[str, Any], name: str) -> str:
     value = claims.get(name)
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not value:
         raise TokenInvalid
     return value

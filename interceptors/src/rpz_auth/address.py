@@ -15,7 +15,9 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _FORWARDED_KEY = "x-forwarded-for"
-_HOST_AND_PORT = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<v4>[0-9.]+))(?::[0-9]{1,5})?")
+_LAST_PORT = 65_535
+_PORT = re.compile(r"[0-9]{1,5}")
+_HOST_AND_PORT = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)\]|(?P<v4>[0-9.]+))(?::[0-9]{1,5})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +44,10 @@ def parse_address(text: str) -> IPAddress:
     Raises:
         ValueError: It is not an IP address.
     """
-    address = ipaddress.ip_address(text.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return address
+    address = ipaddress.ip_address(text)
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    return address.ipv4_mapped or ipaddress.IPv6Address(int(address))
 
 
 def parse_network(text: str) -> IPNetwork:
@@ -54,18 +56,18 @@ def parse_network(text: str) -> IPNetwork:
     Raises:
         ValueError: Neither, with a message that says what is wrong.
     """
-    host, slash, prefix = text.partition("/")
+    _, slash, prefix = text.partition("/")
     if slash and not (prefix.isascii() and prefix.isdigit()):
-        raise ValueError(f"write the length of the network's prefix, as in {host}/24")
+        raise ValueError("write the number of the network's leading bits behind the slash")
     if "%" in text:
         raise ValueError("leave out the zone (what follows %)")
     try:
-        network = ipaddress.ip_network(text, strict=True)
-    except ValueError as error:
-        if "host bits" in str(error):
-            mend = ipaddress.ip_network(text, strict=False)
-            raise ValueError(f"the address has bits beyond its prefix; did you mean {mend}?") from None
+        interface = ipaddress.ip_interface(text)
+    except ValueError:
         raise ValueError("not an IP address or network") from None
+    network: IPNetwork = interface.network
+    if interface.ip != network.network_address:
+        raise ValueError(f"the address has bits beyond its prefix; did you mean {network}?")
     if isinstance(network, ipaddress.IPv6Network) and network.prefixlen >= 96:  # noqa: PLR2004 - ::ffff:0:0/96
         mapped = network.network_address.ipv4_mapped
         if mapped is not None:
@@ -74,14 +76,15 @@ def parse_network(text: str) -> IPNetwork:
 
 
 def parse_peer(text: str) -> Peer:
-    """Read what grpc calls a peer: `ipv4:1.2.3.4:5`, `ipv6:%5B::1%5D:5`, `unix:…`; else `UNKNOWN`."""
-    family, _, rest = text.partition(":")
-    if family == "unix":
+    """Read what grpc calls a peer: `ipv4:1.2.3.4:5`, `ipv6:%5B::1%5D:5`, `unix:…`; else `UNKNOWN`.
+
+    `unix-abstract:…` is unknown, too: no file's mode says who may connect to it.
+    """
+    family, colon, rest = text.partition(":")
+    if family == "unix" and colon:
         return Peer(None, unix=True)
-    if family not in ("ipv4", "ipv6"):
-        return UNKNOWN
-    host, colon, port = rest.rpartition(":")
-    if not colon or not (port.isascii() and port.isdigit()):
+    host, _, port = rest.rpartition(":")
+    if not _PORT.fullmatch(port) or not 0 < int(port) <= _LAST_PORT:
         return UNKNOWN
     return _peer_of_host(family, host)
 
@@ -90,13 +93,17 @@ def parse_peer(text: str) -> Peer:
 def _peer_of_host(family: str, host: str) -> Peer:
     if family == "ipv6":
         host = urllib.parse.unquote(host)
-        if not (host.startswith("[") and host.endswith("]")):
+        if not (host.startswith("[") and host.endswith("]") and ":" in host):
             return UNKNOWN
         host = host[1:-1]
+    elif family != "ipv4" or ":" in host:
+        return UNKNOWN
     try:
-        return Peer(parse_address(host))
+        address = parse_address(host)
     except ValueError:
         return UNKNOWN
+    # Nobody calls from the address that stands for all.
+    return UNKNOWN if address.is_unspecified else Peer(address)
 
 
 def certificate_names(auth_context: Mapping[str, Iterable[bytes]]) -> frozenset[str]:
@@ -131,8 +138,10 @@ class TrustedProxies:
         """The client behind `peer`, if that is a trusted proxy, else `peer` itself.
 
         Walks `x-forwarded-for` from the right, over trusted proxies, to the first address that is not
-        one. A list that cannot be read up to there gives `UNKNOWN`. Names in a proxy's certificate are
-        not the client's.
+        one. Without such an address, or with a list that cannot be read up to there, the client is
+        `UNKNOWN`: grpc shows only the last of several `x-forwarded-for` lines, and a client can make
+        some proxies drop the field (RFC 9110 §7.6.1), so the proxy must not pass for its client. Names in
+        a proxy's certificate are not the client's.
         """
         if not self._networks or not self._trusts(peer.address):
             return peer
@@ -148,7 +157,7 @@ class TrustedProxies:
                 return UNKNOWN
             if not self._trusts(address):
                 return Peer(address)
-        return Peer(peer.address)
+        return UNKNOWN
 
     def _trusts(self, address: IPAddress | None) -> bool:
         return address is not None and any(

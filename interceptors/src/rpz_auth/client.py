@@ -9,7 +9,7 @@ from typing import Any, Literal
 import grpc
 
 from rpz_auth import credentials
-from rpz_auth.errors import ConfigurationError
+from rpz_auth.errors import ConfigurationError, Refusal
 
 Header = Literal["authorization", "x-rpz-auth"]
 
@@ -42,7 +42,23 @@ Credential = AccessToken | ApiToken
 
 class _Plugin(grpc.AuthMetadataPlugin):
     def __init__(self, credential: Credential, header: Header) -> None:
-        self._metadata = ((header, credential.field_value()),)
+        value = credential.field_value()
+        try:
+            understood = credentials.parse(value)
+        except Refusal:
+            understood = None
+        match credential:
+            case AccessToken(token):
+                meant: credentials.Bearer | credentials.Basic = credentials.Bearer(token)
+            case ApiToken(app_id, token):
+                meant = credentials.Basic(app_id, token)
+        # Said now: grpc would fail every call instead, with a text that does not name the mistake.
+        if understood != meant or len(value) > credentials.MAX_LENGTH:
+            raise ConfigurationError(
+                "the credential cannot be sent: it is empty, or has characters that no credential has "
+                "(a line's end, a space); was it read from a file?"
+            )
+        self._metadata = ((header, value),)
 
     def __call__(self, _context: grpc.AuthMetadataContext, callback: grpc.AuthMetadataPluginCallback) -> None:
         callback(self._metadata, None)
@@ -59,7 +75,7 @@ def channel_credentials(
         tls: How to trust the server; the system's authorities when None.
 
     Raises:
-        ConfigurationError: The header is neither of the two.
+        ConfigurationError: The header is neither of the two, or the credential cannot be a header's value.
     """
     if header not in (credentials.STANDARD_KEY, credentials.OWN_KEY):
         raise ConfigurationError(f"send the credential in authorization or x-rpz-auth, not in {header!r}")

@@ -20,18 +20,21 @@ class AuthorityClock:
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         """Know no time yet; `monotonic` is in seconds from anywhere."""
         self._monotonic = monotonic
-        self._newer = -math.inf
-        self._older = -math.inf
+        # Differences of the window before and of this one; replaced as a whole, for readers in other threads.
+        self._largest = (-math.inf, -math.inf)
         self._window_ends = -math.inf
 
     def observe(self, authority_time: float) -> None:
         """Take note of a message that was sent at `authority_time`, in seconds since the epoch."""
         local = self._monotonic()
+        older, newer = self._largest
         if local >= self._window_ends:
-            self._older, self._newer = self._newer, -math.inf
+            # After a long silence the window before is too old to count.
+            older = newer if local < self._window_ends + _WINDOW else -math.inf
+            newer = -math.inf
             self._window_ends = local + _WINDOW
-        self._newer = max(self._newer, authority_time - local)
+        self._largest = (older, max(newer, authority_time - local))
 
     def __call__(self) -> float:
         """Seconds since the epoch on the authority's clock; minus infinity before the first message."""
-        return self._monotonic() + max(self._newer, self._older)
+        return self._monotonic() + max(self._largest)

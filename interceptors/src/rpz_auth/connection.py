@@ -52,8 +52,10 @@ class VerifierFile:
 
     grpc_address: str
     issuer: str
-    ca_certificate: str | None
-    """PEM; None to trust the system's authorities."""
+    ca_certificate_pem: str | None = None
+    """Whom to trust; None for the system's authorities."""
+    insecure: bool = False
+    """Without TLS; grpc then takes nothing but a loopback connection."""
     app_id: str
     api_token: str = field(repr=False)
 
@@ -75,7 +77,8 @@ class VerifierFile:
             return cls(
                 grpc_address=content["grpc_address"],
                 issuer=content["issuer"],
-                ca_certificate=content.get("ca_certificate"),
+                ca_certificate_pem=content.get("ca_certificate_pem"),
+                insecure=content.get("insecure", False),
                 app_id=content["app_id"],
                 api_token=content["api_token"],
             )
@@ -83,6 +86,13 @@ class VerifierFile:
             raise ConfigurationError(f"verifier file {path}: {error.strerror}") from None
         except (ValueError, KeyError, TypeError):
             raise ConfigurationError(f"{path} is not a verifier file of rpz-auth") from None
+
+    def transport(self) -> grpc.ChannelCredentials:
+        """How to reach the authority."""
+        if self.insecure:
+            return grpc.local_channel_credentials(grpc.LocalConnectionType.LOCAL_TCP)
+        pem = self.ca_certificate_pem
+        return grpc.ssl_channel_credentials(pem.encode() if pem else None)
 
 
 def connect(verifier_file: str | Path, *, max_staleness: float = MAX_STALENESS) -> Connection:
@@ -129,11 +139,10 @@ class Connection:
         """Connect and begin to learn; a second call does nothing."""
         with self._starting:
             if self._running is None:
-                certificate = self._verifier.ca_certificate
                 channel = secure_channel(
                     self._verifier.grpc_address,
                     ApiToken(self._verifier.app_id, self._verifier.api_token),
-                    tls=grpc.ssl_channel_credentials(certificate.encode() if certificate else None),
+                    tls=self._verifier.transport(),
                     options=_CHANNEL_OPTIONS,
                 )
                 thread = threading.Thread(target=self._learn, name="rpz-auth-watch", daemon=True)

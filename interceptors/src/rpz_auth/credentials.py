@@ -20,8 +20,9 @@ MAX_LENGTH = 8192
 """Characters; grpc refuses metadata over 8 KiB at random, and our tokens stay under 4 KiB."""
 
 # Explicit classes: \w, \s and str.split() would admit letters and spaces outside ASCII.
-_FIELD = re.compile(r" *([A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]*) +([A-Za-z0-9._~+/-]+=*) *")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_FIELD = re.compile(r" *([A-Za-z0-9!#$%&'*+.^_`|~-]+) +([\x21-\x7e][\x20-\x7e]*)")
+_TOKEN68 = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def find(metadata: Iterable[tuple[str, str | bytes]]) -> str | None:
         The field's value, or None when there is neither.
 
     Raises:
-        CredentialsAmbiguous: The field that is read is there more than once, or folds several into one.
+        CredentialsAmbiguous: The field that is read is there more than once.
         TokenInvalid: It is not text, or longer than `MAX_LENGTH`.
     """
     own: list[str | bytes] = []
@@ -66,8 +67,6 @@ def find(metadata: Iterable[tuple[str, str | bytes]]) -> str | None:
     value = values[0]
     if not isinstance(value, str) or len(value) > MAX_LENGTH:
         raise TokenInvalid
-    if "," in value:  # equal keys may be folded into one value (gRPC over HTTP/2, "Custom-Metadata")
-        raise CredentialsAmbiguous
     return value
 
 
@@ -75,20 +74,20 @@ def parse(value: str) -> Bearer | Basic:
     """Read one field's value.
 
     Raises:
-        CredentialsMissing: The scheme is neither `Bearer` nor `Basic`.
+        CredentialsMissing: The scheme is neither `Bearer` nor `Basic`; what follows it is its own affair.
+        CredentialsAmbiguous: Several fields are folded into this one.
         TokenInvalid: The value breaks the grammar.
     """
     match = _FIELD.fullmatch(value)
-    if match is None:
+    scheme = match[1].lower() if match else ""
+    if match and scheme not in ("bearer", "basic"):
+        raise CredentialsMissing
+    if "," in value:  # equal keys may be folded into one value (gRPC over HTTP/2, "Custom-Metadata")
+        raise CredentialsAmbiguous
+    token = match[2].rstrip(" ") if match else ""
+    if not _TOKEN68.fullmatch(token):
         raise TokenInvalid
-    scheme, token = match.groups()
-    match scheme.lower():
-        case "bearer":
-            return Bearer(token)
-        case "basic":
-            return _parse_basic(token)
-        case _:
-            raise CredentialsMissing
+    return Bearer(token) if scheme == "bearer" else _parse_basic(token)
 
 
 def _parse_basic(token: str) -> Basic:

@@ -8,6 +8,7 @@ it does not let pass.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass, field
@@ -93,29 +94,31 @@ class Decider:
         if value is None:
             raise CredentialsMissing
         self._view.check_fresh()
-        now = self._view.now()
-        key = hashlib.sha256(value.encode("utf-8", "surrogatepass")).digest()
+        credential = credentials.parse(value)
+        key = _digest(credential)
         cached = self._verdicts.get(key)
-        if cached is not None and now < cached[1]:
+        if cached is not None and self._view.now() < cached[1]:
             verdict = cached[0]
         else:
-            verdict = yield from self._verify(value, key, now)
-        if now >= verdict.expires_at:
+            verdict = yield from self._verify(credential, key, self._view.now())
+        if self._view.now() >= verdict.expires_at:
             raise TokenExpired
         # On every call, cache or not: what was good a moment ago may have been revoked since.
         self._view.check(verdict, peer)
         return Caller(verdict, peer)
 
-    def _verify(self, value: str, key: bytes, now: float) -> Generator[ApiTokenQuestion, Verdict, Verdict]:
-        match credentials.parse(value):
+    def _verify(
+        self, credential: credentials.Bearer | credentials.Basic, key: bytes, now: float
+    ) -> Generator[ApiTokenQuestion, Verdict, Verdict]:
+        match credential:
             case credentials.Bearer(token):
                 verdict = access_token.verify(
                     token, self._view.keys, issuer=self._issuer, resources={self._resource}, now=now
                 )
-                usable_until = verdict.expires_at
+                usable_until = math.inf
             case credentials.Basic(user, password):
                 verdict = yield from self._ask(user, password, key, now)
-                usable_until = min(verdict.expires_at, now + API_TOKEN_CACHE_SECONDS)
+                usable_until = now + API_TOKEN_CACHE_SECONDS
         self._verdicts.put(key, (verdict, usable_until))
         return verdict
 
@@ -140,6 +143,20 @@ class Decider:
             self._refused.put(key, now + REFUSAL_CACHE_SECONDS)
             raise
         return verdict
+
+
+def _digest(credential: credentials.Bearer | credentials.Basic) -> bytes:
+    """The key of a credential in the caches.
+
+    Of what was understood, not of the field: otherwise spaces and capitals would make any number of keys
+    for one good credential, push others out, and ask the authority anew each time.
+    """
+    match credential:
+        case credentials.Bearer(token):
+            text = token
+        case credentials.Basic(user, password):
+            text = f"{user}:{password}"  # no token68 has a colon
+    return hashlib.sha256(text.encode()).digest()
 
 
 def run(

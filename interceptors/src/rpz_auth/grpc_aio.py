@@ -1,13 +1,11 @@
 """Admission in front of the handlers of `grpc.aio.server`.
 
 Handlers keep their kind (coroutine, generator, `context.write`), which instrumentation relies on;
-plain functions, which grpc runs in a thread, become coroutines here: only inside the call's own task
-is it safe to ask grpc for the peer, as a call that has ended has none and takes the process with it.
+plain functions, which grpc runs in a thread, become coroutines and generators here.
 """
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,13 +17,14 @@ import grpc.aio
 from rpz_auth import grpc_aio_threads as threads
 from rpz_auth.caller import CURRENT, Admission
 from rpz_auth.errors import Internal, MethodUnknown, Refusal
-from rpz_auth.grpc_handlers import behaviour_of
+from rpz_auth.grpc_aio_context import CallContext, Messages, NativeContext
+from rpz_auth.grpc_handlers import behaviour_of, deserialiser_of
 from rpz_auth.status import rpc_status
 
 _log = logging.getLogger("rpz_auth")
 
-Context = grpc.aio.ServicerContext[Any, Any]
-Admit = Callable[[Context], Awaitable[Admission]]
+Admit = Callable[[CallContext], Awaitable[Admission]]
+Begin = Callable[[NativeContext], Awaitable[tuple[Any, CallContext]]]
 
 
 def guard(handler: grpc.RpcMethodHandler[Any, Any] | None, admit: Admit) -> grpc.RpcMethodHandler[Any, Any]:
@@ -33,54 +32,66 @@ def guard(handler: grpc.RpcMethodHandler[Any, Any] | None, admit: Admit) -> grpc
     if handler is None:
         return grpc.stream_stream_rpc_method_handler(_refuse_unknown(admit))
     behaviour = behaviour_of(handler)
-    one_message = not handler.request_streaming
+    begin = _begin(handler, admit)
     if not handler.response_streaming:
         if not inspect.iscoroutinefunction(behaviour):
             behaviour = threads.unary(behaviour)
         return grpc.stream_unary_rpc_method_handler(
-            _coroutine(behaviour, admit, one_message=one_message),
-            handler.request_deserializer,
-            handler.response_serializer,
+            _coroutine(behaviour, begin), None, handler.response_serializer
         )
     if inspect.iscoroutinefunction(behaviour):
-        wrapped = _coroutine(behaviour, admit, one_message=one_message)
+        wrapped = _coroutine(behaviour, begin)
     else:
         if not inspect.isasyncgenfunction(behaviour):
             behaviour = threads.streaming(behaviour)
-        wrapped = _generator(behaviour, admit, one_message=one_message)
-    return grpc.stream_stream_rpc_method_handler(
-        wrapped, handler.request_deserializer, handler.response_serializer
-    )
+        wrapped = _generator(behaviour, begin)
+    return grpc.stream_stream_rpc_method_handler(wrapped, None, handler.response_serializer)
 
 
-def _coroutine(behaviour: Callable[..., Any], admit: Admit, *, one_message: bool) -> Callable[..., Any]:
-    async def call(messages: AsyncIterator[Any], context: Context) -> Any:
+def _begin(handler: grpc.RpcMethodHandler[Any, Any], admit: Admit) -> Begin:
+    """Decide first, and only then read what the handler takes."""
+    parse, one_message = deserialiser_of(handler), not handler.request_streaming
+
+    async def begin(native: NativeContext) -> tuple[Any, CallContext]:
+        context = CallContext(native, parse)
         CURRENT.set(await _admit(admit, context))
-        return await behaviour(await _read_one(context) if one_message else messages, context)
+        return (await context.read_one() if one_message else Messages(context)), context
+
+    return begin
+
+
+def _coroutine(behaviour: Callable[..., Any], begin: Begin) -> Callable[..., Any]:
+    async def call(_messages: AsyncIterator[bytes], context: NativeContext) -> Any:
+        return await behaviour(*await begin(context))
 
     return call
 
 
-def _generator(behaviour: Callable[..., Any], admit: Admit, *, one_message: bool) -> Callable[..., Any]:
-    async def call(messages: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
-        CURRENT.set(await _admit(admit, context))
-        request = await _read_one(context) if one_message else messages
-        async with contextlib.aclosing(behaviour(request, context)) as answers:
+def _generator(behaviour: Callable[..., Any], begin: Begin) -> Callable[..., Any]:
+    async def call(_messages: AsyncIterator[bytes], context: NativeContext) -> AsyncIterator[Any]:
+        answers = behaviour(*await begin(context))
+        admission = CURRENT.get()
+        try:
             async for answer in answers:
                 yield answer
+        finally:
+            # grpc drops the generator of a cancelled call; the loop then closes it in a task of its own.
+            CURRENT.set(admission)
+            await answers.aclose()
 
     return call
 
 
 def _refuse_unknown(admit: Admit) -> Callable[..., Any]:
-    async def call(_messages: AsyncIterator[bytes], context: Context) -> None:
+    async def call(_messages: AsyncIterator[bytes], native: NativeContext) -> None:
+        context = CallContext(native, bytes)
         await _admit(admit, context)
         await _abort(context, MethodUnknown())
 
     return call
 
 
-async def _admit(admit: Admit, context: Context) -> Admission:
+async def _admit(admit: Admit, context: CallContext) -> Admission:
     try:
         return await admit(context)
     except Refusal as refusal:
@@ -91,14 +102,9 @@ async def _admit(admit: Admit, context: Context) -> Admission:
         await _abort(context, Internal())
 
 
-async def _abort(context: Context, refusal: Refusal) -> NoReturn:
+async def _abort(context: CallContext, refusal: Refusal) -> NoReturn:
     status = rpc_status(refusal)
+    # abort would replace what an outer interceptor has set.
     before = tuple(context.trailing_metadata() or ())
     await context.abort(status.code, status.details, (*before, *status.trailing_metadata))
-
-
-async def _read_one(context: Context) -> Any:
-    message = await context.read()
-    if message is grpc.aio.EOF:
-        await context.abort(grpc.StatusCode.INTERNAL, "the request has no message")
-    return message
+    raise AssertionError("abort returned")

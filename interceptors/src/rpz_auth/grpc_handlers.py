@@ -7,6 +7,12 @@ from typing import Any
 
 import grpc
 
+NO_MESSAGE = "the method takes exactly one request message"
+"""Goes with UNIMPLEMENTED, as grpc's table of status codes has it for "request cardinality violation"."""
+
+UNREADABLE_MESSAGE = "a request message could not be read"
+"""Goes with INTERNAL, as that table has it for "error parsing request proto"."""
+
 
 def behaviour_of(handler: grpc.RpcMethodHandler[Any, Any]) -> Callable[..., Any]:
     """The function behind a handler; its shape is told by `request_streaming` and `response_streaming`."""
@@ -18,3 +24,8 @@ def behaviour_of(handler: grpc.RpcMethodHandler[Any, Any]) -> Callable[..., Any]
     }
     behaviour: Callable[..., Any] = shapes[handler.request_streaming, handler.response_streaming]
     return behaviour
+
+
+def deserialiser_of(handler: grpc.RpcMethodHandler[Any, Any]) -> Callable[[bytes], Any]:
+    """What makes a message of the bytes that travelled; the bytes themselves where a handler takes those."""
+    return handler.request_deserializer or (lambda raw: raw)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -11,6 +12,10 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from rpz.auth.v1 import policy_pb2
 
 from rpz_auth.errors import ConfigurationError
+
+_PATH = re.compile(r"/([^/\s]+)/([^/\s]+)")
+_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
+"""RFC 6749 §3.3."""
 
 
 class Demand(enum.Enum):
@@ -28,6 +33,20 @@ class Policy:
     demand: Demand
     scopes: frozenset[str] = frozenset()
 
+    def __post_init__(self) -> None:
+        """Refuse a demand for scopes that names none: every caller would meet it.
+
+        Raises:
+            ConfigurationError: Scopes and demand do not go together, or a scope breaks RFC 6749 §3.3.
+        """
+        if (self.demand is Demand.SCOPES) != bool(self.scopes):
+            raise ConfigurationError(
+                "name at least one scope, or use PUBLIC where anybody may call; not both"
+            )
+        for scope in self.scopes:
+            if not _SCOPE.fullmatch(scope):
+                raise ConfigurationError(f"{scope!r} is not a scope: write each by itself, without spaces")
+
     def __str__(self) -> str:
         return " ".join(sorted(self.scopes)) or self.demand.value
 
@@ -43,10 +62,8 @@ def scopes(*required: str) -> Policy:
     """Demand every one of these scopes.
 
     Raises:
-        ConfigurationError: None was named; say `PUBLIC` where that is meant.
+        ConfigurationError: None was named (say `PUBLIC` where that is meant), or one is not a scope.
     """
-    if not required or not all(required):
-        raise ConfigurationError("name at least one scope, or use PUBLIC where anybody may call")
     return Policy(Demand.SCOPES, frozenset(required))
 
 
@@ -82,23 +99,26 @@ def read_policies(services: Iterable[str], table: Mapping[str, Policy]) -> Polic
 
     Raises:
         ConfigurationError: A service is unknown; a method has no policy, or one that is neither
-            public nor client nor a list of scopes; a table's key is neither a service nor a path.
+            public nor client nor a list of scopes; a table's key is neither a service nor a path, or
+            would change nothing: a method that its service does not have, a service that is in `services`.
     """
     policies: dict[str, Policy] = {}
-    for name in services:
+    described = tuple(services)
+    for name in described:
         service = _find_service(name)
         for method in service.methods:
             path = f"/{service.full_name}/{method.name}"
             policies[path] = table[path] if path in table else _method_policy(service, method)
     for key, policy in table.items():
         if key.startswith("/"):
-            if key.count("/") != 2:  # noqa: PLR2004 - /service/method
-                raise ConfigurationError(
-                    f"{key!r} is not the path of a method: write '/package.Service/Method'"
-                )
+            _check_path(key)
             policies[key] = policy
         else:
             service = _find_service(key)
+            if service.full_name in described:
+                raise ConfigurationError(
+                    f"{key} is both in services= and in policies=: name single methods there, by path"
+                )
             for method in service.methods:
                 policies.setdefault(f"/{service.full_name}/{method.name}", policy)
     if not policies:
@@ -113,6 +133,18 @@ def _find_service(name: str) -> ServiceDescriptor:
         raise ConfigurationError(
             f"no service {name!r} is known: give its full name, and import its generated _pb2 module first"
         ) from None
+
+
+def _check_path(path: str) -> None:
+    match = _PATH.fullmatch(path)
+    if match is None:
+        raise ConfigurationError(f"{path!r} is not the path of a method: write '/package.Service/Method'")
+    try:
+        service = descriptor_pool.Default().FindServiceByName(match[1])
+    except KeyError:
+        return  # a service without descriptors, whose methods only its own code knows
+    if match[2] not in service.methods_by_name:
+        raise ConfigurationError(f"{service.full_name} has no method {match[2]!r}; mend the path {path!r}")
 
 
 def _method_policy(service: ServiceDescriptor, method: MethodDescriptor) -> Policy:
@@ -132,4 +164,9 @@ def _from_message(name: str, message: policy_pb2.Policy) -> Policy:
         raise ConfigurationError(f"the policy of {name} must be exactly one of public, client and scopes")
     if message.public:
         return PUBLIC
-    return CLIENT if message.client else scopes(*message.scopes)
+    if message.client:
+        return CLIENT
+    try:
+        return scopes(*message.scopes)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"the policy of {name}: {error}") from None

@@ -5,12 +5,14 @@ Sources: AIP-193 (rich errors), RFC 6749 §5.2 and RFC 6750 §3.1 (OAuth 2 error
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from rpz_auth.errors import Reason, Refusal
@@ -56,7 +58,7 @@ TABLE: Mapping[Reason, WireStatus] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
-class RpcStatus(grpc.Status):  # type: ignore[misc] # grpc is untyped here: its Status is a plain ABC
+class RpcStatus(grpc.Status):
     """What `abort_with_status` takes."""
 
     code: grpc.StatusCode
@@ -77,13 +79,28 @@ def rpc_status(refusal: Refusal) -> RpcStatus:
 
 
 def reason_of(error: grpc.RpcError) -> Reason | None:
-    """The reason in an error that a client received, or None when it carries none of ours."""
-    for key, value in error.trailing_metadata() or ():
+    """The reason in an error that a client received, or None when it carries none of ours.
+
+    Never raises: whatever stood between client and service may have written the details.
+    """
+    # grpc raises RpcErrors that can be asked this, but the class itself cannot; types-grpcio says otherwise.
+    read: Callable[[], Iterable[tuple[str, Any]] | None] = getattr(error, "trailing_metadata", tuple)
+    for key, value in read() or ():
         if key == _DETAILS_KEY:
-            for detail in status_pb2.Status.FromString(value).details:
-                info = error_details_pb2.ErrorInfo()
-                if detail.Unpack(info) and info.domain == DOMAIN and info.reason in Reason.__members__:
-                    return Reason(info.reason)
+            reason = _read_reason(value)
+            if reason is not None:
+                return reason
+    return None
+
+
+def _read_reason(details: bytes) -> Reason | None:
+    info = error_details_pb2.ErrorInfo()
+    try:
+        for detail in status_pb2.Status.FromString(details).details:
+            if detail.Unpack(info) and info.domain == DOMAIN and info.reason in Reason.__members__:
+                return Reason(info.reason)
+    except DecodeError:
+        return None
     return None
 
 

@@ -55,7 +55,7 @@ class FakeAuthority:
         """Know everything at once."""
         keys = SigningKeys(json.dumps({"keys": [self._key.as_dict(private=False)]}))
         self.view.replace(Snapshot(keys, (), self._apps.values()))
-        self.view.refresh(math.inf)
+        self.view.refresh(math.inf if self._reachable else -math.inf)
 
     def wait(self, timeout: float) -> None:
         """Return at once."""
@@ -103,7 +103,7 @@ class FakeAuthority:
                 "aud": resource,
                 "client_id": app_id,
                 "iat": int(self.view.now()),
-                "exp": int(self.view.now() + expires_in),
+                "exp": self.view.now() + expires_in,
                 "jti": secrets.token_urlsafe(16),
                 "scope": " ".join(scopes),
                 "epoch": self._app(app_id).epoch,
@@ -124,7 +124,13 @@ class FakeAuthority:
         app_id: str = APP_ID,
         expires_in: float = math.inf,
     ) -> ApiToken:
-        """Make a valid API token of an App; `expires_in` is in seconds."""
+        """Make a valid API token of an App; `expires_in` is in seconds.
+
+        Raises:
+            ValueError: `app_id` is not a UUID in lower case, as the ID of every App is.
+        """
+        if str(uuid.UUID(app_id)) != app_id:
+            raise ValueError("write the App ID in lower case, with hyphens")
         credential = ApiToken(app_id, "rpzt_" + secrets.token_urlsafe(48))
         token_id = secrets.token_urlsafe(16)
         self._token_ids[credential] = token_id

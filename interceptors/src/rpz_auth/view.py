@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import heapq
 import json
+import math
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from joserfc.jwk import ECKey, KeySet
+from joserfc.errors import JoseError
+from joserfc.jwk import ECKey
 
 from rpz_auth.address import Peer
 from rpz_auth.caller import Verdict
@@ -70,6 +72,11 @@ class View:
     """What one verifier knows. Written by one thread at a time, read by any without a lock.
 
     Readers see each entry whole: every change is one assignment to a dictionary or an attribute.
+
+    The writer hands over snapshots and changes in the order of one stream, and `replace` relies on it: a
+    snapshot was read after everything that was applied before, so where it is behind what is held, the
+    database is not the one it was (a restore, a failover that lost commits) and counts versions anew.
+    Holding on to the higher versions would make the view deaf to changes until they are reached again.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -84,27 +91,37 @@ class View:
         self._writing = threading.Lock()
 
     def replace(self, snapshot: Snapshot) -> None:
-        """Take a snapshot for keys and Apps; what was revoked stays revoked, also when it is not in it."""
-        apps = {state.app_id: _App(state, Whitelist(state.whitelist)) for state in snapshot.apps}
+        """Take a snapshot for keys and Apps; what was revoked stays revoked, also when it is not in it.
+
+        Raises:
+            ValueError: The keys cannot be read; nothing was taken over.
+        """
+        keys = _import_keys(snapshot.keys)
+        apps: dict[str, _App] = {}
+        for state in snapshot.apps:
+            _put(apps, state)
         with self._writing:
+            # First what refuses: a reader in between must not see the new Apps without it.
             for revocation in snapshot.revocations:
                 self._revoke(revocation)
-            self.keys = _import_keys(snapshot.keys)
+            self.keys = keys
             self._apps = apps
             self._forget()
             self.known = True
 
     def apply(self, changes: Iterable[Change]) -> None:
-        """Take changes in the order of the stream."""
+        """Take changes in the order of the stream; of an App's states, an older one never replaces a newer.
+
+        Raises:
+            ValueError: Keys cannot be read; what stood before them was taken over.
+        """
         with self._writing:
             for change in changes:
                 match change:
                     case Revocation():
                         self._revoke(change)
                     case AppState():
-                        held = self._apps.get(change.app_id)
-                        if held is None or held.state.version < change.version:
-                            self._apps[change.app_id] = _App(change, Whitelist(change.whitelist))
+                        _put(self._apps, change)
                     case SigningKeys():
                         self.keys = _import_keys(change)
             self._forget()
@@ -155,20 +172,32 @@ class View:
         return identifier in self._revoked
 
     def _revoke(self, revocation: Revocation) -> None:
-        if revocation.id not in self._revoked:
+        # Repeated with another time, it is kept until the later one.
+        if self._revoked.get(revocation.id, -math.inf) < revocation.forget_at:
             self._revoked[revocation.id] = revocation.forget_at
             heapq.heappush(self._forgetting, (revocation.forget_at, revocation.id))
 
     def _forget(self) -> None:
         now = self.now()
         while self._forgetting and self._forgetting[0][0] < now:
-            self._revoked.pop(heapq.heappop(self._forgetting)[1], None)
+            forget_at, identifier = heapq.heappop(self._forgetting)
+            if self._revoked[identifier] == forget_at:
+                del self._revoked[identifier]
+
+
+def _put(apps: dict[str, _App], state: AppState) -> None:
+    held = apps.get(state.app_id)
+    if held is None or held.state.version < state.version:
+        apps[state.app_id] = _App(state, Whitelist(state.whitelist))
 
 
 def _import_keys(keys: SigningKeys) -> Mapping[str, ECKey]:
-
-    return {
-        str(key.kid): key
-        for key in KeySet.import_key_set(json.loads(keys.jwks)).keys
-        if isinstance(key, ECKey) and key.kid
-    }
+    # Not joserfc's KeySet, which refuses an empty set: when no key is trusted any more, that must be learned.
+    try:
+        return {
+            member["kid"]: ECKey.import_key(member)
+            for member in json.loads(keys.jwks)["keys"]
+            if member["kty"] == "EC" and member["crv"] == "P-256" and isinstance(member.get("kid"), str)
+        }
+    except (JoseError, ValueError, LookupError, TypeError, AttributeError):
+        raise ValueError("the signing keys are no JWK Set (RFC 7517 §5)") from None

@@ -28,12 +28,7 @@ def normalise(entry: str, *, allow_any: bool = False) -> str:
     if entry == _UNIX:
         return entry
     if entry.startswith(_SAN):
-        name = entry.removeprefix(_SAN).lower().removesuffix(".")
-        if not _HOST_NAME.fullmatch(name):
-            raise ValueError(
-                "write the exact host name after san:, without wildcards, as in san:api.example.com"
-            )
-        return _SAN + name
+        return _SAN + _read_name(entry)
     if entry != entry.strip():
         raise ValueError("leave out the spaces")
     try:
@@ -60,14 +55,15 @@ class Whitelist:
             self._restricted = True
             if entry == _UNIX:
                 self._unix = True
-            elif entry.startswith(_SAN):
-                names.add(entry.removeprefix(_SAN))
-            else:
-                try:
-                    network = parse_network(entry)
-                except ValueError:
+                continue
+            try:
+                if entry.startswith(_SAN):
+                    names.add(_read_name(entry))
                     continue
-                ranges[network.version].append((int(network.network_address), int(network.broadcast_address)))
+                network = parse_network(entry)
+            except ValueError:
+                continue
+            ranges[network.version].append((int(network.network_address), int(network.broadcast_address)))
         self._names = frozenset(names)
         self._ranges = {version: _merge(pairs) for version, pairs in ranges.items()}
 
@@ -92,6 +88,15 @@ class Whitelist:
         number = int(address)
         index = bisect.bisect_right(starts, number) - 1
         return index >= 0 and number <= ends[index]
+
+
+def _read_name(entry: str) -> str:
+    text = entry.removeprefix(_SAN)
+    # Before lower(), which turns the Kelvin sign into a k.
+    name = text.lower().removesuffix(".") if text.isascii() else ""
+    if not _HOST_NAME.fullmatch(name):
+        raise ValueError("write the exact host name after san:, without wildcards, as in san:api.example.com")
+    return name
 
 
 def _merge(pairs: list[tuple[int, int]]) -> tuple[list[int], list[int]]:

@@ -33,18 +33,21 @@ global___VerifyApiTokenRequest = VerifyApiTokenRequest
 
 @typing.final
 class VerifyApiTokenResponse(google.protobuf.message.Message):
-    """What a verified API token allows. Errors: UNAUTHENTICATED when it is not valid for the resources
-    of the calling verifier.
+    """What an API token allows. An answer and not an error when it allows nothing, so that it cannot be
+    mistaken for a refusal of the verifier itself.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    ACTIVE_FIELD_NUMBER: builtins.int
     APP_ID_FIELD_NUMBER: builtins.int
     API_TOKEN_ID_FIELD_NUMBER: builtins.int
     SCOPES_FIELD_NUMBER: builtins.int
     RESOURCES_FIELD_NUMBER: builtins.int
     EXPIRE_TIME_FIELD_NUMBER: builtins.int
     CURSOR_FIELD_NUMBER: builtins.int
+    active: builtins.bool
+    """Everything but `cursor` is empty when the token is not valid for the verifier's resources."""
     app_id: builtins.str
     api_token_id: builtins.str
     cursor: builtins.str
@@ -56,10 +59,13 @@ class VerifyApiTokenResponse(google.protobuf.message.Message):
         """Those of the token's resources that the calling verifier protects."""
 
     @property
-    def expire_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    def expire_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Unset for a token that does not expire."""
+
     def __init__(
         self,
         *,
+        active: builtins.bool = ...,
         app_id: builtins.str = ...,
         api_token_id: builtins.str = ...,
         scopes: collections.abc.Iterable[builtins.str] | None = ...,
@@ -68,7 +74,7 @@ class VerifyApiTokenResponse(google.protobuf.message.Message):
         cursor: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["expire_time", b"expire_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["api_token_id", b"api_token_id", "app_id", b"app_id", "cursor", b"cursor", "expire_time", b"expire_time", "resources", b"resources", "scopes", b"scopes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["active", b"active", "api_token_id", b"api_token_id", "app_id", b"app_id", "cursor", b"cursor", "expire_time", b"expire_time", "resources", b"resources", "scopes", b"scopes"]) -> None: ...
 
 global___VerifyApiTokenResponse = VerifyApiTokenResponse
 

@@ -1,0 +1,1 @@
+"""What the authority knows and the rules it decides by; pure."""

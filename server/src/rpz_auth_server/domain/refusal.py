@@ -1,0 +1,90 @@
+"""The refusals that only the authority makes.
+
+::
+
+    rpz_auth.errors.Refusal
+    ├── ClientInvalid
+    ├── GrantInvalid
+    ├── ScopeInvalid
+    ├── TargetInvalid
+    ├── RequestInvalid
+    ├── RightsInsufficient
+    ├── NotFound
+    ├── NotImplementedYet
+    ├── RateLimited
+    └── Conflict
+"""
+
+from __future__ import annotations
+
+from rpz_auth.errors import Reason, Refusal
+
+
+class ClientInvalid(Refusal):
+    """OAuth 2 client authentication failed (RFC 6749 §5.2 `invalid_client`)."""
+
+    reason = Reason.CLIENT_INVALID
+    default_message = "client authentication failed"
+
+
+class GrantInvalid(Refusal):
+    """A code or refresh token that is unknown, expired, used, revoked or somebody else's (`invalid_grant`)."""
+
+    reason = Reason.GRANT_INVALID
+    default_message = "the code or refresh token is not valid; ask the user to sign in again"
+
+
+class ScopeInvalid(Refusal):
+    """A scope that may not be asked for here (`invalid_scope`)."""
+
+    reason = Reason.SCOPE_INVALID
+    default_message = "a scope that was asked for is not allowed for this App or grant"
+
+
+class TargetInvalid(Refusal):
+    """A resource that may not be asked for here (RFC 8707 §2 `invalid_target`)."""
+
+    reason = Reason.TARGET_INVALID
+    default_message = "name one resource that is allowed for this App and grant"
+
+
+class RequestInvalid(Refusal):
+    """A request that is malformed; the message says what to change."""
+
+    reason = Reason.REQUEST_INVALID
+    default_message = "the request is malformed"
+
+
+class RightsInsufficient(Refusal):
+    """A caller who asks for more than it may grant or do."""
+
+    reason = Reason.RIGHTS_INSUFFICIENT
+    default_message = "the caller may not do this"
+
+
+class NotFound(Refusal):
+    """Missing, or not the caller's: one answer for both (AIP-211)."""
+
+    reason = Reason.NOT_FOUND
+    default_message = "no such object among those of the caller"
+
+
+class NotImplementedYet(Refusal):
+    """Part of the contract that this version does not fill."""
+
+    reason = Reason.NOT_IMPLEMENTED
+    default_message = "this version of the authority does not offer this method"
+
+
+class RateLimited(Refusal):
+    """Asked too often; `retry_after` says when to ask again, if that helps."""
+
+    reason = Reason.RATE_LIMITED
+    default_message = "asked too often; wait before asking again"
+
+
+class Conflict(Refusal):
+    """The object kept changing under the request."""
+
+    reason = Reason.CONFLICT
+    default_message = "the object was changed at the same time; read it again and repeat"

@@ -1,0 +1,43 @@
+"""Scopes, and those of the authority itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from rpz_auth_server.domain.refusal import ScopeInvalid
+
+RESERVED_PREFIX = "rpz."
+"""Begins the authority's own scopes, which only an administrator grants."""
+
+ADMIN = "rpz.admin"
+APPS = "rpz.apps"
+CODES_ISSUE = "rpz.codes.issue"
+VERIFY = "rpz.verify"
+INTROSPECT = "rpz.introspect"
+AUDIT = "rpz.audit"
+
+OWN = frozenset({ADMIN, APPS, CODES_ISSUE, VERIFY, INTROSPECT, AUDIT})
+VERIFIER = frozenset({VERIFY, INTROSPECT})
+"""All that a service which verifies tokens may hold."""
+
+_MAX_TEXT = 1500
+_TOKEN = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,128}", re.ASCII)  # RFC 6749 §3.3 scope-token
+
+
+def check_scopes(scopes: Iterable[str]) -> frozenset[str]:
+    """Take scopes that are well formed, known if they are the authority's own, and fit into a token.
+
+    Raises:
+        ScopeInvalid: Otherwise.
+    """
+    taken = frozenset(scopes)
+    if not all(_TOKEN.fullmatch(scope) for scope in taken):
+        raise ScopeInvalid("a scope is 1 to 128 visible ASCII characters without quotes and backslashes")
+    if any(scope.startswith(RESERVED_PREFIX) and scope not in OWN for scope in taken):
+        raise ScopeInvalid(
+            f"scopes that begin with {RESERVED_PREFIX} are the authority's: {', '.join(sorted(OWN))}"
+        )
+    if len(" ".join(taken)) > _MAX_TEXT:
+        raise ScopeInvalid(f"all scopes together have at most {_MAX_TEXT} characters")
+    return taken

@@ -1,0 +1,138 @@
+"""API tokens of Apps: made, listed, revoked, verified."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from rpz_auth.caller import Caller
+
+from rpz_auth_server.crypto.handles import HandleInvalid, HandleKind, check_key, new_id, new_salt
+from rpz_auth_server.domain import scope
+from rpz_auth_server.domain.app import ApiToken, is_live
+from rpz_auth_server.domain.event import Audit
+from rpz_auth_server.domain.refusal import NotFound, ScopeInvalid, TargetInvalid
+from rpz_auth_server.flows.credentials import check_deadline, check_name
+from rpz_auth_server.flows.pipeline import Authority, retry_conflicts, revocation_of
+from rpz_auth_server.flows.rights import check_grantable, find_app
+from rpz_auth_server.storage.store import Commit
+
+
+async def create_api_token(
+    authority: Authority,
+    caller: Caller,
+    app_id: str,
+    *,
+    display_name: str,
+    scopes: Collection[str],
+    resources: Collection[str],
+    expires_at: float | None,
+) -> tuple[ApiToken, str]:
+    """Make an API token; the text is returned this once.
+
+    Raises:
+        NotFound: The App is missing, or not the caller's.
+        ScopeInvalid: No scopes, or some that are not registered for the App.
+        TargetInvalid: No resources, or some that are not registered for the App.
+        RightsInsufficient: More than the caller may grant.
+        RequestInvalid: A deadline that has passed.
+    """
+    app = await find_app(authority, caller, app_id)
+    wanted, places = scope.check_scopes(scopes), frozenset(resources)
+    if not wanted or not wanted <= app.scopes:
+        raise ScopeInvalid("name scopes that are registered for the App")
+    if not places or not places <= app.resources:
+        raise TargetInvalid("name resources that are registered for the App; there is no default")
+    await check_grantable(authority, caller, wanted, places)
+    now = authority.store.now()
+    check_deadline(expires_at, now)
+    token = ApiToken(
+        api_token_id=new_id(),
+        app_id=app_id,
+        display_name=check_name(display_name),
+        scopes=wanted,
+        resources=places,
+        salt=new_salt(),
+        key_number=authority.keyring.minting_number,
+        created_at=now,
+        expires_at=expires_at,
+    )
+    text = authority.handles.seal(
+        HandleKind.API_TOKEN, token.api_token_id, 0, salt=token.salt, key_number=token.key_number
+    )
+    await authority.store.commit(Commit(rows=(token,), audit=(_audit(caller, "api_token.create", token),)))
+    return token, text
+
+
+async def list_api_tokens(
+    authority: Authority, caller: Caller, app_id: str, *, after: str, limit: int
+) -> Sequence[ApiToken]:
+    """Show the records of an App's API tokens, in order of their IDs, beyond the ID `after`.
+
+    Raises:
+        NotFound: The App is missing, or not the caller's.
+    """
+    await find_app(authority, caller, app_id)
+    return await authority.store.api_tokens(app_id, after=after, limit=limit)
+
+
+async def revoke_api_token(authority: Authority, caller: Caller, app_id: str, api_token_id: str) -> None:
+    """Stop an API token everywhere, at once; a second time does nothing.
+
+    Raises:
+        NotFound: The App or the token is missing, or not the caller's.
+    """
+
+    async def attempt() -> None:
+        await find_app(authority, caller, app_id)
+        token = await authority.store.api_token(api_token_id)
+        if token is None or token.app_id != app_id:
+            raise NotFound
+        if token.revoked_at is not None:
+            return
+        now = authority.store.now()
+        revoked = replace(token, revoked_at=now, version=token.version + 1)
+        await authority.store.commit(
+            Commit(
+                rows=(revoked,),
+                events=(revocation_of(authority, api_token_id, now),),
+                audit=(_audit(caller, "api_token.revoke", token),),
+            )
+        )
+
+    await retry_conflicts(attempt)
+
+
+async def verify_api_token(authority: Authority, app_id: str | None, text: str) -> ApiToken | None:
+    """Find the live API token that a text is.
+
+    Args:
+        authority: The authority.
+        app_id: Whose it is said to be; None for whoever's.
+        text: As presented.
+
+    Returns:
+        Its record, or None for anything that is good for nothing: forged, unknown, expired, revoked,
+        another App's, of an App that is locked or deleted.
+    """
+    try:
+        opened = authority.handles.open(HandleKind.API_TOKEN, text)
+        token = await authority.store.api_token(opened.id)
+        if token is None or app_id not in (None, token.app_id) or not is_live(token, authority.store.now()):
+            return None
+        authority.handles.verify(opened, token.salt)
+        check_key(opened, key_number=token.key_number)
+    except HandleInvalid:
+        return None
+    app = await authority.store.app(token.app_id)
+    return None if app is None or app.locked or app.deleted else token
+
+
+def _audit(caller: Caller, action: str, token: ApiToken) -> Audit:
+    return Audit(
+        actor=caller.subject,
+        action=action,
+        app_id=token.app_id,
+        peer=str(caller.peer),
+        details={"api_token_id": token.api_token_id},
+    )

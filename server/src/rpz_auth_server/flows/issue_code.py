@@ -1,0 +1,119 @@
+"""Issuing an authorization code (RFC 6749 §4.1.2) for a user who has signed in and consented."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rpz_auth.caller import APP_SUBJECT_PREFIX, Caller
+
+from rpz_auth_server.crypto.handles import HandleKind, new_id, new_salt
+from rpz_auth_server.domain import scope
+from rpz_auth_server.domain.app import App, AppKind
+from rpz_auth_server.domain.grant import Grant, check_code_challenge
+from rpz_auth_server.domain.refusal import RequestInvalid, RightsInsufficient, ScopeInvalid, TargetInvalid
+from rpz_auth_server.domain.uri import redirect_uri_is
+from rpz_auth_server.flows.pipeline import APP_ID, Authority
+from rpz_auth_server.flows.rights import is_administrator
+from rpz_auth_server.storage.store import Commit
+
+_MAX_SUBJECT = 255
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssueCode:
+    """One request, as parsed."""
+
+    client_id: str
+    redirect_uri: str
+    scopes: frozenset[str]
+    subject: str
+    code_challenge: str = ""
+    code_challenge_method: str = ""
+    resources: frozenset[str] = frozenset()
+
+
+async def issue_code(authority: Authority, caller: Caller, request: IssueCode) -> tuple[str, int]:
+    """Issue a code.
+
+    Returns:
+        The code, and in how many seconds it expires.
+
+    Raises:
+        RightsInsufficient: The caller may not issue codes for this App or subject.
+        RequestInvalid: The redirect URI is not registered, or PKCE is missing or wrong.
+        ScopeInvalid: More than is registered for the App.
+        TargetInvalid: Resources that are not registered for the App, or none among several.
+    """
+    await check_subject(authority, caller, request.subject)
+    app = await _find_client(authority, caller, request.client_id)
+    if not any(redirect_uri_is(registered, request.redirect_uri) for registered in app.redirect_uris):
+        raise RequestInvalid("this redirect_uri is not registered for the App, character by character")
+    _check_pkce(app, request)
+    if not request.scopes or not request.scopes <= app.scopes:
+        raise ScopeInvalid
+    if any(name.startswith(scope.RESERVED_PREFIX) for name in request.scopes):
+        raise ScopeInvalid("users cannot grant the authority's own scopes")
+    resources = request.resources or (app.resources if len(app.resources) == 1 else frozenset())
+    if not resources or not resources <= app.resources:
+        raise TargetInvalid("name resources that are registered for the App")
+
+    now = authority.store.now()
+    deadline = now + authority.lifetimes.code
+    grant = Grant(
+        grant_id=new_id(),
+        app_id=app.app_id,
+        subject=request.subject,
+        scopes=request.scopes,
+        resources=resources,
+        redirect_uri=request.redirect_uri,
+        code_challenge=request.code_challenge or None,
+        salt=new_salt(),
+        key_number=authority.keyring.minting_number,
+        created_at=now,
+        rotated_at=now,
+        access_expires_at=now,
+        idle_expires_at=deadline,
+        expires_at=deadline,
+    )
+    code = authority.handles.seal(
+        HandleKind.CODE, grant.grant_id, 0, salt=grant.salt, key_number=grant.key_number
+    )
+    await authority.store.commit(Commit(rows=(grant,)))
+    return code, int(authority.lifetimes.code)
+
+
+async def check_subject(authority: Authority, caller: Caller, subject: str) -> None:
+    """Let pass the subjects that an administrator listed for the calling sign-in service.
+
+    Raises:
+        RequestInvalid: No user can have this name.
+        RightsInsufficient: The caller may not speak of this user.
+    """
+    if not 0 < len(subject) <= _MAX_SUBJECT or not subject.isprintable():
+        raise RequestInvalid(f"a subject has 1 to {_MAX_SUBJECT} printable characters")
+    if subject.startswith(APP_SUBJECT_PREFIX):
+        raise RequestInvalid(f"subjects that begin with {APP_SUBJECT_PREFIX!r} are Apps, never users")
+    if is_administrator(caller):
+        return
+    own = await authority.store.app(caller.app_id)
+    if own is None or own.sign_in is None or not subject.startswith(own.sign_in.subject_prefix):
+        raise RightsInsufficient("an administrator must list the subjects that this service may name")
+
+
+async def _find_client(authority: Authority, caller: Caller, client_id: str) -> App:
+    """An App that the caller may issue codes for; one answer for missing, locked and not listed."""
+    if not is_administrator(caller):
+        own = await authority.store.app(caller.app_id)
+        if own is None or own.sign_in is None or client_id not in own.sign_in.client_ids:
+            raise RightsInsufficient("an administrator must list the Apps that this service issues codes for")
+    app = await authority.store.app(client_id) if APP_ID.fullmatch(client_id) else None
+    if app is None or app.locked or app.deleted:
+        raise RightsInsufficient("there is no such App that codes can be issued for")
+    return app
+
+
+def _check_pkce(app: App, request: IssueCode) -> None:
+    exempt = app.pkce_exempt and app.kind is AppKind.BACKEND
+    if exempt and not request.code_challenge and not request.code_challenge_method:
+        return
+    check_code_challenge(request.code_challenge, request.code_challenge_method)

@@ -1,0 +1,289 @@
+"""The steps that requests of OAuth 2 clients share, in the order that no flow can change.
+
+Open the handle (no database), authenticate the App, check its whitelist, decide by the row, commit,
+sign. A flow brings the decision and nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import structlog
+from rpz_auth.address import Peer
+from rpz_auth.view import Revocation, View
+from rpz_auth.whitelist import Whitelist
+
+from rpz_auth_server.crypto.handles import HandleInvalid, HandleKind, Handles, OpenedHandle, check_key, new_id
+from rpz_auth_server.crypto.keyring import KeyRing
+from rpz_auth_server.crypto.signing import AccessTokenClaims, SigningKeyring
+from rpz_auth_server.domain.app import App, AppKind, is_live
+from rpz_auth_server.domain.event import Audit
+from rpz_auth_server.domain.grant import Grant, Issued, Lifetimes, Reused
+from rpz_auth_server.domain.refusal import ClientInvalid, Conflict, GrantInvalid, TargetInvalid
+from rpz_auth_server.storage.store import Commit, Store
+
+_log = structlog.get_logger("rpz_auth_server")
+T = TypeVar("T")
+
+APP_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+_MAX_ATTEMPTS = 16
+_LEEWAY = 60 + 300
+"""Seconds that a verifier may need to be sure that a token has expired everywhere."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authority:
+    """What every flow works with; made once, at start-up."""
+
+    store: Store
+    keyring: KeyRing
+    handles: Handles
+    signing: SigningKeyring
+    view: View
+    """The authority's own, kept up to date like any verifier's."""
+    issuer: str
+    lifetimes: Lifetimes
+
+    def forget_at(self, now: float) -> float:
+        """Until when a revocation made now must be remembered."""
+        return now + self.lifetimes.access_token + _LEEWAY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientCredentials:
+    """What an OAuth 2 client presents of itself (RFC 6749 §2.3), from header or body; unverified."""
+
+    client_id: str
+    client_secret: str = field(default="", repr=False)
+    peer: Peer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenSet:
+    """A successful answer of the token endpoint (RFC 6749 §5.1)."""
+
+    access_token: str = field(repr=False)
+    expires_in: int
+    """In seconds."""
+    refresh_token: str = field(repr=False)
+    scopes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What an access token will be for."""
+
+    scopes: frozenset[str]
+    resource: str
+
+
+class GrantFlow(Protocol):
+    """What tells redeeming a code from renewing."""
+
+    kind: HandleKind
+
+    def select(self, grant: Grant, app: App) -> Selection:
+        """Choose scopes and resource, or refuse before anything is changed."""
+        ...
+
+    def decide(self, grant: Grant, generation: int, now: float, authority: Authority) -> Issued | Reused:
+        """Apply the rule to the row."""
+        ...
+
+
+async def authenticate_client(authority: Authority, client: ClientCredentials) -> App:
+    """Find out which App speaks, and check that it may from where it does.
+
+    A backend must give a secret; so must a device that has a live one. Unknown, locked, deleted, wrong:
+    one answer.
+
+    Raises:
+        ClientInvalid: RFC 6749 §5.2 `invalid_client`.
+        OriginNotAllowed: The App's whitelist does not have the peer.
+    """
+    opened = _open_secret(authority, client.client_secret) if client.client_secret else None
+    app = await authority.store.app(client.client_id) if APP_ID.fullmatch(client.client_id) else None
+    if app is None or app.locked or app.deleted:
+        raise ClientInvalid
+    if opened is not None:
+        await _verify_secret(authority, opened, app)
+    elif app.kind is AppKind.BACKEND or await _has_live_secret(authority, app):
+        raise ClientInvalid
+    compiled(app.whitelist).check(client.peer)
+    return app
+
+
+async def issue(authority: Authority, client: ClientCredentials, presented: str, flow: GrantFlow) -> TokenSet:
+    """Run a flow that hands out tokens of a grant.
+
+    Raises:
+        GrantInvalid: The code or refresh token is good for nothing; after reuse the grant is revoked.
+        Refusal: Any that authentication, selection or the store raise.
+    """
+    opened = open_handle(authority, flow.kind, presented)
+    app = await authenticate_client(authority, client)
+
+    async def attempt() -> tuple[Issued | Reused, Selection, float]:
+        grant = await load_grant(authority, opened)
+        if grant.app_id != app.app_id:
+            raise GrantInvalid
+        selection = flow.select(grant, app)
+        now = authority.store.now()
+        outcome = flow.decide(grant, opened.generation, now, authority)
+        await authority.store.commit(_commit(authority, outcome, client.peer, now))
+        return outcome, selection, now
+
+    outcome, selection, now = await retry_conflicts(attempt)
+    if isinstance(outcome, Reused):
+        _log.warning("reuse detected, grant revoked", grant_id=outcome.grant.grant_id, app_id=app.app_id)
+        raise GrantInvalid
+    return _token_set(authority, outcome.grant, app, selection, now)
+
+
+def open_handle(authority: Authority, kind: HandleKind, text: str) -> OpenedHandle:
+    """Read a code or refresh token as far as that goes without the database.
+
+    Raises:
+        GrantInvalid: This authority never made it.
+    """
+    try:
+        return authority.handles.open(kind, text)
+    except HandleInvalid:
+        raise GrantInvalid from None
+
+
+async def load_grant(authority: Authority, opened: OpenedHandle) -> Grant:
+    """Find the grant of a handle and verify that the handle is its own.
+
+    Raises:
+        GrantInvalid: There is none, or it is not.
+    """
+    grant = await authority.store.grant(opened.id)
+    if grant is None:
+        raise GrantInvalid
+    try:
+        authority.handles.verify(opened, grant.salt)
+        if opened.generation <= grant.generation:  # beyond it, the database has lost what it knew of keys
+            check_key(opened, key_number=grant.key_number, key_since=grant.key_since)
+    except HandleInvalid:
+        raise GrantInvalid from None
+    return grant
+
+
+async def retry_conflicts(attempt: Callable[[], Awaitable[T]]) -> T:
+    """Read, decide and write again for as long as somebody else was faster.
+
+    Raises:
+        Conflict: Somebody else was faster every time.
+    """
+    for _ in range(_MAX_ATTEMPTS - 1):
+        try:
+            return await attempt()
+        except Conflict:
+            continue
+    return await attempt()
+
+
+def revocation_of(authority: Authority, identifier: str, now: float) -> Revocation:
+    """The event that ends what carries an identifier."""
+    return Revocation(identifier, authority.forget_at(now))
+
+
+@functools.lru_cache(maxsize=4096)
+def compiled(whitelist: tuple[str, ...]) -> Whitelist:
+    """A whitelist ready for checking."""
+    return Whitelist(whitelist)
+
+
+def choose_resource(requested: str, granted: frozenset[str], allowed: frozenset[str]) -> str:
+    """The one resource that an access token is for (RFC 8707 §2.2); there is no default among several.
+
+    Raises:
+        TargetInvalid: It was not granted, is not the App's any more, or was not named.
+    """
+    candidates = granted & allowed
+    if requested:
+        if requested not in candidates:
+            raise TargetInvalid
+        return requested
+    if len(candidates) != 1:
+        raise TargetInvalid
+    return next(iter(candidates))
+
+
+def _commit(authority: Authority, outcome: Issued | Reused, peer: Peer, now: float) -> Commit:
+    grant = outcome.grant
+
+    def audit(action: str) -> Audit:
+        return Audit(
+            actor=f"app:{grant.app_id}",
+            action=action,
+            app_id=grant.app_id,
+            peer=str(peer),
+            details={"grant_id": grant.grant_id, "generation": str(grant.generation)},
+        )
+
+    match outcome:
+        case Reused():
+            event = revocation_of(authority, grant.grant_id, now)
+            return Commit(rows=(grant,), events=(event,), audit=(audit("grant.reuse"),))
+        case Issued(recovered=True):
+            return Commit(rows=(grant,), audit=(audit("grant.recovered"),))
+        case Issued(repeated=True) if grant.peer != str(peer):
+            return Commit(rows=(grant,), audit=(audit("grant.repeated_from_elsewhere"),))
+        case Issued():
+            return Commit(rows=(grant,))
+
+
+def _token_set(authority: Authority, grant: Grant, app: App, selection: Selection, now: float) -> TokenSet:
+    expires_at = int(grant.access_expires_at)
+    claims = AccessTokenClaims(
+        iss=authority.issuer,
+        sub=grant.subject,
+        aud=selection.resource,
+        client_id=app.app_id,
+        iat=int(now),
+        exp=expires_at,
+        jti=new_id(),
+        scope=" ".join(sorted(selection.scopes)),
+        epoch=app.epoch,
+        grant_id=grant.grant_id,
+    )
+    refresh_token = authority.handles.seal(
+        HandleKind.REFRESH, grant.grant_id, grant.generation, salt=grant.salt, key_number=grant.key_number
+    )
+    return TokenSet(
+        access_token=authority.signing.sign(claims),
+        expires_in=max(0, expires_at - int(now)),
+        refresh_token=refresh_token,
+        scopes=selection.scopes,
+    )
+
+
+def _open_secret(authority: Authority, text: str) -> OpenedHandle:
+    try:
+        return authority.handles.open(HandleKind.SECRET, text)
+    except HandleInvalid:
+        raise ClientInvalid from None
+
+
+async def _verify_secret(authority: Authority, opened: OpenedHandle, app: App) -> None:
+    secret = await authority.store.client_secret(opened.id)
+    if secret is None or secret.app_id != app.app_id or not is_live(secret, authority.store.now()):
+        raise ClientInvalid
+    try:
+        authority.handles.verify(opened, secret.salt)
+        check_key(opened, key_number=secret.key_number)
+    except HandleInvalid:
+        raise ClientInvalid from None
+
+
+async def _has_live_secret(authority: Authority, app: App) -> bool:
+    if app.kind is AppKind.FRONTEND:
+        return False
+    now = authority.store.now()
+    return any(is_live(secret, now) for secret in await authority.store.client_secrets(app.app_id))

@@ -1,0 +1,63 @@
+"""Renewing an access token (RFC 6749 §6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rpz_auth_server.crypto.handles import HandleKind
+from rpz_auth_server.domain.app import App
+from rpz_auth_server.domain.grant import Grant, Issued, Reused
+from rpz_auth_server.domain.grant import refresh as renew
+from rpz_auth_server.domain.refusal import ScopeInvalid
+from rpz_auth_server.flows.pipeline import (
+    Authority,
+    ClientCredentials,
+    Selection,
+    TokenSet,
+    choose_resource,
+    issue,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refresh:
+    """One request, as parsed."""
+
+    client: ClientCredentials
+    refresh_token: str = field(repr=False)
+    scopes: frozenset[str] = frozenset()
+    resource: str = ""
+
+    kind = HandleKind.REFRESH
+
+    def select(self, grant: Grant, app: App) -> Selection:
+        """A part of what was granted and is still the App's, never more (RFC 6749 §6)."""
+        available = grant.scopes & app.scopes
+        if not self.scopes <= available:
+            raise ScopeInvalid
+        resource = choose_resource(self.resource, grant.resources, app.resources)
+        return Selection(self.scopes or available, resource)
+
+    def decide(self, grant: Grant, generation: int, now: float, authority: Authority) -> Issued | Reused:
+        """Advance the grant, repeat a lost answer, or detect reuse."""
+        return renew(
+            grant,
+            app_id=self.client.client_id,
+            generation=generation,
+            peer=str(self.client.peer),
+            key_number=authority.keyring.minting_number,
+            now=now,
+            lifetimes=authority.lifetimes,
+        )
+
+
+async def refresh(authority: Authority, request: Refresh) -> TokenSet:
+    """Renew. May be repeated with the same token while the answer's is unused and the grace lasts.
+
+    Raises:
+        GrantInvalid: Unknown, expired or revoked; another App's; used before, which revokes the grant.
+        ClientInvalid: The App did not authenticate.
+        ScopeInvalid: More than was granted.
+        TargetInvalid: The resource was not granted, or must be named.
+    """
+    return await issue(authority, request.client, request.refresh_token, request)

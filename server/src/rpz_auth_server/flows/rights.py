@@ -1,0 +1,44 @@
+"""Who may do what: nobody sees or grants more than is their own."""
+
+from __future__ import annotations
+
+from rpz_auth.caller import Caller
+
+from rpz_auth_server.domain import scope
+from rpz_auth_server.domain.app import App
+from rpz_auth_server.domain.refusal import NotFound, RightsInsufficient
+from rpz_auth_server.flows.pipeline import APP_ID, Authority
+
+
+def is_administrator(caller: Caller) -> bool:
+    """Tell whether the credential carries `rpz.admin`."""
+    return scope.ADMIN in caller.scopes
+
+
+async def find_app(authority: Authority, caller: Caller, app_id: str) -> App:
+    """Find an App that the caller owns; an administrator finds any.
+
+    Raises:
+        NotFound: Missing, deleted or somebody else's.
+    """
+    app = await authority.store.app(app_id) if APP_ID.fullmatch(app_id) else None
+    if app is None or app.deleted or not (is_administrator(caller) or app.owner == caller.subject):
+        raise NotFound
+    return app
+
+
+async def check_grantable(
+    authority: Authority, caller: Caller, scopes: frozenset[str], resources: frozenset[str]
+) -> None:
+    """Let pass what the caller may hand on: anything for an administrator, else what its own App has.
+
+    Raises:
+        RightsInsufficient: It asks for more.
+    """
+    if is_administrator(caller):
+        return
+    if any(name.startswith(scope.RESERVED_PREFIX) for name in scopes):
+        raise RightsInsufficient("only an administrator grants the authority's own scopes")
+    own = await authority.store.app(caller.app_id)
+    if own is None or not (scopes <= own.scopes and resources <= own.resources):
+        raise RightsInsufficient("nobody grants scopes or resources beyond those of their own App")

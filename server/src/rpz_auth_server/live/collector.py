@@ -1,0 +1,26 @@
+"""Deleting, a little at a time, what nothing can ask for any more."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+from rpz_auth.errors import BackendUnavailable
+
+from rpz_auth_server.storage.store import Store
+
+_log = structlog.get_logger("rpz_auth_server")
+
+INTERVAL = 60.0
+_BATCH = 500
+
+
+async def collect_forever(store: Store, *, interval: float = INTERVAL) -> None:
+    """Collect once every `interval` seconds, in batches small enough to keep nobody waiting."""
+    while True:
+        try:
+            while collected := await store.collect(limit=_BATCH):
+                _log.debug("expired rows deleted", rows=collected)
+        except BackendUnavailable:
+            _log.warning("expired rows could not be deleted; next try later")
+        await asyncio.sleep(interval)

@@ -1,0 +1,175 @@
+"""The stream of committed changes, shared by everybody in this process who follows it."""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+import structlog
+from rpz_auth.errors import BackendUnavailable
+from rpz_auth.view import SigningKeys, Snapshot, View
+
+from rpz_auth_server.crypto.signing import SigningKeyring
+from rpz_auth_server.domain.event import BEGINNING, Cursor, Event, StoredSnapshot
+from rpz_auth_server.storage.store import Store
+
+_log = structlog.get_logger("rpz_auth_server")
+
+_KEPT = 4096
+"""Events that a follower may lag behind before it is given a snapshot instead."""
+_BATCH = 512
+_FRESH_BEATS = 5
+_RETRY = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """Proof that the database took a write at a time, in seconds since the epoch."""
+
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What a follower is told: a snapshot, some events or a heartbeat, and where that leaves it."""
+
+    content: StoredSnapshot | Sequence[Event] | Beat
+    cursor: Cursor
+
+
+class Hub:
+    """Reads events once for all followers, and beats for as long as the database takes writes."""
+
+    def __init__(self, store: Store, signing: SigningKeyring, *, heartbeat_interval: float) -> None:
+        """Follow `store`; `heartbeat_interval` is in seconds."""
+        self.view = View(store.now)
+        """What the authority itself goes by; no older than what it has told its followers."""
+        self.heartbeat_interval = heartbeat_interval
+        self._store = store
+        self._signing = signing
+        self._events: deque[Event] = deque(maxlen=_KEPT)
+        self._cursor = BEGINNING
+        self._beat = Beat(0.0)
+        self._news = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._dismissed = False
+
+    async def start(self) -> None:
+        """Take a first snapshot, then follow in the background.
+
+        Raises:
+            BackendUnavailable: The database does not answer, or takes no write.
+        """
+        snapshot = await self._store.snapshot()
+        self._cursor = snapshot.cursor
+        self.view.replace(Snapshot(SigningKeys(self._signing.jwks()), snapshot.revocations, snapshot.apps))
+        await self._pulse()
+        self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._keep_beating())]
+
+    def dismiss(self) -> None:
+        """End what `news` tells every follower; each may come back, here or elsewhere."""
+        self._dismissed = True
+        self._wake()
+
+    async def stop(self) -> None:
+        """Stop following."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def news(self, cursor: Cursor | None) -> AsyncIterator[News]:
+        """Tell what is new since a cursor, until dismissed; a snapshot first where that cannot be told.
+
+        A follower that is slow gets everything it missed at once; one that is slower still, a snapshot.
+        """
+        if cursor is None or (missed := await self._store.events_after(cursor, limit=_KEPT)) is None:
+            snapshot = await self._store.snapshot()
+            cursor = snapshot.cursor
+            yield News(snapshot, cursor)
+        elif missed:
+            cursor = missed[-1].cursor
+            yield News(missed, cursor)
+        # A heartbeat from before the follower came would prove nothing about what it was just told.
+        told = Beat(await self._store.heartbeat())
+        yield News(told, cursor)
+        while not self._dismissed:
+            waiting = self._news
+            if cursor.sequence < self._cursor.sequence:
+                events = self._since(cursor)
+                if events is None:
+                    snapshot = await self._store.snapshot()
+                    cursor = snapshot.cursor
+                    yield News(snapshot, cursor)
+                elif events:
+                    cursor = events[-1].cursor
+                    yield News(events, cursor)
+            elif told.time < self._beat.time:
+                told = self._beat
+                yield News(told, cursor)
+            else:
+                await waiting.wait()
+
+    def keys(self) -> SigningKeys:
+        """The keys that are published now."""
+        return SigningKeys(self._signing.jwks())
+
+    async def _take_snapshot(self) -> None:
+        snapshot = await self._store.snapshot()
+        self._events.clear()
+        self._cursor = snapshot.cursor
+        self.view.replace(Snapshot(self.keys(), snapshot.revocations, snapshot.apps))
+        self._wake()
+
+    def _since(self, cursor: Cursor) -> Sequence[Event] | None:
+        """The kept events behind a cursor; None when some of them are not kept any more."""
+        start = bisect.bisect_right(self._events, cursor.sequence, key=lambda event: event.cursor.sequence)
+        if start == 0 and (not self._events or self._events[0].cursor.sequence != cursor.sequence + 1):
+            return None
+        return [self._events[index] for index in range(start, len(self._events))]
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                await self._store.wait_for_events(self._cursor)
+                await self._advance()
+            except BackendUnavailable:
+                await asyncio.sleep(_RETRY)
+
+    async def _keep_beating(self) -> None:
+        while True:
+            await asyncio.sleep(self.heartbeat_interval)
+            try:
+                await self._pulse()
+            except BackendUnavailable:
+                # Followers hear nothing and grow stale, which is the truth.
+                _log.error("the database takes no writes; no heartbeat was sent")
+
+    async def _pulse(self) -> None:
+        beat = Beat(await self._store.heartbeat())
+        await self._advance()  # what was committed before the beat is told before it
+        self._beat = beat
+        self.view.refresh(beat.time + _FRESH_BEATS * self.heartbeat_interval)
+        self._wake()
+
+    async def _advance(self) -> None:
+        while True:
+            events = await self._store.events_after(self._cursor, limit=_BATCH)
+            if events is None:  # another database stands in place of the one that was followed
+                await self._take_snapshot()
+                return
+            if not events:
+                return
+            # Another task may have advanced meanwhile.
+            fresh = [event for event in events if event.cursor.sequence > self._cursor.sequence]
+            if fresh:
+                self.view.apply([event.change for event in fresh])
+                self._events.extend(fresh)
+                self._cursor = fresh[-1].cursor
+                self._wake()
+
+    def _wake(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()

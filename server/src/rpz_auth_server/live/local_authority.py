@@ -1,0 +1,70 @@
+"""The authority as its own verifier: the same interceptor, without a network in between."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+from rpz_auth.caller import APP_SUBJECT_PREFIX, How, Verdict
+from rpz_auth.decide import ApiTokenQuestion
+from rpz_auth.errors import TokenInvalid
+from rpz_auth.view import View
+
+from rpz_auth_server.flows.api_tokens import verify_api_token
+from rpz_auth_server.flows.pipeline import Authority
+
+
+class LocalAuthority:
+    """An `rpz_auth.Authority` that asks the flows; its view is the hub's, which others start and stop."""
+
+    def __init__(self, authority: Authority) -> None:
+        """Answer from `authority`, in whose event loop this is made."""
+        self._authority = authority
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def issuer(self) -> str:
+        """The `iss` of access tokens."""
+        return self._authority.issuer
+
+    @property
+    def view(self) -> View:
+        """The authority's own."""
+        return self._authority.view
+
+    def start(self) -> None:
+        """Nothing to start."""
+
+    def wait(self, timeout: float) -> None:
+        """Return at once."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def ask(self, question: ApiTokenQuestion) -> Verdict:
+        """Answer in a thread that is not the loop's.
+
+        Raises:
+            TokenInvalid: The API token is good for nothing here.
+        """
+        return asyncio.run_coroutine_threadsafe(self.ask_async(question), self._loop).result()
+
+    async def ask_async(self, question: ApiTokenQuestion) -> Verdict:
+        """Answer from the database.
+
+        Raises:
+            TokenInvalid: The API token is good for nothing here.
+        """
+        token = await verify_api_token(self._authority, question.app_id, question.api_token)
+        if token is None:
+            raise TokenInvalid
+        return Verdict(
+            how=How.API_TOKEN,
+            app_id=token.app_id,
+            subject=APP_SUBJECT_PREFIX + token.app_id,
+            scopes=token.scopes,
+            resources=token.resources,
+            token_id=token.api_token_id,
+            issued_at=token.created_at,
+            expires_at=token.expires_at if token.expires_at is not None else math.inf,
+        )

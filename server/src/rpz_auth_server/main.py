@@ -1,0 +1,165 @@
+"""The program `rpz-auth-server`: reads its settings, puts the authority together, runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import structlog
+import typer
+from rpz_auth.errors import ConfigurationError, Refusal
+
+from rpz_auth_server import bootstrap, log
+from rpz_auth_server.crypto.handles import Handles
+from rpz_auth_server.crypto.signing import SigningKeyring
+from rpz_auth_server.flows.pipeline import Authority
+from rpz_auth_server.live.collector import collect_forever
+from rpz_auth_server.live.hub import Hub
+from rpz_auth_server.settings import Settings
+from rpz_auth_server.storage.sqlite import SqliteStore
+from rpz_auth_server.transport.grpc.server import GrpcServer
+from rpz_auth_server.transport.tls import DevelopmentFiles, server_credentials
+
+_log = structlog.get_logger("rpz_auth_server")
+
+app = typer.Typer(
+    help="A token authority for microservices.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+
+
+@app.callback()
+def _commands() -> None:
+    """A token authority for microservices."""
+
+
+@app.command()
+def serve(  # noqa: PLR0913, PLR0917 - one for each setting
+    config: Annotated[Path | None, typer.Option(help="A TOML file with settings.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where everything is kept.")] = None,
+    grpc_address: Annotated[str | None, typer.Option(help="host:port to listen on.")] = None,
+    issuer: Annotated[str | None, typer.Option(help="The https URL that clients know it by.")] = None,
+    database: Annotated[str | None, typer.Option(help="sqlite:///path/to/file.db")] = None,
+    tls_certificate: Annotated[Path | None, typer.Option(help="PEM file of the server's chain.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file of its private key.")] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(help="PEM file; demands client certificates signed by these.")
+    ] = None,
+    log_format: Annotated[str | None, typer.Option(help="console or json")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error")] = None,
+    *,
+    insecure: Annotated[bool | None, typer.Option("--insecure", help="No TLS; on loopback only.")] = None,
+    reflection: Annotated[
+        bool | None, typer.Option("--reflection", help="Offer gRPC reflection to authenticated callers.")
+    ] = None,
+) -> None:
+    """Run the authority until SIGTERM or Ctrl-C.
+
+    Every setting can also be given as RPZ_AUTH_<NAME> in the environment, or in a TOML file; the others
+    (lifetimes, heartbeat_interval) only there.
+    """
+    settings = _load(locals())
+    try:
+        asyncio.run(run(settings, os.environ))
+    except (ConfigurationError, Refusal) as error:
+        raise SystemExit(f"rpz-auth-server: {error}") from None
+
+
+def _load(flags: Mapping[str, Any]) -> Settings:
+    try:
+        return Settings.load(flags, os.environ)
+    except ConfigurationError as error:
+        raise SystemExit(f"rpz-auth-server: {error}") from None
+
+
+async def run(settings: Settings, environ: Mapping[str, str]) -> None:
+    """Run an authority until a signal asks it to stop.
+
+    Raises:
+        ConfigurationError: It cannot start as it is set up.
+    """
+    log.configure(log_format=settings.log_format, log_level=settings.log_level)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+
+    async with AsyncExitStack() as cleanup:
+        authority, hub = await open_authority(settings, environ, cleanup)
+        server = GrpcServer(authority, hub, offer_reflection=settings.reflection)
+        if settings.insecure:
+            _log.warning("INSECURE: credentials travel without TLS; for development on this machine only")
+        port = server.listen(
+            settings.grpc_address, None if settings.insecure else server_credentials(settings)
+        )
+        connection = describe_connection(settings, port)
+        await bootstrap.ensure_administrator(authority, settings.data_dir, connection)
+        await server.start()
+        collecting = asyncio.create_task(collect_forever(authority.store))
+        cleanup.callback(collecting.cancel)
+        print(  # noqa: T201 - for the person or script that started it
+            f"rpz-auth-server listens on {connection['grpc_address']} as {settings.issuer}\n"
+            f"administrator: {settings.data_dir / bootstrap.FILE_NAME}",
+            flush=True,
+        )
+        await stopping.wait()
+        _log.info("stopping")
+        await server.stop(hub)
+    _log.info("stopped")
+
+
+async def open_authority(
+    settings: Settings, environ: Mapping[str, str], cleanup: AsyncExitStack
+) -> tuple[Authority, Hub]:
+    """Put an authority together from what its data directory holds, and make what a new one lacks.
+
+    Raises:
+        ConfigurationError: What it holds cannot be used.
+    """
+    try:
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"data directory {settings.data_dir}: {error.strerror}") from None
+    keyring = bootstrap.open_keyring(settings, environ)
+    store = await SqliteStore.open(settings.database_path)
+    cleanup.push_async_callback(store.close)
+    instance = await store.instance()
+    signing = SigningKeyring(keyring, issuer=settings.issuer, instance=instance)
+    await bootstrap.load_signing_keys(store, signing)
+    hub = Hub(store, signing, heartbeat_interval=settings.heartbeat_interval)
+    await hub.start()
+    cleanup.push_async_callback(hub.stop)
+    authority = Authority(
+        store=store,
+        keyring=keyring,
+        handles=Handles(keyring, issuer=settings.issuer, instance=instance),
+        signing=signing,
+        view=hub.view,
+        issuer=settings.issuer,
+        lifetimes=settings.lifetimes,
+    )
+    return authority, hub
+
+
+def describe_connection(settings: Settings, port: int) -> dict[str, object]:
+    """How clients on this machine connect, as it stands in the files that are made for them."""
+    host = settings.grpc_address.rpartition(":")[0]
+    if host in ("0.0.0.0", "[::]"):  # noqa: S104 - not to listen on, but to connect to
+        host = "localhost"
+    own_ca = settings.insecure or settings.tls_certificate is not None
+    return {
+        "grpc_address": f"{host}:{port}",
+        "issuer": settings.issuer,
+        "ca_certificate": None if own_ca else str(DevelopmentFiles.of(settings.data_dir).ca),
+        "insecure": settings.insecure,
+    }
+
+
+def main() -> None:
+    """Run the program."""
+    sys.exit(app())

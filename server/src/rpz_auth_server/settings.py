@@ -1,0 +1,296 @@
+"""What an administrator can set: by flag, environment, TOML file, or not at all."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+import sys
+import tomllib
+import urllib.parse
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from rpz_auth.address import parse_address
+from rpz_auth.errors import ConfigurationError
+
+from rpz_auth_server.crypto.keyring import ENVIRONMENT_VARIABLE as KEYRING_VARIABLE
+from rpz_auth_server.domain.grant import Lifetimes
+
+ENVIRONMENT_PREFIX = "RPZ_AUTH_"
+FILE_NAME = "rpz-auth.toml"
+"""Looked for in the data directory when no `--config` names another."""
+
+MAX_ACCESS_TOKEN_LIFETIME = 86400
+"""Seconds; revocations are remembered for as long as any token that they may concern."""
+
+_CONFIG = "config"
+_CONFIG_VARIABLE = ENVIRONMENT_PREFIX + _CONFIG.upper()
+_DAY = 86400
+_MAX_PORT = 65535
+_MAX_ISSUER = 255  # it stands in every access token
+_URL_PATH = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*", re.ASCII)
+_HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?", re.ASCII)
+_SQLITE = "sqlite:///"
+
+
+def _split_address(text: str) -> tuple[str, int]:
+    """Split `host:port` or `[IPv6]:port`; the host without brackets."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not (port.isascii() and port.isdigit()) or int(port) > _MAX_PORT:
+        raise ValueError("write host:port, as in 127.0.0.1:8470 or [::1]:8470")
+    if host.startswith("[") and host.endswith("]"):
+        return str(ipaddress.IPv6Address(host[1:-1])), int(port)
+    if not _HOST_NAME.fullmatch(host):
+        raise ValueError("write host:port, as in 127.0.0.1:8470 or [::1]:8470")
+    return host, int(port)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return parse_address(host).is_loopback
+    except ValueError:
+        return False  # a name, `localhost` too, can lead anywhere
+
+
+def _is_wildcard(host: str) -> bool:
+    try:
+        return parse_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
+def _check_address(text: str) -> str:
+    _split_address(text)
+    return text
+
+
+def _check_issuer(issuer: str) -> str:
+    """RFC 8414 §2; a trailing slash is refused because clients append paths (§3.1)."""
+    if not issuer:
+        raise ValueError(
+            "cannot be derived, as grpc_address stands for every address of this machine; "
+            "set the https URL that clients know this authority by"
+        )
+    mend = "write an https URL without query, fragment or trailing slash, as in https://auth.example.com"
+    scheme, separator, rest = issuer.partition("://")
+    authority, slash, path = rest.partition("/")
+    if scheme != "https" or not separator or not _URL_PATH.fullmatch(slash + path):
+        raise ValueError(mend)
+    try:
+        _split_address(authority if authority.rpartition("]")[2].count(":") else f"{authority}:443")
+    except ValueError:
+        raise ValueError(mend) from None
+    if len(issuer) > _MAX_ISSUER:
+        raise ValueError(f"is longer than {_MAX_ISSUER} characters")
+    return issuer
+
+
+def _derive_issuer(data: dict[str, Any]) -> str:
+    host, port = _split_address(data["grpc_address"])
+    if _is_wildcard(host):
+        return ""
+    if _is_loopback(host):
+        host = "localhost"
+    elif ":" in host:
+        host = f"[{host}]"
+    return f"https://{host}:{port}" if port else f"https://{host}"
+
+
+def _check_database(url: str) -> str:
+    """Say what to write instead, but never the URL: it may hold a password."""
+    scheme = url.partition(":")[0]
+    if scheme in ("postgres", "postgresql"):
+        raise ValueError("this version keeps its data in SQLite only; write sqlite:///path/to/file.db")
+    if not url.startswith(_SQLITE) or url == _SQLITE or "?" in url or "#" in url:
+        raise ValueError("write sqlite:///path/to/file.db, with four slashes for an absolute path")
+    if url == _SQLITE + ":memory:":
+        raise ValueError("an authority that forgets at its end what it promised is not offered; name a file")
+    return url
+
+
+def _derive_database(data: dict[str, Any]) -> str:
+    return _SQLITE + urllib.parse.quote(str(data["data_dir"] / "rpz-auth.db"))
+
+
+AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
+
+
+class Settings(BaseModel):
+    """All settings. Durations are in seconds; relative paths start in the working directory."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
+
+    data_dir: AbsolutePath = Path("rpz-auth-data")
+    """Where the authority keeps what it needs."""
+    grpc_address: Annotated[str, AfterValidator(_check_address)] = "127.0.0.1:8470"
+    issuer: Annotated[str, AfterValidator(_check_issuer)] = Field(default_factory=_derive_issuer)
+    """The authority's name in access tokens (RFC 8414 §2), compared character by character."""
+    database: Annotated[str, AfterValidator(_check_database)] = Field(
+        default_factory=_derive_database, repr=False
+    )
+    insecure: bool = False
+    """Serve without TLS, on a loopback address only."""
+    tls_certificate: AbsolutePath | None = None
+    """PEM, the chain after the certificate; without one a development certificate is made."""
+    tls_key: AbsolutePath | None = None
+    tls_client_ca: AbsolutePath | None = None
+    """PEM; if set, every client must show a certificate of these authorities."""
+    code_lifetime: float = Field(60, ge=1, le=600)  # RFC 6749 §4.1.2: ten minutes at most
+    access_token_lifetime: float = Field(7200, ge=60, le=MAX_ACCESS_TOKEN_LIFETIME)
+    refresh_idle_lifetime: float = Field(30 * _DAY, ge=60, le=3650 * _DAY)
+    """Until a refresh token that is not used expires."""
+    refresh_absolute_lifetime: float = Field(180 * _DAY, ge=60, le=3650 * _DAY)
+    """Until a grant expires however often it is renewed."""
+    refresh_grace: float = Field(60, ge=0, le=600)
+    """How long a lost answer to a refresh may be asked for again; 0 for never."""
+    heartbeat_interval: float = Field(1, ge=0.1, le=5)
+    log_format: Literal["console", "json"] = Field(
+        default_factory=lambda: "console" if sys.stderr.isatty() else "json"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    reflection: bool = False
+    """Offer gRPC server reflection to authenticated callers."""
+
+    @classmethod
+    def load(cls, flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
+        """Take each setting from the first place that has it: flags, environment, TOML file, default.
+
+        Args:
+            flags: By setting, and `config`, the TOML file's path; None for a flag that was not given.
+            environ: The process's environment; names without our prefix are passed over.
+
+        Raises:
+            ConfigurationError: With a line for each thing that is wrong, and its mend.
+        """
+        given = {name: value for name, value in flags.items() if value is not None}
+        variables = {name: value for name, value in environ.items() if name.startswith(ENVIRONMENT_PREFIX)}
+        exported = {
+            name.removeprefix(ENVIRONMENT_PREFIX).lower(): value
+            for name, value in variables.items()
+            if name != KEYRING_VARIABLE
+        }
+        path, configured = _read_file({**exported, **given})
+        known = (*cls.model_fields, _CONFIG)
+        problems = [
+            *_unknown("flag", map(_flag, given), map(_flag, known)),
+            *_unknown("environment variable", variables, (*map(_variable, known), KEYRING_VARIABLE)),
+            *_unknown(f"setting in {path}:", configured, cls.model_fields),
+        ]
+        if problems:
+            raise _error(problems)
+        merged = {**configured, **exported, **given}
+        merged.pop(_CONFIG, None)
+        empty = [
+            f"{_spellings(name)}: is empty; leave it out" for name, value in merged.items() if value == ""
+        ]
+        if empty:
+            raise _error(empty)
+        try:
+            return cls.model_validate(merged)
+        except ValidationError as error:
+            raise _error(_explain(error)) from None
+
+    @property
+    def database_path(self) -> Path:
+        """The SQLite file."""
+        return Path(urllib.parse.unquote(self.database.removeprefix(_SQLITE))).absolute()
+
+    @property
+    def keyring_path(self) -> Path:
+        """The file of the master keys."""
+        return self.data_dir / "keyring.json"
+
+    @property
+    def lifetimes(self) -> Lifetimes:
+        """How long things live, in the words of the rules."""
+        return Lifetimes(
+            code=self.code_lifetime,
+            access_token=self.access_token_lifetime,
+            refresh_idle=self.refresh_idle_lifetime,
+            refresh_absolute=self.refresh_absolute_lifetime,
+            refresh_grace=self.refresh_grace,
+        )
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError(
+                f"{_spellings('tls_certificate')} and {_spellings('tls_key')}: set both or neither"
+            )
+        host, _ = _split_address(self.grpc_address)
+        if self.insecure and not _is_loopback(host):
+            raise ValueError(
+                f"{_spellings('insecure')}: without TLS the network could read credentials; leave it out, "
+                f"or set {_spellings('grpc_address')} to a loopback IP address such as 127.0.0.1:8470"
+            )
+        if self.insecure and (self.tls_certificate or self.tls_client_ca):
+            raise ValueError(f"{_spellings('insecure')}: leave it out, or leave out the tls_ settings")
+        if self.refresh_idle_lifetime > self.refresh_absolute_lifetime:
+            raise ValueError(
+                f"{_spellings('refresh_idle_lifetime')}: must not be longer than refresh_absolute_lifetime"
+            )
+        return self
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _variable(name: str) -> str:
+    return ENVIRONMENT_PREFIX + name.upper()
+
+
+def _spellings(name: str) -> str:
+    if name == _CONFIG:
+        return f"{_flag(name)} ({_variable(name)})"
+    return f"{name} ({_flag(name)}, {_variable(name)}, or {name} in a TOML file)"
+
+
+def _unknown(what: str, names: Iterable[str], known: Iterable[str]) -> list[str]:
+    """A line for each name that is not known; a typing error must not become a silent default."""
+    known = list(known)
+    problems = []
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            mend = f"did you mean {near[0]}?" if near else f"remove it, or use one of {', '.join(known)}"
+            problems.append(f"unknown {what} {name}; {mend}")
+    return problems
+
+
+def _read_file(outer: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """Read the TOML file that flags and environment lead to; one that nobody named may be missing."""
+    named = outer.get(_CONFIG)
+    folder = outer.get("data_dir") or Settings.model_fields["data_dir"].default
+    path = Path(named) if named is not None else Path(folder) / FILE_NAME
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        if named is None and isinstance(error, FileNotFoundError):
+            return path, {}
+        raise _error([f"{_spellings(_CONFIG)}: {path}: {error.strerror}"]) from None
+    except ValueError as error:  # UnicodeDecodeError and TOMLDecodeError; neither quotes the file
+        raise _error([f"{path} is not a TOML file: {error}"]) from None
+    if named is None and "data_dir" in content:
+        raise _error([f"{path} was found in the data directory and cannot name another; remove data_dir"])
+    return path, content
+
+
+def _explain(error: ValidationError) -> list[str]:
+    """A line for each thing that is wrong. Never the value: a database URL may hold a password."""
+    problems = []
+    for detail in error.errors(include_url=False, include_context=False, include_input=False):
+        if detail["type"] == "default_factory_not_called":
+            continue  # what it is derived from has a line of its own
+        message = detail["msg"].removeprefix("Value error, ")
+        problems.append(f"{_spellings(str(detail['loc'][0]))}: {message}" if detail["loc"] else message)
+    return problems
+
+
+def _error(problems: Iterable[str]) -> ConfigurationError:
+    return ConfigurationError("\n  - ".join(["the settings cannot be used:", *problems]))

@@ -1,0 +1,1 @@
+"""Where the authority keeps what it knows."""

@@ -1,0 +1,85 @@
+"""The hash chain of audit records."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable
+
+from rpz_auth_server.domain.event import Audit, AuditRecord
+from rpz_auth_server.storage.rows import to_json
+
+GENESIS = bytes(32)
+"""What stands for the digest before the first record."""
+
+
+def digest(before: bytes, sequence: int, recorded_at: float, audit: Audit) -> bytes:
+    """Bind a record to all before it: SHA-256 over the previous digest and the record as canonical JSON."""
+    content = to_json(
+        [
+            sequence,
+            recorded_at,
+            audit.actor,
+            audit.action,
+            audit.app_id,
+            audit.peer,
+            dict(audit.details),
+        ]
+    )
+    return hashlib.sha256(before + content.encode("ascii")).digest()
+
+
+def find_break(records: Iterable[AuditRecord]) -> int | None:
+    """Return the sequence of the first record that does not follow from the one before; None if all do.
+
+    Records begin with the oldest that is kept. Its own digest can be checked only if it is the first of all;
+    else it is taken as given, and everything after it is proved against it.
+    """
+    before: bytes | None = None
+    for record in records:
+        if before is None and record.sequence == 1:
+            before = GENESIS
+        if before is not None and record.digest != digest(
+            before, record.sequence, record.recorded_at, record.audit
+        ):
+            return record.sequence
+        before = record.digest
+    return None
+
+
+def append(connection: sqlite3.Connection, audit: Audit, now: float) -> None:
+    """Add a record; within the transaction that writes, since other processes append too."""
+    row = connection.execute("SELECT sequence, digest FROM audit ORDER BY sequence DESC LIMIT 1").fetchone()
+    last, before = row or (0, GENESIS)
+    connection.execute(
+        "INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            last + 1,
+            now,
+            audit.actor,
+            audit.action,
+            audit.app_id,
+            audit.peer,
+            to_json(dict(audit.details)),
+            digest(before, last + 1, now, audit),
+        ),
+    )
+
+
+def after(connection: sqlite3.Connection, sequence: int, limit: int) -> list[AuditRecord]:
+    """Read records in order."""
+    rows = connection.execute(
+        "SELECT sequence, recorded_at, actor, action, app_id, peer, details, digest FROM audit"
+        " WHERE sequence > ? ORDER BY sequence LIMIT ?",
+        (sequence, limit),
+    ).fetchall()
+    return [
+        AuditRecord(
+            sequence=number,
+            recorded_at=recorded_at,
+            audit=Audit(actor=actor, action=action, app_id=app_id, peer=peer, details=json.loads(details)),
+            digest=chained,
+        )
+        for number, recorded_at, actor, action, app_id, peer, details, chained in rows
+    ]

@@ -1,0 +1,192 @@
+"""How domain objects stand in rows."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Generic, TypeVar
+
+from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret, SignIn
+from rpz_auth_server.domain.grant import Grant, GrantState
+from rpz_auth_server.domain.key import SealedKey
+from rpz_auth_server.domain.refusal import Conflict
+from rpz_auth_server.storage.store import Row
+
+MARGIN = 7200 + 60 + 300
+"""Seconds after which nothing that an object issued can be presented any more: the longest lifetime of an
+access token, the leeway of verifiers, and five minutes for what nobody thought of."""
+
+R = TypeVar("R", bound=Row)
+
+
+@dataclass(frozen=True, slots=True)
+class _Codec:
+    dump: Callable[[Any], Any]
+    load: Callable[[Any], Any]
+
+
+def to_json(value: object) -> str:
+    """Write JSON, the same text for the same value."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _dump_sign_in(sign_in: SignIn | None) -> str | None:
+    if sign_in is None:
+        return None
+    return to_json({"client_ids": sorted(sign_in.client_ids), "subject_prefix": sign_in.subject_prefix})
+
+
+def _load_sign_in(text: str | None) -> SignIn | None:
+    if text is None:
+        return None
+    value = json.loads(text)
+    return SignIn(client_ids=frozenset(value["client_ids"]), subject_prefix=value["subject_prefix"])
+
+
+_SET = _Codec(lambda value: to_json(sorted(value)), lambda text: frozenset(json.loads(text)))
+_TUPLE = _Codec(to_json, lambda text: tuple(json.loads(text)))
+_BOOL = _Codec(int, bool)
+_SIGN_IN = _Codec(_dump_sign_in, _load_sign_in)
+
+
+class Table(Generic[R]):
+    """The table of one kind of object: a column for each of its fields, the first of which is the key."""
+
+    def __init__(
+        self,
+        row_type: Callable[..., R],
+        name: str,
+        columns: Iterable[str],
+        *,
+        fixed: tuple[str, ...] = (),
+        codecs: Mapping[str, _Codec] | None = None,
+        derived: Mapping[str, Callable[[R], float]] | None = None,
+    ) -> None:
+        """Describe a table.
+
+        Args:
+            row_type: Makes an object from its fields.
+            name: Of the table.
+            columns: The fields, in the order of the class.
+            fixed: Columns that stay as they were inserted. They are part of an update's condition instead of
+                its changes: SQLite rewrites the index of a column that is set, changed or not.
+            codecs: For the fields that SQLite does not know.
+            derived: Columns that no field has; computed at the insert, and the store's own from then on.
+        """
+        self.columns = tuple(columns)
+        self._row_type = row_type
+        self._codecs = dict(codecs or {})
+        self._derived = dict(derived or {})
+        key = self.columns[0]
+        same = (key, *fixed)
+        self._same = same
+        self._changing = tuple(column for column in self.columns if column not in same)
+        inserted = (*self.columns, *self._derived)
+        listed = ", ".join(self.columns)
+        # S608: nothing of these texts comes from outside this module.
+        self.select = f"SELECT {listed} FROM {name} "  # noqa: S608 - see above
+        self._insert = (
+            f"INSERT INTO {name} ({', '.join(inserted)}) "  # noqa: S608 - see above
+            f"VALUES ({', '.join('?' * len(inserted))}) ON CONFLICT DO NOTHING"
+        )
+        self._update = (
+            f"UPDATE {name} SET {', '.join(f'{column} = ?' for column in self._changing)} "  # noqa: S608 - see above
+            f"WHERE {' AND '.join(f'{column} = ?' for column in same)} AND version = ?"
+        )
+
+    def load(self, values: tuple[Any, ...]) -> R:
+        """Make an object of what `select` returned."""
+        loaded = dict(zip(self.columns, values, strict=True))
+        for column, codec in self._codecs.items():
+            loaded[column] = codec.load(loaded[column])
+        return self._row_type(**loaded)
+
+    def write(self, connection: sqlite3.Connection, row: R) -> None:
+        """Insert version 1, or replace the version before by a later one.
+
+        Raises:
+            Conflict: The table does not hold what this version follows.
+        """
+        if row.version == 1:
+            derived = [derive(row) for derive in self._derived.values()]
+            cursor = connection.execute(self._insert, [*self._dump(row, self.columns), *derived])
+        else:
+            values = [*self._dump(row, self._changing), *self._dump(row, self._same), row.version - 1]
+            cursor = connection.execute(self._update, values)
+        if cursor.rowcount != 1:
+            raise Conflict
+
+    def _dump(self, row: R, columns: Iterable[str]) -> list[Any]:
+        codecs = self._codecs
+        return [
+            codecs[column].dump(getattr(row, column)) if column in codecs else getattr(row, column)
+            for column in columns
+        ]
+
+
+def _columns(row_type: type[Row]) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(row_type))
+
+
+def dead_at(grant: Grant) -> float:
+    """When nothing of a grant can be alive, neither its code or refresh token nor an access token.
+
+    A revoked one stays as long: until then its refresh token is recognised as reused.
+    """
+    return max(grant.ends_at, grant.access_expires_at) + MARGIN
+
+
+_CREDENTIAL = {"scopes": _SET, "resources": _SET}
+
+APPS: Table[App] = Table(
+    App,
+    "apps",
+    _columns(App),
+    codecs={
+        "kind": _Codec(str, AppKind),
+        "redirect_uris": _TUPLE,
+        "scopes": _SET,
+        "resources": _SET,
+        "whitelist": _TUPLE,
+        "locked": _BOOL,
+        "deleted": _BOOL,
+        "pkce_exempt": _BOOL,
+        "sign_in": _SIGN_IN,
+    },
+)
+CLIENT_SECRETS: Table[ClientSecret] = Table(
+    ClientSecret, "client_secrets", _columns(ClientSecret), fixed=("app_id",)
+)
+API_TOKENS: Table[ApiToken] = Table(
+    ApiToken, "api_tokens", _columns(ApiToken), fixed=("app_id",), codecs=_CREDENTIAL
+)
+GRANTS: Table[Grant] = Table(
+    Grant,
+    "grants",
+    _columns(Grant),
+    fixed=("app_id", "subject"),
+    codecs={**_CREDENTIAL, "state": _Codec(str, GrantState)},
+    derived={"collect_at": dead_at},
+)
+SIGNING_KEYS: Table[SealedKey] = Table(SealedKey, "signing_keys", _columns(SealedKey))
+
+
+def write(connection: sqlite3.Connection, row: Row) -> None:
+    """Write a row to the table of its kind.
+
+    Raises:
+        Conflict: The table does not hold what this version follows.
+    """
+    match row:
+        case App():
+            APPS.write(connection, row)
+        case ClientSecret():
+            CLIENT_SECRETS.write(connection, row)
+        case ApiToken():
+            API_TOKENS.write(connection, row)
+        case Grant():
+            GRANTS.write(connection, row)
+        case SealedKey():
+            SIGNING_KEYS.write(connection, row)

@@ -1,0 +1,175 @@
+"""The SQLite schema, as the migrations that lead to it."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import sqlite3
+
+from rpz_auth.errors import ConfigurationError
+from sqlite_utils import Database, Migrations
+
+_migrations = Migrations("rpz-auth-server")
+
+# Sets, tuples and `sign_in` are JSON. Times are seconds since the epoch on the database's clock. Tables of
+# short rows under random ids are WITHOUT ROWID: a read descends one tree instead of two, an insert dirties
+# one page instead of two. Apps are not, because a whitelist can be longer than a page.
+_FIRST = (
+    """
+    CREATE TABLE meta (
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        instance TEXT NOT NULL,
+        now REAL NOT NULL,
+        collected_event INTEGER NOT NULL
+    ) STRICT
+    """,
+    """
+    CREATE TABLE apps (
+        app_id TEXT PRIMARY KEY NOT NULL,
+        kind TEXT NOT NULL,
+        display_name TEXT NOT NULL,
+        owner TEXT NOT NULL,
+        redirect_uris TEXT NOT NULL,
+        scopes TEXT NOT NULL,
+        resources TEXT NOT NULL,
+        whitelist TEXT NOT NULL,
+        locked INTEGER NOT NULL,
+        deleted INTEGER NOT NULL,
+        epoch INTEGER NOT NULL,
+        pkce_exempt INTEGER NOT NULL,
+        sign_in TEXT,
+        created_at REAL NOT NULL,
+        updated_at REAL NOT NULL,
+        version INTEGER NOT NULL
+    ) STRICT
+    """,
+    "CREATE INDEX apps_owner ON apps (owner, app_id)",
+    "CREATE INDEX apps_special ON apps (app_id) WHERE locked OR deleted OR epoch > 0 OR whitelist <> '[]'",
+    "CREATE INDEX apps_deleted ON apps (updated_at) WHERE deleted",
+    """
+    CREATE TABLE client_secrets (
+        secret_id TEXT PRIMARY KEY NOT NULL,
+        app_id TEXT NOT NULL REFERENCES apps,
+        display_name TEXT NOT NULL,
+        salt BLOB NOT NULL,
+        key_number INTEGER NOT NULL,
+        created_at REAL NOT NULL,
+        expires_at REAL,
+        revoked_at REAL,
+        version INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID
+    """,
+    "CREATE INDEX client_secrets_app ON client_secrets (app_id)",
+    "CREATE INDEX client_secrets_dead ON client_secrets (coalesce(revoked_at, expires_at))",
+    """
+    CREATE TABLE api_tokens (
+        api_token_id TEXT PRIMARY KEY NOT NULL,
+        app_id TEXT NOT NULL REFERENCES apps,
+        display_name TEXT NOT NULL,
+        scopes TEXT NOT NULL,
+        resources TEXT NOT NULL,
+        salt BLOB NOT NULL,
+        key_number INTEGER NOT NULL,
+        created_at REAL NOT NULL,
+        expires_at REAL,
+        revoked_at REAL,
+        version INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID
+    """,
+    "CREATE INDEX api_tokens_app ON api_tokens (app_id)",
+    "CREATE INDEX api_tokens_dead ON api_tokens (coalesce(revoked_at, expires_at))",
+    # `collect_at` is when to look whether the grant is dead. A refresh moves the deadline, not this: so it
+    # dirties the page of its row and no page of an index.
+    """
+    CREATE TABLE grants (
+        grant_id TEXT PRIMARY KEY NOT NULL,
+        app_id TEXT NOT NULL REFERENCES apps,
+        subject TEXT NOT NULL,
+        scopes TEXT NOT NULL,
+        resources TEXT NOT NULL,
+        redirect_uri TEXT NOT NULL,
+        code_challenge TEXT,
+        state TEXT NOT NULL,
+        generation INTEGER NOT NULL,
+        salt BLOB NOT NULL,
+        key_number INTEGER NOT NULL,
+        key_since INTEGER NOT NULL,
+        created_at REAL NOT NULL,
+        rotated_at REAL NOT NULL,
+        peer TEXT NOT NULL,
+        repeats INTEGER NOT NULL,
+        access_expires_at REAL NOT NULL,
+        idle_expires_at REAL NOT NULL,
+        expires_at REAL NOT NULL,
+        version INTEGER NOT NULL,
+        collect_at REAL NOT NULL
+    ) STRICT, WITHOUT ROWID
+    """,
+    "CREATE INDEX grants_app ON grants (app_id)",
+    "CREATE INDEX grants_subject ON grants (subject)",
+    "CREATE INDEX grants_collect ON grants (collect_at)",
+    """
+    CREATE TABLE signing_keys (
+        kid TEXT PRIMARY KEY NOT NULL,
+        key_number INTEGER NOT NULL,
+        sealed BLOB NOT NULL,
+        created_at REAL NOT NULL,
+        retire_at REAL,
+        version INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID
+    """,
+    # AUTOINCREMENT: a place in the stream is never given twice, even after its event was collected.
+    """
+    CREATE TABLE events (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+        nonce BLOB NOT NULL,
+        kind TEXT NOT NULL CHECK (kind IN ('revocation', 'app', 'keys')),
+        body TEXT NOT NULL,
+        forget_at REAL,
+        keep_until REAL NOT NULL
+    ) STRICT
+    """,
+    "CREATE INDEX events_kept ON events (keep_until)",
+    """
+    CREATE TABLE audit (
+        sequence INTEGER PRIMARY KEY,
+        recorded_at REAL NOT NULL,
+        actor TEXT NOT NULL,
+        action TEXT NOT NULL,
+        app_id TEXT NOT NULL,
+        peer TEXT NOT NULL,
+        details TEXT NOT NULL,
+        digest BLOB NOT NULL
+    ) STRICT
+    """,
+)
+
+
+@_migrations()
+def m0001_first(db: Database) -> None:
+    """Make the first tables."""
+    for statement in _FIRST:
+        db.execute(statement)
+    db.execute("INSERT INTO meta VALUES (1, ?, 0, 0)", (secrets.token_hex(16),))
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring a database to this version's schema; the caller holds the file lock.
+
+    Raises:
+        ConfigurationError: It is of a newer version, or not ours.
+    """
+    db = Database(connection)
+    applied = {migration.name for migration in _migrations.applied(db)}
+    if applied - _names():
+        raise ConfigurationError(
+            "the database was made by a newer rpz-auth-server: start that version or a later one"
+        )
+    if not applied and set(db.table_names()) - {_migrations.migrations_table}:
+        raise ConfigurationError("the database belongs to another program: name another file")
+    _migrations.apply(db)
+
+
+def _names() -> set[str]:
+    with contextlib.closing(sqlite3.connect(":memory:")) as empty:
+        return {migration.name for migration in _migrations.pending(Database(empty))}

@@ -1,0 +1,120 @@
+"""What the flows need of a database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from rpz_auth.view import Change
+
+from rpz_auth_server.domain.app import ApiToken, App, ClientSecret
+from rpz_auth_server.domain.event import Audit, AuditRecord, Cursor, Event, StoredSnapshot
+from rpz_auth_server.domain.grant import Grant
+from rpz_auth_server.domain.key import SealedKey
+
+Row = App | ClientSecret | ApiToken | Grant | SealedKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """What is written in one transaction: all of it, or nothing.
+
+    A row with version 1 must be new; one with version *n* replaces version *n - 1*.
+    """
+
+    rows: tuple[Row, ...] = ()
+    events: tuple[Change, ...] = ()
+    audit: tuple[Audit, ...] = ()
+
+
+class Store(Protocol):
+    """A database. Everything that is read was durable when it was read.
+
+    Any method may raise `rpz_auth.errors.BackendUnavailable`; after a commit that did, the outcome is
+    unknown.
+    """
+
+    def now(self) -> float:
+        """The database's time in seconds since the epoch; it never goes back."""
+        ...
+
+    async def instance(self) -> str:
+        """The random name that this database was given when it was made."""
+        ...
+
+    async def app(self, app_id: str) -> App | None:
+        """The App of an ID, also a deleted one; None if there is none, here and below."""
+        ...
+
+    async def apps(self, *, owner: str | None, after: str, limit: int) -> Sequence[App]:
+        """Apps that are not deleted, in order of App ID, beyond the ID `after`; of one owner, or of all."""
+        ...
+
+    async def client_secret(self, secret_id: str) -> ClientSecret | None:
+        """The secret of an ID, whether live or not."""
+        ...
+
+    async def client_secrets(self, app_id: str) -> Sequence[ClientSecret]:
+        """All secrets of an App, the ended ones too, the oldest first."""
+        ...
+
+    async def api_token(self, api_token_id: str) -> ApiToken | None:
+        """The API token of an ID, whether live or not."""
+        ...
+
+    async def api_tokens(self, app_id: str, *, after: str, limit: int) -> Sequence[ApiToken]:
+        """API tokens of an App, the ended ones too, in order of ID, beyond the ID `after`."""
+        ...
+
+    async def grant(self, grant_id: str) -> Grant | None:
+        """The grant of an ID, in whatever state."""
+        ...
+
+    async def grants_of_subject(self, subject: str, *, limit: int) -> Sequence[Grant]:
+        """Grants of a user that are neither revoked nor expired."""
+        ...
+
+    async def signing_keys(self) -> Sequence[SealedKey]:
+        """All signing keys, the oldest first."""
+        ...
+
+    async def audit_records(self, *, after: int, limit: int) -> Sequence[AuditRecord]:
+        """Audit records in order, beyond the sequence `after`."""
+        ...
+
+    async def commit(self, commit: Commit) -> None:
+        """Write durably. Runs to its end also when the caller is cancelled.
+
+        Raises:
+            Conflict: A row was not in the version that the commit replaces; nothing was written.
+        """
+        ...
+
+    async def snapshot(self) -> StoredSnapshot:
+        """What verifiers must know, and the place in the stream at which it was so."""
+        ...
+
+    async def cursor(self) -> Cursor:
+        """The place of the newest event, `BEGINNING` without one."""
+        ...
+
+    async def events_after(self, cursor: Cursor, *, limit: int) -> Sequence[Event] | None:
+        """The events behind a cursor, in order; None when the cursor is not of this database any more."""
+        ...
+
+    async def wait_for_events(self, cursor: Cursor) -> None:
+        """Return once there is an event behind the cursor, from whichever process."""
+        ...
+
+    async def heartbeat(self) -> float:
+        """Write something durably and return the database's time of it."""
+        ...
+
+    async def collect(self, *, limit: int) -> int:
+        """Delete up to `limit` rows of each kind that nothing can ask for any more; return how many."""
+        ...
+
+    async def close(self) -> None:
+        """Finish the commits that were accepted, then refuse whatever comes."""
+        ...

@@ -1,0 +1,172 @@
+"""The thread that writes, many waiting operations in one transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from rpz_auth.errors import BackendUnavailable
+
+from rpz_auth_server.storage.clock import DatabaseClock
+from rpz_auth_server.storage.lock import FileLock
+
+T = TypeVar("T")
+
+Work = Callable[[sqlite3.Connection, float], T]
+"""One operation: all of it is written, or nothing if it raises. The number is the time of its transaction."""
+
+BATCH = 256
+"""How many operations one transaction takes."""
+
+QUEUE = 4096
+"""How many may wait; beyond, an answer would come after its caller has gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    work: Work[Any]
+    answer: asyncio.Future[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    error: Exception
+
+
+_Outcome = _Done | _Failed
+
+
+class Writer:
+    """Runs operations on the one connection that writes.
+
+    An fsync costs more than everything else about a write, so all that waits shares one. While it runs the
+    next batch gathers; an operation that comes alone waits for nobody. No answer leaves before the commit,
+    those that say "conflict" included: they too tell what was read.
+    """
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        lock: FileLock,
+        clock: DatabaseClock,
+        written: Callable[[], None],
+    ) -> None:
+        """Start the thread; `written` is called on the running event loop after each transaction."""
+        self._connection = connection
+        self._lock = lock
+        self._clock = clock
+        self._written = written
+        self._loop = asyncio.get_running_loop()
+        self._jobs: collections.deque[_Job] = collections.deque()
+        self._waiting = threading.Condition()
+        self._stopping = False
+        # A daemon, so that a program that forgot to close the store can still end: what was answered is on
+        # disk.
+        self._thread = threading.Thread(target=self._run, name="rpz-auth-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Work[T]) -> asyncio.Future[T]:
+        """Queue an operation. It is carried out also when the future is cancelled.
+
+        Raises:
+            BackendUnavailable: Too much waits already, or the store is closed.
+        """
+        answer: asyncio.Future[T] = self._loop.create_future()
+        with self._waiting:
+            if self._stopping or len(self._jobs) >= QUEUE:
+                raise BackendUnavailable("the database takes no more writes at the moment; try again")
+            self._jobs.append(_Job(work, answer))
+            self._waiting.notify()
+        return answer
+
+    def stop(self) -> None:
+        """Carry out what waits, then end the thread. Blocks: not for the event loop's thread."""
+        with self._waiting:
+            self._stopping = True
+            self._waiting.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while batch := self._take():
+            outcomes = self._write(batch)
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits for an answer
+                self._loop.call_soon_threadsafe(self._answer, batch, outcomes)
+
+    def _take(self) -> list[_Job]:
+        with self._waiting:
+            while not self._jobs and not self._stopping:
+                self._waiting.wait()
+            return [self._jobs.popleft() for _ in range(min(BATCH, len(self._jobs)))]
+
+    def _write(self, batch: Sequence[_Job]) -> list[_Outcome]:
+        try:
+            with self._lock.held():
+                return self._transact(batch)
+        except Exception as error:  # noqa: BLE001 - whatever it is, everybody in the batch needs an answer
+            return [_Failed(_unavailable(error)) for _ in batch]
+
+    def _transact(self, batch: Sequence[_Job]) -> list[_Outcome]:
+        connection = self._connection
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            now = self._tick()
+            outcomes = [self._carry_out(job.work, now) for job in batch]
+            connection.execute("COMMIT")
+        except BaseException:
+            # A disk that is full or broken ends a transaction by itself, or leaves it open after a COMMIT.
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        return outcomes
+
+    def _tick(self) -> float:
+        # Every transaction stores its time, so that no later start begins before a time that was used.
+        ((now,),) = self._connection.execute(
+            "UPDATE meta SET now = max(now, ?) RETURNING now", (self._clock.now(),)
+        ).fetchall()
+        self._clock.catch_up(now)
+        return float(now)
+
+    def _carry_out(self, work: Work[Any], now: float) -> _Outcome:
+        connection = self._connection
+        connection.execute("SAVEPOINT operation")
+        try:
+            value = work(connection, now)
+        except Exception as error:
+            # Without its transaction everything before this operation is lost, and everything after it would
+            # commit by itself.
+            if not connection.in_transaction:
+                raise
+            connection.execute("ROLLBACK TO operation")
+            connection.execute("RELEASE operation")
+            return _Failed(_unavailable(error) if isinstance(error, sqlite3.Error) else error)
+        connection.execute("RELEASE operation")
+        return _Done(value)
+
+    def _answer(self, batch: Sequence[_Job], outcomes: Sequence[_Outcome]) -> None:
+        for job, outcome in zip(batch, outcomes, strict=True):
+            if job.answer.cancelled():
+                continue
+            match outcome:
+                case _Done(value):
+                    job.answer.set_result(value)
+                case _Failed(error):
+                    job.answer.set_exception(error)
+        self._written()
+
+
+def _unavailable(cause: Exception) -> BackendUnavailable:
+    refusal = BackendUnavailable("the database cannot be written to at the moment; try again")
+    refusal.__cause__ = cause
+    return refusal

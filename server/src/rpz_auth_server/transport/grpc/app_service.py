@@ -1,0 +1,140 @@
+"""The service `rpz.auth.v1.AppService`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import rpz_auth
+from rpz.auth.v1 import app_service_pb2 as pb
+from rpz.auth.v1 import app_service_pb2_grpc as pb_grpc
+
+from rpz_auth_server.domain.app import SignIn
+from rpz_auth_server.domain.refusal import RequestInvalid
+from rpz_auth_server.flows import apps, client_secrets
+from rpz_auth_server.flows.apps import AppFields
+from rpz_auth_server.flows.pipeline import Authority
+from rpz_auth_server.transport.grpc import messages
+
+_UPDATABLE = frozenset(AppFields.__dataclass_fields__)
+
+
+class AppService(pb_grpc.AppServiceServicer):
+    """Apps and their OAuth 2 secrets."""
+
+    def __init__(self, authority: Authority) -> None:
+        """Serve the flows of `authority`."""
+        self._authority = authority
+
+    async def CreateApp(self, request: pb.CreateAppRequest, _context: Any) -> pb.CreateAppResponse:
+        """Register an App."""
+        fields = _read_fields(
+            request.app, [name for name in _UPDATABLE if name != "owner" or request.app.owner]
+        )
+        app = await apps.create_app(
+            self._authority, rpz_auth.caller(), messages.read_kind(request.app.kind), fields
+        )
+        return pb.CreateAppResponse(app=messages.write_app(app))
+
+    async def GetApp(self, request: pb.GetAppRequest, _context: Any) -> pb.GetAppResponse:
+        """Show an App."""
+        app = await apps.get_app(self._authority, rpz_auth.caller(), request.app_id)
+        return pb.GetAppResponse(app=messages.write_app(app))
+
+    async def ListApps(self, request: pb.ListAppsRequest, _context: Any) -> pb.ListAppsResponse:
+        """Show the caller's Apps, a page at a time."""
+        if request.query or request.kind or request.owner:
+            raise RequestInvalid("this version cannot filter; leave query, kind and owner empty")
+        limit = messages.read_page_size(request.page_size)
+        found = await apps.list_apps(
+            self._authority, rpz_auth.caller(), after=request.page_token, limit=limit
+        )
+        return pb.ListAppsResponse(
+            apps=map(messages.write_app, found),
+            next_page_token=messages.next_page([app.app_id for app in found], limit),
+        )
+
+    async def UpdateApp(self, request: pb.UpdateAppRequest, _context: Any) -> pb.UpdateAppResponse:
+        """Change the fields that the mask names."""
+        paths = list(request.update_mask.paths)
+        if not paths or not _UPDATABLE.issuperset(paths):
+            raise RequestInvalid(f"update_mask names some of {', '.join(sorted(_UPDATABLE))}")
+        app = await apps.update_app(
+            self._authority,
+            rpz_auth.caller(),
+            request.app.app_id,
+            _read_fields(request.app, paths),
+            allow_any_peer=request.allow_any_peer,
+            expected_version=_read_etag(request.app.etag),
+        )
+        return pb.UpdateAppResponse(app=messages.write_app(app))
+
+    async def DeleteApp(self, request: pb.DeleteAppRequest, _context: Any) -> pb.DeleteAppResponse:
+        """Delete an App."""
+        await apps.delete_app(self._authority, rpz_auth.caller(), request.app_id)
+        return pb.DeleteAppResponse()
+
+    async def LockApp(self, request: pb.LockAppRequest, _context: Any) -> pb.LockAppResponse:
+        """Stop every credential of an App."""
+        app = await apps.lock_app(self._authority, rpz_auth.caller(), request.app_id)
+        return pb.LockAppResponse(app=messages.write_app(app))
+
+    async def UnlockApp(self, request: pb.UnlockAppRequest, _context: Any) -> pb.UnlockAppResponse:
+        """Undo a lock, except for access tokens."""
+        app = await apps.unlock_app(self._authority, rpz_auth.caller(), request.app_id)
+        return pb.UnlockAppResponse(app=messages.write_app(app))
+
+    async def EndAllTokens(self, request: pb.EndAllTokensRequest, _context: Any) -> pb.EndAllTokensResponse:
+        """End all access tokens so far."""
+        app = await apps.end_all_tokens(self._authority, rpz_auth.caller(), request.app_id)
+        return pb.EndAllTokensResponse(app=messages.write_app(app))
+
+    async def CreateClientSecret(
+        self, request: pb.CreateClientSecretRequest, _context: Any
+    ) -> pb.CreateClientSecretResponse:
+        """The secret itself is in this answer and nowhere else."""
+        record, text = await client_secrets.create_client_secret(
+            self._authority,
+            rpz_auth.caller(),
+            request.app_id,
+            display_name=request.display_name,
+            expires_at=messages.read_time(request, "expire_time"),
+        )
+        return pb.CreateClientSecretResponse(record=messages.write_client_secret(record), client_secret=text)
+
+    async def ListClientSecrets(
+        self, request: pb.ListClientSecretsRequest, _context: Any
+    ) -> pb.ListClientSecretsResponse:
+        """Records, never the secrets."""
+        records = await client_secrets.list_client_secrets(self._authority, rpz_auth.caller(), request.app_id)
+        return pb.ListClientSecretsResponse(client_secrets=map(messages.write_client_secret, records))
+
+    async def RevokeClientSecret(
+        self, request: pb.RevokeClientSecretRequest, _context: Any
+    ) -> pb.RevokeClientSecretResponse:
+        """Refused at once."""
+        await client_secrets.revoke_client_secret(
+            self._authority, rpz_auth.caller(), request.app_id, request.secret_id
+        )
+        return pb.RevokeClientSecretResponse()
+
+
+def _read_fields(app: pb.App, names: list[str]) -> AppFields:
+    values: dict[str, Any] = {name: getattr(app, name) for name in names}
+    for name in ("redirect_uris", "scopes", "resources", "whitelist"):
+        if name in values:
+            values[name] = tuple(values[name])
+    if "sign_in" in values:
+        values["sign_in"] = (
+            SignIn(client_ids=frozenset(app.sign_in.client_ids), subject_prefix=app.sign_in.subject_prefix)
+            if app.HasField("sign_in")
+            else None
+        )
+    return AppFields(**values)
+
+
+def _read_etag(etag: str) -> int | None:
+    if not etag:
+        return None
+    if not (etag.isascii() and etag.isdigit()):
+        raise RequestInvalid("etag is what the App was read with")
+    return int(etag)

@@ -1,0 +1,174 @@
+"""Between messages and what the flows work with."""
+
+from __future__ import annotations
+
+import urllib.parse
+from collections.abc import Sequence
+from typing import Any
+
+import rpz_auth
+from google.protobuf.timestamp_pb2 import Timestamp
+from rpz.auth.v1 import app_service_pb2, token_service_pb2, verification_service_pb2
+from rpz_auth import credentials
+from rpz_auth.errors import CredentialsAmbiguous, TokenInvalid
+from rpz_auth.view import AppState, Revocation
+
+from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret
+from rpz_auth_server.domain.refusal import ClientInvalid, RequestInvalid
+from rpz_auth_server.flows.pipeline import ClientCredentials
+
+_KINDS = {
+    app_service_pb2.APP_KIND_BACKEND: AppKind.BACKEND,
+    app_service_pb2.APP_KIND_DEVICE: AppKind.DEVICE,
+    app_service_pb2.APP_KIND_FRONTEND: AppKind.FRONTEND,
+}
+_PAGE = 100
+_MAX_PAGE = 1000
+_KIND_NUMBERS = {kind: number for number, kind in _KINDS.items()}
+
+
+def client_credentials(context: Any, request: Any) -> ClientCredentials:
+    """Read an OAuth 2 client's credentials from the metadata or the message (RFC 6749 §2.3.1).
+
+    Raises:
+        CredentialsAmbiguous: Both have some, or they name different clients.
+        ClientInvalid: The metadata has something else than `Basic`.
+    """
+    peer = rpz_auth.peer()
+    value = credentials.find(context.invocation_metadata())
+    if value is None:
+        return ClientCredentials(client_id=request.client_id, client_secret=request.client_secret, peer=peer)
+    try:
+        parsed = credentials.parse(value)
+    except TokenInvalid:
+        raise ClientInvalid from None
+    if not isinstance(parsed, credentials.Basic):
+        raise ClientInvalid("authenticate with Basic, the App ID as user and its OAuth 2 secret as password")
+    client_id, client_secret = map(urllib.parse.unquote_plus, (parsed.user, parsed.password))
+    if request.client_secret or request.client_id not in ("", client_id):
+        raise CredentialsAmbiguous(
+            "send the client's credentials in the metadata or in the message, not both"
+        )
+    return ClientCredentials(client_id=client_id, client_secret=client_secret, peer=peer)
+
+
+def read_kind(number: app_service_pb2.AppKind.ValueType) -> AppKind:
+    """Read the kind of an App.
+
+    Raises:
+        RequestInvalid: It is none.
+    """
+    try:
+        return _KINDS[number]
+    except KeyError:
+        raise RequestInvalid("the kind of an App is BACKEND, DEVICE or FRONTEND") from None
+
+
+def read_time(message: Any, field: str) -> float | None:
+    """Read a Timestamp in seconds since the epoch; None when it is not set.
+
+    Raises:
+        RequestInvalid: It is not a time.
+    """
+    if not message.HasField(field):
+        return None
+    value: Timestamp = getattr(message, field)
+    if not 0 <= value.seconds < 253402300800 or not 0 <= value.nanos < 10**9:  # noqa: PLR2004 - the year 10000
+        raise RequestInvalid(f"{field} is not a time")
+    return value.seconds + value.nanos / 1e9
+
+
+def write_time(seconds: float | None) -> Timestamp | None:
+    """Write seconds since the epoch; nothing for None."""
+    return None if seconds is None else require_time(seconds)
+
+
+def require_time(seconds: float) -> Timestamp:
+    """Write seconds since the epoch."""
+    time = Timestamp()
+    time.FromMicroseconds(round(seconds * 1e6))
+    return time
+
+
+def read_page_size(size: int) -> int:
+    """Read how many objects a page has: 100 unless the request says, 1000 at most (AIP-158).
+
+    Raises:
+        RequestInvalid: It is negative.
+    """
+    if size < 0:
+        raise RequestInvalid("page_size is not negative")
+    return min(size or _PAGE, _MAX_PAGE)
+
+
+def write_app(app: App) -> app_service_pb2.App:
+    """Write an App."""
+    return app_service_pb2.App(
+        app_id=app.app_id,
+        kind=_KIND_NUMBERS[app.kind],
+        display_name=app.display_name,
+        owner=app.owner,
+        redirect_uris=app.redirect_uris,
+        scopes=sorted(app.scopes),
+        resources=sorted(app.resources),
+        whitelist=app.whitelist,
+        locked=app.locked,
+        epoch=app.epoch,
+        pkce_exempt=app.pkce_exempt,
+        sign_in=app_service_pb2.SignIn(
+            client_ids=sorted(app.sign_in.client_ids), subject_prefix=app.sign_in.subject_prefix
+        )
+        if app.sign_in
+        else None,
+        create_time=write_time(app.created_at),
+        update_time=write_time(app.updated_at),
+        etag=str(app.version),
+    )
+
+
+def write_client_secret(secret: ClientSecret) -> app_service_pb2.ClientSecret:
+    """Write the record of an OAuth 2 secret."""
+    return app_service_pb2.ClientSecret(
+        secret_id=secret.secret_id,
+        app_id=secret.app_id,
+        display_name=secret.display_name,
+        create_time=write_time(secret.created_at),
+        expire_time=write_time(secret.expires_at),
+        revoke_time=write_time(secret.revoked_at),
+    )
+
+
+def write_api_token(token: ApiToken) -> token_service_pb2.ApiToken:
+    """Write the record of an API token."""
+    return token_service_pb2.ApiToken(
+        api_token_id=token.api_token_id,
+        app_id=token.app_id,
+        display_name=token.display_name,
+        scopes=sorted(token.scopes),
+        resources=sorted(token.resources),
+        create_time=write_time(token.created_at),
+        expire_time=write_time(token.expires_at),
+        revoke_time=write_time(token.revoked_at),
+    )
+
+
+def write_app_state(state: AppState) -> verification_service_pb2.AppState:
+    """Write what verifiers must know of an App."""
+    return verification_service_pb2.AppState(
+        app_id=state.app_id,
+        version=state.version,
+        locked=state.locked,
+        deleted=state.deleted,
+        epoch=state.epoch,
+        whitelist=state.whitelist,
+    )
+
+
+def write_revocation(revocation: Revocation) -> verification_service_pb2.Revocation:
+    """Write a revocation."""
+    return verification_service_pb2.Revocation(id=revocation.id, forget_time=write_time(revocation.forget_at))
+
+
+def next_page(ids: Sequence[str], limit: int) -> str:
+    """The page token behind a page of `limit` objects: the last one's ID, empty on the last page."""
+    return ids[-1] if len(ids) == limit else ""

@@ -1,0 +1,117 @@
+"""The gRPC server of the authority: which services, behind which interceptors, within which limits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+import grpc.aio
+import rpz_auth
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+from rpz.auth.v1 import (
+    administration_service_pb2_grpc,
+    app_service_pb2_grpc,
+    token_service_pb2_grpc,
+    verification_service_pb2_grpc,
+)
+from rpz_auth.errors import ConfigurationError
+
+from rpz_auth_server.domain import scope
+from rpz_auth_server.flows.pipeline import Authority
+from rpz_auth_server.live.hub import Hub
+from rpz_auth_server.live.local_authority import LocalAuthority
+from rpz_auth_server.transport.grpc.app_service import AppService
+from rpz_auth_server.transport.grpc.refusals import RefusalInterceptor
+from rpz_auth_server.transport.grpc.token_service import TokenService
+from rpz_auth_server.transport.grpc.verification_service import VerificationService
+
+_SERVICES = (
+    "rpz.auth.v1.TokenService",
+    "rpz.auth.v1.AppService",
+    "rpz.auth.v1.VerificationService",
+    "rpz.auth.v1.AdministrationService",
+)
+_HEALTH = "grpc.health.v1.Health"
+_REFLECTION = "grpc.reflection.v1alpha.ServerReflection"
+_DRAIN = 10.0
+_OPTIONS: Sequence[tuple[str, Any]] = (
+    # Without this, a second server on the same port starts without an error and takes half of the calls.
+    ("grpc.so_reuseport", 0),
+    # Requests are small; what is not is refused before it is parsed.
+    ("grpc.max_receive_message_length", 256 * 1024),
+    ("grpc.max_concurrent_streams", 100),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 600_000),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    # Verifiers ping on an open stream; others need not.
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+)
+
+
+class GrpcServer:
+    """The authority on one address."""
+
+    def __init__(self, authority: Authority, hub: Hub, *, offer_reflection: bool) -> None:
+        """Put the services together; nothing listens yet."""
+        policies = {_HEALTH: rpz_auth.PUBLIC}
+        if offer_reflection:
+            policies[_REFLECTION] = rpz_auth.scopes(scope.APPS)
+        # Authentication comes first, so that nothing else runs for callers that are refused; refusals
+        # stand next to the handlers, whose exceptions they turn into status.
+        auth = rpz_auth.AuthInterceptor(
+            LocalAuthority(authority),
+            resource=authority.issuer,
+            services=_SERVICES,
+            policies=policies,
+            allow_client_policy=True,
+        )
+        self._server = grpc.aio.server(interceptors=[auth, RefusalInterceptor()], options=_OPTIONS)
+        self._health = health_aio.HealthServicer()
+        # What the contract has and this version does not answers UNIMPLEMENTED; the stubs call it abstract.
+        token_service_pb2_grpc.add_TokenServiceServicer_to_server(
+            TokenService(authority),  # type: ignore[abstract]
+            self._server,
+        )
+        app_service_pb2_grpc.add_AppServiceServicer_to_server(AppService(authority), self._server)
+        verification_service_pb2_grpc.add_VerificationServiceServicer_to_server(
+            VerificationService(authority, hub), self._server
+        )
+        administration_service_pb2_grpc.add_AdministrationServiceServicer_to_server(
+            administration_service_pb2_grpc.AdministrationServiceServicer(),  # type: ignore[abstract]
+            self._server,
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if offer_reflection:
+            reflection.enable_server_reflection((*_SERVICES, _HEALTH, _REFLECTION), self._server)
+
+    def listen(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
+        """Take a port, without TLS when there are no credentials; return its number.
+
+        Raises:
+            ConfigurationError: It is taken.
+        """
+        try:
+            if credentials is None:
+                return self._server.add_insecure_port(address)
+            return self._server.add_secure_port(address, credentials)
+        except RuntimeError:
+            raise ConfigurationError(
+                f"cannot listen on {address}: another program has the port, or the address is not this "
+                "machine's; stop that program, or choose another with --grpc-address"
+            ) from None
+
+    async def start(self) -> None:
+        """Serve."""
+        await self._server.start()
+        for service in ("", *_SERVICES):
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self, hub: Hub) -> None:
+        """Say that it stops, end the streams, let the calls in flight finish."""
+        await self._health.enter_graceful_shutdown()
+        hub.dismiss()
+        await self._server.stop(_DRAIN)

@@ -1,0 +1,121 @@
+"""The service `rpz.auth.v1.VerificationService`."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import Any, TypeVar
+
+import rpz_auth
+from rpz.auth.v1 import verification_service_pb2 as pb
+from rpz.auth.v1 import verification_service_pb2_grpc as pb_grpc
+from rpz_auth.view import AppState, Change, Revocation, SigningKeys
+
+from rpz_auth_server.domain import scope
+from rpz_auth_server.domain.event import Cursor, StoredSnapshot
+from rpz_auth_server.domain.refusal import NotFound, RightsInsufficient
+from rpz_auth_server.flows.api_tokens import verify_api_token
+from rpz_auth_server.flows.pipeline import APP_ID, Authority
+from rpz_auth_server.live.hub import Beat, Hub, News
+from rpz_auth_server.transport.grpc import messages
+
+_PART = 2000
+T = TypeVar("T")
+
+
+class VerificationService(pb_grpc.VerificationServiceServicer):
+    """What services that verify tokens learn."""
+
+    def __init__(self, authority: Authority, hub: Hub) -> None:
+        """Serve the flows of `authority`, and the news of `hub`."""
+        self._authority = authority
+        self._hub = hub
+
+    async def VerifyApiToken(
+        self, request: pb.VerifyApiTokenRequest, _context: Any
+    ) -> pb.VerifyApiTokenResponse:
+        """Check an API token for the caller's resources."""
+        resources = _verifier_resources(self._authority)
+        cursor = str(await self._authority.store.cursor())
+        token = await verify_api_token(self._authority, request.app_id, request.api_token)
+        if token is None or not token.resources & resources:
+            return pb.VerifyApiTokenResponse(active=False, cursor=cursor)
+        return pb.VerifyApiTokenResponse(
+            active=True,
+            app_id=token.app_id,
+            api_token_id=token.api_token_id,
+            scopes=sorted(token.scopes),
+            resources=sorted(token.resources & resources),
+            expire_time=messages.write_time(token.expires_at),
+            cursor=cursor,
+        )
+
+    async def GetAppState(self, request: pb.GetAppStateRequest, _context: Any) -> pb.GetAppStateResponse:
+        """One App's state."""
+        _verifier_resources(self._authority)
+        cursor = str(await self._authority.store.cursor())
+        app = await self._authority.store.app(request.app_id) if APP_ID.fullmatch(request.app_id) else None
+        if app is None:
+            raise NotFound
+        return pb.GetAppStateResponse(app=messages.write_app_state(app.state), cursor=cursor)
+
+    async def Watch(self, request: pb.WatchRequest, _context: Any) -> AsyncIterator[pb.WatchResponse]:
+        """Tell everything, then everything that changes."""
+        _verifier_resources(self._authority)
+        async for news in self._hub.news(Cursor.parse(request.cursor)):
+            for message in self._write(news):
+                if not message.HasField("time"):
+                    message.time.CopyFrom(messages.require_time(self._authority.store.now()))
+                yield message
+
+    def _write(self, news: News) -> Iterator[pb.WatchResponse]:
+        match news.content:
+            case Beat(time):
+                interval_ms = int(self._hub.heartbeat_interval * 1000)
+                beat = pb.WatchResponse(
+                    heartbeat=pb.Heartbeat(interval_ms=interval_ms), cursor=str(news.cursor)
+                )
+                beat.time.CopyFrom(messages.require_time(time))
+                yield beat
+            case StoredSnapshot() as snapshot:
+                yield from _write_snapshot(snapshot, self._hub.keys())
+            case events:
+                changes = pb.Events(events=[_write_change(event.change) for event in events])
+                yield pb.WatchResponse(events=changes, cursor=str(news.cursor))
+
+
+def _verifier_resources(authority: Authority) -> frozenset[str]:
+    """The resources that the caller protects.
+
+    Raises:
+        RightsInsufficient: The credential could do more than verify; it does not belong into a service.
+    """
+    verdict = rpz_auth.caller().verdict
+    if not verdict.scopes <= scope.VERIFIER:
+        raise RightsInsufficient("a service verifies with a credential that can do nothing else")
+    return verdict.resources - {authority.issuer}
+
+
+def _write_snapshot(snapshot: StoredSnapshot, keys: SigningKeys) -> Iterator[pb.WatchResponse]:
+    for part in _parts(snapshot.revocations):
+        yield pb.WatchResponse(snapshot=pb.Snapshot(revocations=map(messages.write_revocation, part)))
+    for apps in _parts(snapshot.apps):
+        yield pb.WatchResponse(snapshot=pb.Snapshot(apps=map(messages.write_app_state, apps)))
+    last = pb.Snapshot(keys=pb.SigningKeys(jwks=keys.jwks), last=True)
+    yield pb.WatchResponse(snapshot=last, cursor=str(snapshot.cursor))
+
+
+def _write_change(change: Change) -> pb.Event:
+    match change:
+        case Revocation():
+            return pb.Event(revoked=messages.write_revocation(change))
+        case AppState():
+            return pb.Event(app=messages.write_app_state(change))
+        case SigningKeys(jwks):
+            return pb.Event(keys=pb.SigningKeys(jwks=jwks))
+
+
+def _parts(items: Iterable[T]) -> Iterator[tuple[T, ...]]:
+    iterator = iter(items)
+    while part := tuple(itertools.islice(iterator, _PART)):
+        yield part
