@@ -82,8 +82,9 @@ class AuthorityProcess:
             lines.put("")
 
         threading.Thread(target=read, daemon=True).start()
-        first, second = lines.get(timeout=START_TIMEOUT), lines.get(timeout=START_TIMEOUT)
-        assert second.startswith("administrator:"), f"not ready: {first}{self.log.read_text()}"
+        first = lines.get(timeout=START_TIMEOUT)
+        assert first, f"it ended before it was ready: {self.log.read_text()}"
+        assert lines.get(timeout=START_TIMEOUT).startswith("administrator:")
         return first.split()[3]
 
     def stop(self) -> int:
