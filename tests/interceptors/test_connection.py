@@ -100,6 +100,22 @@ def wait_for_change(view: View, change: Any) -> None:
         view.apply = apply  # type: ignore[method-assign]
 
 
+def wait_until_fresh(view: View) -> None:
+    """Return when the authority has proved that it takes writes."""
+    fresh = threading.Event()
+    refresh = view.refresh
+
+    def observe(until: float) -> None:
+        refresh(until)
+        fresh.set()
+
+    view.refresh = observe  # type: ignore[method-assign]
+    try:
+        assert fresh.wait(DEADLINE)
+    finally:
+        view.refresh = refresh  # type: ignore[method-assign]
+
+
 def access_token(authority: AuthorityProcess, client: Client) -> tuple[str, str]:
     tokens = authority.exchange(client, authority.issue_code(client))
     return rpz_auth.AccessToken(tokens.access_token).field_value(), tokens.refresh_token
@@ -286,4 +302,5 @@ def test_a_service_goes_on_through_a_restart_and_learns_what_it_missed(tmp_path:
         with running_authority(data_dir, f"--grpc-address={address}", f"--issuer={issuer}") as restarted:
             request = app_pb.LockAppRequest(app_id=client.app_id)
             wait_for_change(service.connection.view, lambda: restarted.apps.LockApp(request))
+            wait_until_fresh(service.connection.view)
             assert service.outcome(token) == "TOKEN_INVALID"

@@ -1,0 +1,15 @@
+"""What holds for the whole test run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from support.at_rest import credentials_in
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_credential_at_rest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A122, A124: whatever the tests issue, no database, write-ahead log or log file has it at the end."""
+    yield
+    assert credentials_in(tmp_path_factory.getbasetemp()) == []

@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+
+import grpc
+import pytest
+import rpz_auth
+from rpz_auth.testing import FakeAuthority
+from support.grpc_servers import (
+    KINDS,
+    RESOURCE,
+    SCOPE,
+    SERVICE,
+    Generic,
+    Servicer,
+    Shape,
+    Stack,
+    call,
+    connect,
+    handlers_of_kind,
+    interceptor,
+    serve,
+)
+from support.http2 import RawClient, RawHeaders, raw_client
+
+THREADS = 4
+STREAMS = 4 * THREADS
+UNIMPLEMENTED = grpc.StatusCode.UNIMPLEMENTED.value[0]
+UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED.value[0]
+PERMISSION_DENIED = grpc.StatusCode.PERMISSION_DENIED.value[0]
+INVALID_ARGUMENT = grpc.StatusCode.INVALID_ARGUMENT.value[0]
+
+
+class Service:
+    """A running service; a sync one has `THREADS` threads."""
+
+    def __init__(self, stack: Stack, port: int, authority: FakeAuthority, servicer: Servicer) -> None:
+        self.stack = stack
+        self.port = port
+        self.authority = authority
+        self.servicer = servicer
+        self.good = authority.access_token(resource=RESOURCE, scopes=[SCOPE]).field_value()
+        self.scopeless = authority.access_token(resource=RESOURCE, scopes=["other"]).field_value()
+        self.expired = authority.access_token(resource=RESOURCE, scopes=[SCOPE], expires_in=-1).field_value()
+
+    def answer_within_a_second(self) -> bytes:
+        with connect(self.port) as channel:
+            answer: bytes = channel.unary_unary(Shape.UNARY_UNARY.path())(
+                b"", metadata=[("authorization", self.good)], timeout=1
+            )
+            return answer
+
+
+@contextlib.contextmanager
+def _service(stack: Stack) -> Iterator[Service]:
+    authority, servicer = FakeAuthority(), Servicer()
+    kind = next(iter(KINDS[stack]))
+    handlers = Generic(handlers_of_kind(servicer, stack, kind))
+    with interceptor(authority) as auth, serve(stack, handlers, [auth]) as port:
+        yield Service(stack, port, authority, servicer)
+
+
+@pytest.fixture(params=Stack, ids=lambda stack: stack.value)
+def service(request: pytest.FixtureRequest) -> Iterator[Service]:
+    with _service(request.param) as running:
+        yield running
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[RawClient]:
+    with raw_client(service.port) as raw:
+        yield raw
+
+
+def _authorization(value: str) -> RawHeaders:
+    return [(b"authorization", value.encode())]
+
+
+@pytest.mark.parametrize("shape", Shape, ids=lambda shape: shape.name.lower())
+def test_r129_a100_header_only_streams_that_are_refused_are_answered_and_hold_no_thread(
+    service: Service, client: RawClient, shape: Shape
+) -> None:
+    refused: list[tuple[str, RawHeaders, int]] = [
+        (shape.path(), [], UNAUTHENTICATED),
+        (shape.path(), _authorization("Bearer x"), UNAUTHENTICATED),
+        (shape.path(), _authorization(service.expired), UNAUTHENTICATED),
+        (shape.path(), _authorization(service.good) * 2, INVALID_ARGUMENT),
+        (shape.path(), _authorization(service.scopeless), PERMISSION_DENIED),
+        (shape.path("Unlisted"), [], UNAUTHENTICATED),
+        (shape.path("Unlisted"), _authorization(service.good), UNIMPLEMENTED),
+        (shape.path("MadeUp"), [], UNAUTHENTICATED),
+        (shape.path("MadeUp"), _authorization(service.good), UNIMPLEMENTED),
+    ]
+    for path, headers, status in refused:
+        streams = [client.open(path, headers) for _ in range(STREAMS)]
+        assert service.answer_within_a_second()
+        assert [client.status(stream) for stream in streams] == [status] * STREAMS
+    assert len(service.servicer.log.take()) == len(refused)
+
+
+def test_header_only_streams_of_a_good_credential_hold_threads_until_they_end() -> None:
+    """What grpc's sync server cannot help: whoever is let in may keep a thread waiting."""
+    with _service(Stack.SYNC) as service:
+        with raw_client(service.port) as client:
+            path = Shape.UNARY_UNARY.path()
+            for _ in range(STREAMS):
+                client.open(path, _authorization(service.good))
+            with pytest.raises(grpc.RpcError) as refused:
+                service.answer_within_a_second()
+            assert refused.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert service.answer_within_a_second()
+
+
+def test_header_only_streams_of_a_good_credential_hold_nothing_on_asyncio() -> None:
+    with _service(Stack.ASYNCIO) as service, raw_client(service.port) as client:
+        for shape in Shape:
+            for _ in range(STREAMS):
+                client.open(shape.path(), _authorization(service.good))
+            assert service.answer_within_a_second()
+
+
+@pytest.mark.parametrize(
+    "byte",
+    [b"\r", b"\n", b"\x00", b"\t", b"\x0b", b"\x1b", b"\x1c", b"\xa0", b"\x85", b"\xff", b"\xc2\xa0"],
+    ids=repr,
+)
+def test_a55_a56_hostile_bytes_are_refused_and_no_log_line_is_broken(
+    service: Service, client: RawClient, byte: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    good = service.good.encode()
+    for value in (
+        good.replace(b" ", byte),
+        good.replace(b" ", b" " + byte),
+        good.replace(b" ", byte + b" "),
+        good[:20] + byte + good[20:],
+        byte + good,
+        good + byte,
+        good + byte + b"x-rpz-auth: " + good,
+    ):
+        for key in (b"authorization", b"x-rpz-auth"):
+            stream = client.open(Shape.UNARY_UNARY.path(), [(key, value)])
+            client.send_empty_message(stream)
+            # None: the core reset the stream itself, before any Python saw it.
+            assert client.status(stream) in (UNAUTHENTICATED, None)
+    assert service.servicer.log.take() == []
+    assert all("\n" not in record.getMessage() for record in caplog.records)
+    assert service.answer_within_a_second()
+
+
+def test_a55_spaces_around_the_credential_do_not_matter(service: Service, client: RawClient) -> None:
+    for value in (" " + service.good, service.good + " ", service.good.replace(" ", " " * 9)):
+        stream = client.open(Shape.UNARY_UNARY.path(), _authorization(value))
+        client.send_empty_message(stream)
+        assert client.status(stream) == 0
+
+
+@pytest.mark.parametrize("letters", ["ſ", "\u212a", "Ｂ"])
+def test_a57_letters_that_only_look_alike_are_refused(
+    service: Service, client: RawClient, letters: str
+) -> None:
+    for scheme in (f"{letters}earer", f"Ba{letters}ic", f"Bearer{letters}"):
+        value = service.good.replace("Bearer", scheme)
+        stream = client.open(Shape.UNARY_UNARY.path(), _authorization(value))
+        assert client.status(stream) in (UNAUTHENTICATED, None)
+
+
+def test_a53_binary_keys_are_ignored_and_bad_base64_in_one_is_refused(
+    service: Service, client: RawClient
+) -> None:
+    path = Shape.UNARY_UNARY.path()
+    for key in (b"authorization-bin", b"x-rpz-auth-bin"):
+        for value in (service.good.encode(), b"YWJj", b"*not base64*"):
+            assert client.status(client.open(path, [(key, value)])) != 0
+    assert service.servicer.log.take() == []
+    stream = client.open(path, [*_authorization(service.good), (b"x-rpz-auth-bin", b"YWJj")])
+    client.send_empty_message(stream)
+    assert client.status(stream) == 0
+
+
+def test_a58_keys_in_upper_case_are_never_a_credential(service: Service) -> None:
+    for key in (b"X-Rpz-Auth", b"Authorization", b"AUTHORIZATION"):
+        with raw_client(service.port) as client:
+            stream = client.open(Shape.UNARY_UNARY.path(), [(key, service.good.encode())])
+            with contextlib.suppress(ConnectionError):  # the core may end the whole connection
+                assert client.status(stream) != 0
+    assert service.servicer.log.take() == []
+    assert service.answer_within_a_second()
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("Public", "Guarded"), ("Guarded", "Public"), ("Public", "Unlisted")]
+)
+def test_a59_of_two_paths_the_one_that_is_served_is_the_one_that_is_decided(
+    service: Service, first: str, second: str
+) -> None:
+    shape = Shape.UNARY_UNARY
+    for extra, before in (
+        ([(b":path", shape.path(second).encode())], []),
+        ([], [(b":path", shape.path(second).encode())]),
+    ):
+        with raw_client(service.port) as client:
+            stream = client.open(shape.path(first), extra, before=before)
+            with contextlib.suppress(ConnectionError):
+                client.send_empty_message(stream)
+                client.status(stream)
+    # A handler that ran without a caller is a public one.
+    assert all(seen.subject is None for seen in service.servicer.log.take())
+    assert service.answer_within_a_second()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "//{service}/{method}",
+        "/{service}/{method}/",
+        "/{service}/{method}?token=x",
+        "/{service}%2F{method}",
+        "/{service}/./{method}",
+        "/x/../{service}/{method}",
+        "/{service}/{method}%00",
+        "/{upper}/{method}",
+        "{service}/{method}",
+        "/{service}",
+        "/",
+        "",
+        "*",
+    ],
+)
+def test_a60_a_path_that_is_not_exact_is_no_method(service: Service, path: str) -> None:
+    for method in (Shape.UNARY_UNARY.path(), Shape.UNARY_UNARY.path("Public")):
+        name = method.rpartition("/")[2]
+        spelt = path.format(service=SERVICE, upper=SERVICE.upper(), method=name)
+        for headers, expected in (
+            ([], {UNAUTHENTICATED, None}),
+            (_authorization(service.good), {UNIMPLEMENTED, None}),
+        ):
+            with raw_client(service.port) as client:
+                stream = client.open(spelt, headers)
+                with contextlib.suppress(ConnectionError):
+                    assert client.status(stream) in expected
+    assert service.servicer.log.take() == []
+    assert service.answer_within_a_second()
+
+
+@pytest.mark.parametrize("size", [7_000, 8_000, 9_000, 12_000, 17_000, 40_000])
+def test_a54_large_metadata_never_helps_a_bad_credential(service: Service, size: int) -> None:
+    shape = Shape.UNARY_UNARY
+    with connect(service.port) as channel:
+        bad, _ = call(channel, shape.path(), shape, [("authorization", "Bearer " + "a" * size)])
+        padded, _ = call(
+            channel, shape.path(), shape, [("authorization", service.good), ("x-padding", "a" * size)]
+        )
+    refused = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert bad.code in (refused if size < 17_000 else {grpc.StatusCode.RESOURCE_EXHAUSTED})
+    assert padded.code in {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert (padded.code is grpc.StatusCode.OK) or size > 7_000
+    assert [seen.subject for seen in service.servicer.log.take()] == ["user:1"] * (
+        padded.code is grpc.StatusCode.OK
+    )
+    assert service.answer_within_a_second()
+
+
+def test_our_own_tokens_fit_well_into_metadata(service: Service) -> None:
+    assert isinstance(service.good, str)
+    assert len(service.good) < 4096
+    assert rpz_auth.AccessToken(service.good.removeprefix("Bearer ")).field_value() == service.good

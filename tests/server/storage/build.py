@@ -1,0 +1,100 @@
+"""Rows to test with, whole and different from one another."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import replace
+from typing import Any
+
+from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret, SignIn
+from rpz_auth_server.domain.grant import Grant, GrantState
+from rpz_auth_server.domain.key import SealedKey
+
+NOW = 1_700_000_000.25
+APP_ID = "0f9f3a52-8d0c-4d0e-9c39-6cf1f9b7a001"
+
+
+class FakeTime:
+    """A wall clock or a monotonic clock that stands until it is set."""
+
+    def __init__(self, time: float) -> None:
+        self.time = time
+
+    def __call__(self) -> float:
+        return self.time
+
+
+def new_id() -> str:
+    return secrets.token_hex(16)
+
+
+def an_app(**changes: Any) -> App:
+    app = App(
+        app_id=APP_ID,
+        kind=AppKind.BACKEND,
+        display_name="Orders; DROP TABLE apps -- 'ß'",
+        owner="alice",
+        redirect_uris=("https://orders.example/cb", "https://a.example/?q=1"),
+        scopes=frozenset({"orders.write", "orders.read"}),
+        resources=frozenset({"https://orders"}),
+        whitelist=(),
+        pkce_exempt=True,
+        sign_in=SignIn(client_ids=frozenset({"b", "a"}), subject_prefix="acme:"),
+        created_at=NOW,
+        updated_at=NOW + 1,
+    )
+    return replace(app, **changes)
+
+
+def a_secret(**changes: Any) -> ClientSecret:
+    secret = ClientSecret(
+        secret_id=new_id(),
+        app_id=APP_ID,
+        display_name="first",
+        salt=b"\x00salt",
+        key_number=3,
+        created_at=NOW,
+        expires_at=NOW + 90,
+    )
+    return replace(secret, **changes)
+
+
+def an_api_token(**changes: Any) -> ApiToken:
+    token = ApiToken(
+        api_token_id=new_id(),
+        app_id=APP_ID,
+        display_name="deploy",
+        scopes=frozenset({"orders.read"}),
+        resources=frozenset({"https://orders", "https://stock"}),
+        salt=b"\xffsalt",
+        key_number=2,
+        created_at=NOW,
+        expires_at=None,
+    )
+    return replace(token, **changes)
+
+
+def a_grant(**changes: Any) -> Grant:
+    grant = Grant(
+        grant_id=new_id(),
+        app_id=APP_ID,
+        subject="acme:bob",
+        scopes=frozenset({"orders.read"}),
+        resources=frozenset({"https://orders"}),
+        redirect_uri="https://orders.example/cb",
+        code_challenge="c" * 43,
+        state=GrantState.PENDING,
+        salt=b"salt\x00",
+        key_number=1,
+        created_at=NOW,
+        rotated_at=NOW,
+        peer="ipv4:10.0.0.1:5",
+        access_expires_at=NOW + 7200,
+        idle_expires_at=NOW + 60,
+        expires_at=NOW + 60,
+    )
+    return replace(grant, **changes)
+
+
+def a_key(**changes: Any) -> SealedKey:
+    return replace(SealedKey(kid=new_id(), key_number=1, sealed=b"sealed\x00", created_at=NOW), **changes)

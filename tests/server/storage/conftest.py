@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+from rpz_auth_server.storage.sqlite import SqliteStore
+from rpz_auth_server.storage.store import Store
+from server.storage.build import NOW, FakeTime
+
+
+class Backend(Protocol):
+    """A database that any number of stores can be opened on, as if each were another process."""
+
+    async def open(self, *, wall: FakeTime | None = None, monotonic: FakeTime | None = None) -> Store: ...
+
+    async def close(self) -> None: ...
+
+
+class SqliteBackend:
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "auth.db"
+        self._opened: list[SqliteStore] = []
+
+    async def open(self, *, wall: FakeTime | None = None, monotonic: FakeTime | None = None) -> SqliteStore:
+        store = await SqliteStore.open(
+            self.path, clock=wall or FakeTime(NOW), monotonic=monotonic or FakeTime(0.0)
+        )
+        self._opened.append(store)
+        return store
+
+    async def close(self) -> None:
+        for store in self._opened:
+            await store.close()
+
+
+@pytest.fixture(params=[SqliteBackend])
+async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Backend]:
+    """Every backend in turn; another joins by its line here."""
+    backend: Backend = request.param(tmp_path)
+    yield backend
+    await backend.close()
+
+
+@pytest.fixture
+async def store(backend: Backend) -> Store:
+    return await backend.open()
+
+
+@pytest.fixture
+async def sqlite_backend(tmp_path: Path) -> AsyncIterator[SqliteBackend]:
+    backend = SqliteBackend(tmp_path)
+    yield backend
+    await backend.close()

@@ -1,0 +1,622 @@
+"""What every store must do; a backend joins in conftest.py."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from rpz_auth.errors import BackendUnavailable
+from rpz_auth.view import AppState, Revocation, SigningKeys
+from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret
+from rpz_auth_server.domain.event import BEGINNING, Audit, Cursor, StoredSnapshot
+from rpz_auth_server.domain.grant import Grant, GrantState
+from rpz_auth_server.domain.key import SealedKey
+from rpz_auth_server.domain.refusal import Conflict
+from rpz_auth_server.storage.audit import find_break
+from rpz_auth_server.storage.rows import MARGIN
+from rpz_auth_server.storage.store import Commit, Row, Store
+from server.storage.build import (
+    APP_ID,
+    NOW,
+    FakeTime,
+    a_grant,
+    a_key,
+    a_secret,
+    an_api_token,
+    an_app,
+    new_id,
+)
+
+if TYPE_CHECKING:
+    from server.storage.conftest import Backend
+
+DAY = 86400.0
+
+
+async def outcomes(awaitables: Sequence[Any]) -> list[BaseException | None]:
+    results: list[BaseException | None] = await asyncio.gather(*awaitables, return_exceptions=True)
+    return results
+
+
+async def changes_after(store: Store, cursor: Cursor) -> list[Any] | None:
+    events = await store.events_after(cursor, limit=1000)
+    return None if events is None else [event.change for event in events]
+
+
+# Rows
+
+
+async def test_rows_come_back_as_they_were_written(store: Store) -> None:
+    plain = an_app(app_id=new_id(), kind=AppKind.FRONTEND, sign_in=None, pkce_exempt=False)
+    special = an_app(locked=True, epoch=7, whitelist=("10.0.0.0/8", "san:a.example"))
+    secret, token, grant = a_secret(revoked_at=NOW + 1), an_api_token(expires_at=NOW + 9), a_grant()
+    key = a_key(retire_at=NOW + 5)
+    await store.commit(Commit(rows=(secret, plain, token, grant, key, special)))
+    assert await store.app(plain.app_id) == plain
+    assert await store.app(special.app_id) == special
+    assert await store.client_secret(secret.secret_id) == secret
+    assert await store.api_token(token.api_token_id) == token
+    assert await store.grant(grant.grant_id) == grant
+    assert await store.signing_keys() == [key]
+
+
+async def test_unknown_ids_give_nothing(store: Store) -> None:
+    unknown = new_id()
+    assert await store.app(unknown) is None
+    assert await store.client_secret(unknown) is None
+    assert await store.api_token(unknown) is None
+    assert await store.grant(unknown) is None
+    assert await store.client_secrets(unknown) == []
+    assert await store.api_tokens(unknown, after="", limit=10) == []
+    assert await store.grants_of_subject(unknown, limit=10) == []
+
+
+async def test_next_version_replaces_the_one_before(store: Store) -> None:
+    app, secret, token, grant, key = an_app(), a_secret(), an_api_token(), a_grant(), a_key()
+    await store.commit(Commit(rows=(app, secret, token, grant, key)))
+    app = replace(app, version=2, display_name="", owner="eve", sign_in=None, deleted=True, whitelist=("a",))
+    secret = replace(secret, version=2, revoked_at=NOW + 1)
+    token = replace(token, version=2, revoked_at=NOW + 2)
+    grant = replace(
+        grant,
+        version=2,
+        state=GrantState.ACTIVE,
+        generation=1,
+        key_number=2,
+        key_since=1,
+        rotated_at=NOW + 3,
+        peer="ipv4:10.0.0.2:1",
+        repeats=1,
+        access_expires_at=NOW + 7203,
+        idle_expires_at=NOW + DAY,
+        expires_at=NOW + 9 * DAY,
+    )
+    key = replace(key, version=2, retire_at=NOW + 4)
+    await store.commit(Commit(rows=(app, secret, token, grant, key)))
+    assert await store.app(APP_ID) == app
+    assert await store.client_secret(secret.secret_id) == secret
+    assert await store.api_token(token.api_token_id) == token
+    assert await store.grant(grant.grant_id) == grant
+    assert await store.signing_keys() == [key]
+
+
+@pytest.mark.parametrize("version", [1, 2, 4, 5], ids=["insert", "stale", "ahead", "far-ahead"])
+async def test_commit_of_another_version_conflicts_and_writes_nothing(store: Store, version: int) -> None:
+    grant = a_grant()
+    await store.commit(Commit(rows=(an_app(), grant)))
+    grant = replace(grant, version=2)
+    await store.commit(Commit(rows=(grant,)))
+    other = a_grant()
+    with pytest.raises(Conflict):
+        await store.commit(
+            Commit(
+                rows=(other, replace(grant, version=version, generation=9)),
+                events=(Revocation("x", NOW + 100),),
+                audit=(Audit(actor="a", action="b"),),
+            )
+        )
+    assert await store.grant(grant.grant_id) == grant
+    assert await store.grant(other.grant_id) is None
+    assert await store.cursor() == BEGINNING
+    assert await store.audit_records(after=0, limit=10) == []
+
+
+async def test_row_that_is_not_there_cannot_be_replaced(store: Store) -> None:
+    with pytest.raises(Conflict):
+        await store.commit(Commit(rows=(an_app(version=2),)))
+    assert await store.app(APP_ID) is None
+
+
+async def test_credential_of_an_app_that_is_not_there_conflicts(store: Store) -> None:
+    for row in (a_secret(), an_api_token(), a_grant()):
+        with pytest.raises(Conflict):
+            await store.commit(Commit(rows=(row,)))
+
+
+@pytest.mark.parametrize("change", [{"app_id": "other"}, {"subject": "acme:eve"}])
+async def test_grant_never_moves_to_another_app_or_user(store: Store, change: dict[str, Any]) -> None:
+    grant = a_grant()
+    await store.commit(Commit(rows=(an_app(), an_app(app_id="other"), grant)))
+    with pytest.raises(Conflict):
+        await store.commit(Commit(rows=(replace(grant, version=2, **change),)))
+    assert await store.grant(grant.grant_id) == grant
+
+
+async def test_apps_are_listed_in_order_without_deleted_ones(store: Store) -> None:
+    mine = [an_app(app_id=f"a{number}", owner="alice") for number in range(4)]
+    others = [an_app(app_id=f"a{number}5", owner="bob") for number in range(2)]
+    gone = an_app(app_id="a15x", deleted=True)
+    await store.commit(Commit(rows=(*reversed(mine), *others, gone)))
+    assert await store.apps(owner="alice", after="", limit=10) == mine
+    assert await store.apps(owner="alice", after="a1", limit=1) == [mine[2]]
+    assert await store.apps(owner="nobody", after="", limit=10) == []
+    everyone = [mine[0], others[0], mine[1], others[1], mine[2], mine[3]]
+    assert await store.apps(owner=None, after="", limit=10) == everyone
+    assert await store.apps(owner=None, after="a05", limit=2) == everyone[2:4]
+
+
+async def test_credentials_are_listed_by_app_with_ended_ones(store: Store) -> None:
+    secrets = [a_secret(created_at=NOW - age, revoked_at=NOW) for age in (3, 2, 1)]
+    tokens = [an_api_token(api_token_id=f"t{number}", revoked_at=NOW) for number in range(3)]
+    other = an_app(app_id="other")
+    foreign = (other, a_secret(app_id="other"), an_api_token(app_id="other"))
+    await store.commit(Commit(rows=(an_app(), *reversed(secrets), *reversed(tokens), *foreign)))
+    assert await store.client_secrets(APP_ID) == secrets
+    assert await store.api_tokens(APP_ID, after="", limit=10) == tokens
+    assert await store.api_tokens(APP_ID, after="t0", limit=1) == [tokens[1]]
+
+
+async def test_grants_of_a_user_are_those_that_may_still_be_used(store: Store) -> None:
+    live = a_grant(state=GrantState.ACTIVE, idle_expires_at=NOW + 2, expires_at=NOW + 3)
+    code = a_grant(idle_expires_at=NOW + 60, expires_at=NOW + 60)
+    dead = (
+        a_grant(state=GrantState.REVOKED, idle_expires_at=NOW + 60, expires_at=NOW + 60),
+        a_grant(state=GrantState.ACTIVE, idle_expires_at=NOW, expires_at=NOW + 60),
+        a_grant(state=GrantState.ACTIVE, idle_expires_at=NOW + 60, expires_at=NOW),
+        a_grant(subject="acme:bob2"),
+    )
+    await store.commit(Commit(rows=(an_app(), live, code, *dead)))
+    found = await store.grants_of_subject("acme:bob", limit=10)
+    assert {grant.grant_id: grant for grant in found} == {live.grant_id: live, code.grant_id: code}
+    assert len(await store.grants_of_subject("acme:bob", limit=1)) == 1
+
+
+async def test_signing_keys_are_listed_the_oldest_first(store: Store) -> None:
+    keys = [a_key(created_at=NOW + number) for number in range(3)]
+    await store.commit(Commit(rows=tuple(reversed(keys))))
+    assert await store.signing_keys() == keys
+
+
+# Commits
+
+
+async def test_r030_one_of_many_concurrent_replacements_succeeds(store: Store) -> None:
+    await store.commit(Commit(rows=(an_app(),)))
+    for _ in range(20):
+        grant = a_grant()
+        await store.commit(Commit(rows=(grant,)))
+        candidates = [replace(grant, version=2, repeats=number) for number in range(64)]
+        results = await outcomes([store.commit(Commit(rows=(candidate,))) for candidate in candidates])
+        winners = [candidate for candidate, error in zip(candidates, results, strict=True) if error is None]
+        assert len(winners) == 1
+        assert [type(error) for error in results if error is not None] == [Conflict] * 63
+        assert await store.grant(grant.grant_id) == winners[0]
+
+
+async def test_r030_one_of_many_concurrent_inserts_succeeds(store: Store) -> None:
+    await store.commit(Commit(rows=(an_app(),)))
+    grant = a_grant()
+    results = await outcomes([store.commit(Commit(rows=(grant,))) for _ in range(64)])
+    assert sorted(type(error).__name__ for error in results) == ["Conflict"] * 63 + ["NoneType"]
+
+
+async def test_conflict_harms_none_of_the_commits_beside_it(store: Store) -> None:
+    await store.commit(Commit(rows=(an_app(),)))
+    taken = a_grant()
+    await store.commit(Commit(rows=(taken,)))
+    rows = [taken if number % 3 == 0 else a_grant() for number in range(60)]
+    results = await outcomes(
+        [store.commit(Commit(rows=(row,), events=(Revocation(row.grant_id, NOW + 100),))) for row in rows]
+    )
+    fine = [row for row in rows if row is not taken]
+    assert [type(error) for error in results] == [Conflict if row is taken else type(None) for row in rows]
+    assert [await store.grant(row.grant_id) for row in fine] == fine
+    assert await changes_after(store, BEGINNING) == [Revocation(row.grant_id, NOW + 100) for row in fine]
+
+
+async def test_commit_runs_to_its_end_though_its_caller_is_cancelled(store: Store) -> None:
+    await store.commit(Commit(rows=(an_app(),)))
+    grants = [a_grant() for _ in range(50)]
+    tasks = [asyncio.create_task(store.commit(Commit(rows=(grant,)))) for grant in grants]
+    await asyncio.sleep(0)  # every task has begun to wait
+    for task in tasks:
+        task.cancel()
+    assert [type(error) for error in await outcomes(tasks)] == [asyncio.CancelledError] * 50
+    await store.heartbeat()  # behind them in the queue
+    assert [await store.grant(grant.grant_id) for grant in grants] == grants
+
+
+async def test_close_finishes_what_was_accepted_then_refuses(backend: Backend) -> None:
+    store = await backend.open()
+    await store.commit(Commit(rows=(an_app(),)))
+    grants = [a_grant() for _ in range(50)]
+    tasks = [asyncio.create_task(store.commit(Commit(rows=(grant,)))) for grant in grants]
+    await asyncio.sleep(0)
+    await store.close()
+    assert await outcomes(tasks) == [None] * 50
+    for refused in (
+        store.commit(Commit()),
+        store.heartbeat(),
+        store.collect(limit=1),
+        store.app(APP_ID),
+        store.cursor(),
+        store.snapshot(),
+        store.events_after(BEGINNING, limit=1),
+        store.wait_for_events(BEGINNING),
+        store.audit_records(after=0, limit=1),
+    ):
+        with pytest.raises(BackendUnavailable):
+            await refused
+    await store.close()
+    again = await backend.open()
+    assert [await again.grant(grant.grant_id) for grant in grants] == grants
+
+
+async def test_another_store_on_the_same_database_sees_what_was_committed(backend: Backend) -> None:
+    one, other = await backend.open(), await backend.open()
+    assert await one.instance() == await other.instance()
+    assert len(await one.instance()) == 32
+    await one.commit(Commit(rows=(an_app(),)))
+    assert await other.app(APP_ID) == an_app()
+
+
+# Events
+
+
+async def test_events_come_in_the_order_of_commits(store: Store) -> None:
+    changes: list[Any] = [
+        Revocation("one", NOW + 9),
+        AppState(app_id=APP_ID, version=2, locked=True, deleted=True, epoch=3, whitelist=("10.0.0.0/8",)),
+        SigningKeys('{"keys": []}'),
+        Revocation("two", NOW + 5),
+    ]
+    assert await store.cursor() == BEGINNING
+    assert await changes_after(store, BEGINNING) == []
+    await store.commit(Commit(events=tuple(changes[:2])))
+    middle = await store.cursor()
+    await store.commit(Commit(events=tuple(changes[2:])))
+    assert await changes_after(store, BEGINNING) == changes
+    assert await changes_after(store, middle) == changes[2:]
+    assert await changes_after(store, await store.cursor()) == []
+    events = await store.events_after(BEGINNING, limit=3)
+    assert events is not None
+    assert [event.change for event in events] == changes[:3]
+    assert await changes_after(store, events[-1].cursor) == changes[3:]
+    assert Cursor.parse(str(middle)) == middle
+
+
+async def test_cursor_of_another_database_is_not_known(store: Store) -> None:
+    await store.commit(Commit(events=(Revocation("one", NOW + 9),)))
+    cursor = await store.cursor()
+    assert await changes_after(store, Cursor(cursor.sequence, new_id())) is None
+    assert await changes_after(store, Cursor(cursor.sequence + 1, cursor.nonce)) is None
+    assert await changes_after(store, Cursor(0, cursor.nonce)) is None
+
+
+async def test_snapshot_holds_live_revocations_and_apps_that_differ_from_the_default(
+    backend: Backend,
+) -> None:
+    wall = FakeTime(NOW)
+    store = await backend.open(wall=wall)
+    plain = an_app(app_id="a")
+    special = [
+        an_app(app_id="b", locked=True),
+        an_app(app_id="c", deleted=True),
+        an_app(app_id="d", epoch=1),
+        an_app(app_id="e", whitelist=("10.0.0.0/8",)),
+    ]
+    assert await store.snapshot() == StoredSnapshot(BEGINNING, (), ())
+    revocations = (
+        Revocation("forgotten", NOW + 5),
+        Revocation("kept", NOW + 50),
+        Revocation("kept", NOW + 40),
+        Revocation("also kept", NOW + 50),
+    )
+    await store.commit(Commit(rows=(plain, *special), events=revocations))
+    wall.time += 5
+    assert await store.snapshot() == StoredSnapshot(
+        cursor=await store.cursor(),
+        revocations=(Revocation("also kept", NOW + 50), Revocation("kept", NOW + 50)),
+        apps=tuple(app.state for app in special),
+    )
+
+
+async def test_snapshot_and_its_cursor_are_of_one_moment(backend: Backend) -> None:
+    reader, writer = await backend.open(), await backend.open()
+    app = an_app()
+    await writer.commit(Commit(rows=(app,)))
+    seen: list[tuple[int, int]] = []
+    done = asyncio.Event()
+
+    async def write() -> None:
+        nonlocal app
+        for _ in range(60):
+            app = replace(app, version=app.version + 1, epoch=app.epoch + 1)
+            await writer.commit(Commit(rows=(app,), events=(app.state,)))
+        done.set()
+
+    async def read() -> None:
+        while not done.is_set():
+            snapshot = await reader.snapshot()
+            seen.append((snapshot.cursor.sequence, sum(state.epoch for state in snapshot.apps)))
+
+    await asyncio.gather(write(), read())
+    assert len(set(seen)) > 2  # snapshots were taken while the writer wrote
+    assert [sequence for sequence, _ in seen] == [epoch for _, epoch in seen]
+
+
+@pytest.mark.parametrize("same_store", [True, False], ids=["same-store", "other-store"])
+async def test_a131_waiting_for_events_ends_with_a_commit_of_any_store(
+    backend: Backend,
+    same_store: bool,  # noqa: FBT001 - pytest gives it by name
+) -> None:
+    store = await backend.open()
+    writer = store if same_store else await backend.open()
+    loop = asyncio.get_running_loop()
+    delays = []
+    for _ in range(5):
+        cursor = await store.cursor()
+        waiting = [asyncio.create_task(store.wait_for_events(cursor)) for _ in range(3)]
+        await writer.heartbeat()  # a transaction without an event
+        assert [task.done() for task in waiting] == [False] * 3
+        await writer.commit(Commit(events=(Revocation("x", NOW + 9),)))
+        committed = loop.time()
+        await asyncio.wait_for(asyncio.gather(*waiting), 5)
+        delays.append(loop.time() - committed)
+        assert await changes_after(store, cursor) == [Revocation("x", NOW + 9)]
+    assert min(delays) < 0.02
+
+
+async def test_waiting_for_events_ends_at_once_behind_the_stream_and_with_a_foreign_cursor(
+    store: Store,
+) -> None:
+    await asyncio.wait_for(store.wait_for_events(Cursor(9, new_id())), 5)
+    await store.commit(Commit(events=(Revocation("x", NOW + 9),)))
+    await asyncio.wait_for(store.wait_for_events(BEGINNING), 5)
+    cursor = await store.cursor()
+    await asyncio.wait_for(store.wait_for_events(Cursor(cursor.sequence, new_id())), 5)
+    await asyncio.wait_for(store.wait_for_events(Cursor(cursor.sequence + 1, cursor.nonce)), 5)
+
+
+async def test_cancelled_waiter_leaves_the_others_waiting(store: Store) -> None:
+    one, other = [asyncio.create_task(store.wait_for_events(BEGINNING)) for _ in range(2)]
+    await asyncio.sleep(0)
+    one.cancel()
+    assert [type(error) for error in await outcomes([one])] == [asyncio.CancelledError]
+    await store.heartbeat()
+    assert not other.done()
+    await store.commit(Commit(events=(Revocation("x", NOW + 9),)))
+    await asyncio.wait_for(other, 5)
+
+
+async def test_waiter_is_refused_when_the_store_closes(store: Store) -> None:
+    waiting = asyncio.create_task(store.wait_for_events(BEGINNING))
+    await asyncio.sleep(0)
+    await store.close()
+    with pytest.raises(BackendUnavailable):
+        await waiting
+
+
+# Time
+
+
+async def test_a130_time_does_not_go_back_with_the_wall_clock(backend: Backend) -> None:
+    wall, monotonic = FakeTime(NOW), FakeTime(5.0)
+    store = await backend.open(wall=wall, monotonic=monotonic)
+    assert store.now() == NOW
+    wall.time -= 3600
+    assert store.now() == NOW
+    monotonic.time += 10
+    assert store.now() == NOW + 10
+    assert await store.heartbeat() == NOW + 10
+
+
+async def test_a130_time_does_not_go_back_with_a_restart(backend: Backend) -> None:
+    store = await backend.open(wall=FakeTime(NOW))
+    assert await store.heartbeat() == NOW
+    await store.close()
+    monotonic = FakeTime(100.0)
+    store = await backend.open(wall=FakeTime(NOW - 3600), monotonic=monotonic)
+    assert store.now() == NOW
+    monotonic.time += 7
+    assert store.now() == NOW + 7
+
+
+async def test_a130_every_commit_fixes_the_time_for_later_starts(backend: Backend) -> None:
+    wall = FakeTime(NOW)
+    store = await backend.open(wall=wall)
+    wall.time += 20
+    await store.commit(Commit(rows=(an_app(),)))
+    await store.close()
+    store = await backend.open(wall=FakeTime(NOW))
+    assert store.now() == NOW + 20
+
+
+async def test_time_follows_the_store_that_is_ahead(backend: Backend) -> None:
+    behind = await backend.open(wall=FakeTime(NOW))
+    ahead = await backend.open(wall=FakeTime(NOW + 30))
+    await ahead.heartbeat()
+    assert await behind.heartbeat() == NOW + 30
+    assert behind.now() == NOW + 30
+
+
+# Audit
+
+
+async def test_audit_records_are_chained_over_all_writers(backend: Backend) -> None:
+    wall = FakeTime(NOW)
+    stores = [await backend.open(wall=wall), await backend.open(wall=wall)]
+    entries = [
+        Audit(actor=f"a{number}", action="app.create", app_id=APP_ID, peer="p", details={"k": "ß", "a": "1"})
+        for number in range(40)
+    ]
+    await asyncio.gather(
+        *(stores[number % 2].commit(Commit(audit=(entry,))) for number, entry in enumerate(entries))
+    )
+    records = await stores[0].audit_records(after=0, limit=100)
+    assert sorted(record.audit.actor for record in records) == sorted(entry.actor for entry in entries)
+    assert {record.audit.actor: record.audit for record in records} == {e.actor: e for e in entries}
+    assert [record.sequence for record in records] == list(range(1, 41))
+    assert {record.recorded_at for record in records} == {NOW}
+    assert find_break(records) is None
+    assert await stores[1].audit_records(after=10, limit=5) == records[10:15]
+
+
+# Collecting
+
+
+async def collect_all(store: Store) -> None:
+    while await store.collect(limit=2):
+        pass
+
+
+async def exists(store: Store, row: Row) -> bool:
+    match row:
+        case App():
+            return await store.app(row.app_id) == row
+        case ClientSecret():
+            return await store.client_secret(row.secret_id) == row
+        case ApiToken():
+            return await store.api_token(row.api_token_id) == row
+        case Grant():
+            return await store.grant(row.grant_id) == row
+        case SealedKey():
+            return row in await store.signing_keys()
+
+
+async def test_dead_rows_are_collected_and_live_ones_kept(backend: Backend) -> None:
+    wall = FakeTime(NOW)
+    store = await backend.open(wall=wall)
+    later = NOW + 200 * DAY
+    live: tuple[Row, ...] = (
+        an_app(),
+        a_secret(expires_at=None),
+        an_api_token(),
+        a_grant(state=GrantState.ACTIVE, idle_expires_at=later + 1, expires_at=later + 9),
+        a_grant(state=GrantState.REVOKED, idle_expires_at=later + 1, expires_at=later + 9),
+        a_grant(access_expires_at=later - MARGIN + 1),
+        a_secret(revoked_at=later - MARGIN - 30 * DAY + 1),
+        an_api_token(expires_at=later - MARGIN - 30 * DAY + 1),
+        a_key(),
+    )
+    dead: tuple[Row, ...] = (
+        *(a_grant() for _ in range(5)),
+        a_grant(access_expires_at=later - MARGIN),
+        a_secret(revoked_at=later - MARGIN - 30 * DAY, expires_at=later + 9),
+        a_secret(expires_at=later - MARGIN - 30 * DAY),
+        an_api_token(revoked_at=NOW),
+        an_api_token(expires_at=NOW),
+        a_key(retire_at=NOW),
+    )
+    await store.commit(Commit(rows=(*live, *dead)))
+    wall.time = later
+    await collect_all(store)
+
+    assert [row for row in live if not await exists(store, row)] == []
+    assert [row for row in dead if await exists(store, row)] == []
+    assert await store.collect(limit=100) == 0
+
+
+async def test_collecting_takes_no_more_than_its_limit(backend: Backend) -> None:
+    wall = FakeTime(NOW)
+    store = await backend.open(wall=wall)
+    await store.commit(Commit(rows=(an_app(), *(a_grant() for _ in range(5)))))
+    wall.time += 365 * DAY
+    assert [await store.collect(limit=2) for _ in range(4)] == [2, 2, 1, 0]
+
+
+async def test_deleted_app_goes_with_its_credentials_when_none_can_be_alive(backend: Backend) -> None:
+    wall = FakeTime(NOW)
+    store = await backend.open(wall=wall)
+    far = NOW + 1000 * DAY
+    app = an_app(deleted=True, updated_at=NOW)
+    rows: tuple[Row, ...] = (
+        *(a_grant(idle_expires_at=far, expires_at=far) for _ in range(3)),
+        a_secret(expires_at=None),
+        an_api_token(),
+    )
+    kept = an_app(app_id="kept")
+    await store.commit(Commit(rows=(app, kept, *rows)))
+    wall.time = NOW + MARGIN - 1
+    assert await store.collect(limit=100) == 0
+    wall.time = NOW + MARGIN
+    assert await store.collect(limit=2) == 4  # a secret, a token, two grants; the App waits for the last
+    assert await store.app(APP_ID) == app
+    await collect_all(store)
+    assert await store.app(APP_ID) is None
+    assert await store.app("kept") == kept
+    assert await store.client_secrets(APP_ID) == []
+    assert await store.api_tokens(APP_ID, after="", limit=9) == []
+    assert await store.grants_of_subject("acme:bob", limit=9) == []
+
+
+async def test_collected_events_never_leave_a_gap_behind_a_cursor(backend: Backend) -> None:
+    wall = FakeTime(NOW)
+    store = await backend.open(wall=wall)
+    long = Revocation("long", NOW + DAY)
+    lock = AppState(app_id=APP_ID, version=2, locked=True)
+    cursors = [await store.cursor()]
+    for change in (long, lock, long):
+        await store.commit(Commit(events=(change,)))
+        cursors.append(await store.cursor())
+    wall.time += 601
+    await collect_all(store)  # the lock is gone, the revocations around it are not
+    assert await changes_after(store, cursors[0]) is None
+    assert await changes_after(store, cursors[1]) is None  # still there, but what it stands before is not
+    assert await changes_after(store, cursors[2]) is None
+    assert await changes_after(store, cursors[3]) == []
+    assert (await store.snapshot()).revocations == (long,)
+
+
+async def test_place_in_a_quiet_stream_outlives_every_event(backend: Backend) -> None:
+    wall = FakeTime(NOW)
+    store = await backend.open(wall=wall)
+    await store.commit(Commit(events=(Revocation("a", NOW + 5), Revocation("b", NOW + 5))))
+    cursor = await store.cursor()
+    wall.time += 100 * DAY
+    await collect_all(store)
+    assert await store.cursor() == cursor
+    assert await changes_after(store, cursor) == []
+    assert (await store.snapshot()).revocations == ()
+    await store.commit(Commit(events=(Revocation("c", NOW + 5),)))
+    assert await changes_after(store, cursor) == [Revocation("c", NOW + 5)]
+
+
+async def test_audit_chain_holds_from_the_oldest_record_kept(backend: Backend) -> None:
+    wall = FakeTime(NOW)
+    store = await backend.open(wall=wall)
+    for day in range(100):
+        wall.time = NOW + day * DAY
+        await store.commit(Commit(audit=(Audit(actor=f"day {day}", action="x"),)))
+    await collect_all(store)
+    records = await store.audit_records(after=0, limit=1000)
+    assert [record.audit.actor for record in records] == [f"day {day}" for day in range(10, 100)]
+    assert find_break(records) is None
+    wall.time += 1000 * DAY
+    await collect_all(store)
+    await store.commit(Commit(audit=(Audit(actor="late", action="x"),)))
+    records = await store.audit_records(after=0, limit=1000)
+    assert [record.audit.actor for record in records] == ["day 99", "late"]
+    assert find_break(records) is None
+
+
+async def test_a110_refreshing_adds_no_rows(store: Store) -> None:
+    grant = a_grant()
+    await store.commit(Commit(rows=(an_app(), grant)))
+    for generation in range(1, 30):
+        grant = replace(grant, version=grant.version + 1, generation=generation)
+        await store.commit(Commit(rows=(grant,)))
+    assert await store.grants_of_subject("acme:bob", limit=100) == [grant]
