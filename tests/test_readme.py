@@ -1,0 +1,141 @@
+"""What the README shows works, in environments that hold nothing but what it says."""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import venv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from rpz.auth.v1 import token_service_pb2 as token_pb
+from rpz_auth.errors import Reason
+from rpz_auth.status import TABLE
+from support.authority import RESOURCE, AuthorityProcess, running_authority
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def block(name: str) -> str:
+    """The code block behind a mark `<!-- tested: name -->`."""
+    match = re.search(rf"<!-- tested: {re.escape(name)} -->\n```\w+\n(.*?)```", README, re.DOTALL)
+    assert match is not None, name
+    return match[1]
+
+
+def test_the_status_table_is_the_one_that_is_served() -> None:
+    rows = re.findall(r"^\| `([A-Z_]+)` \| ([A-Z_]+) \|", README, re.MULTILINE)
+    assert dict(rows) == {str(reason): TABLE[reason].grpc.name for reason in Reason}
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuthorityProcess]:
+    folder = tmp_path_factory.mktemp("readme")
+    with running_authority(folder / "rpz-auth-data") as process:
+        yield process
+
+
+def bare_environment(folder: Path, *distributions: str) -> Path:
+    """A virtual environment with the named distributions of this project, and its Python."""
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    # Copies, so that builds of several tests at a time do not meet in the work tree.
+    sources = [shutil.copytree(ROOT / name, folder / "src" / name) for name in distributions]
+    subprocess.run(  # noqa: S603 - our own programs
+        [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *sources], check=True
+    )
+    return python
+
+
+def environ(**variables: str) -> dict[str, str]:
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("RPZ_AUTH_", "PYTHON"))}
+    return {**own, "PYTHONPATH": str(ROOT / "examples" / "orders"), **variables}
+
+
+def first_line_with(process: subprocess.Popen[str], text: str) -> None:
+    """Return once a process has printed a line that contains a text."""
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def read() -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.put(line)
+        lines.put("")
+
+    threading.Thread(target=read, daemon=True).start()
+    printed = []
+    while line := lines.get(timeout=60):
+        printed.append(line)
+        if text in line:
+            return
+    pytest.fail("".join(printed))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("distributions", [("interceptors",), ("interceptors", "server")], ids="+".join)
+def test_server_client_and_test_run_with_what_pip_installs(
+    distributions: Sequence[str], authority: AuthorityProcess, tmp_path: Path
+) -> None:
+    python = bare_environment(tmp_path / "venv", *distributions)
+    work = authority.data_dir.parent / tmp_path.name
+    shutil.copytree(authority.data_dir, work / "rpz-auth-data", ignore=shutil.ignore_patterns("*.db*"))
+    command = Path(sys.executable).with_name("rpz-auth")
+    shell = "\n".join(block("shell").splitlines()[1:])  # the first line activates an environment
+    shell = shell.replace("rpz-auth ", f"{command} --credentials rpz-auth-data/bootstrap.json ")
+    subprocess.run(["/bin/bash", "-euc", shell], cwd=work, env=environ(), check=True, capture_output=True)  # noqa: S603
+
+    # The port is the only thing that is changed: 50051 may be somebody else's.
+    port = str(51000 + os.getpid() % 10000)
+    server = block("server.py").replace("50051", port)
+    server = server.replace("    server.start()\n", '    server.start()\n    print("ready", flush=True)\n')
+    (work / "server.py").write_text(server)
+    (work / "client.py").write_text(block("client.py").replace("50051", port))
+    running = subprocess.Popen(  # noqa: S603
+        [python, "server.py"],
+        cwd=work,
+        env=environ(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        first_line_with(running, "ready")
+        client = authority.create_client()
+        token = authority.tokens.CreateApiToken(
+            token_pb.CreateApiTokenRequest(app_id=client.app_id, scopes=["orders.read"], resources=[RESOURCE])
+        ).api_token
+        called = subprocess.run(  # noqa: S603
+            [python, "client.py"],
+            cwd=work,
+            env=environ(APP_ID=client.app_id, API_TOKEN=token),
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+    finally:
+        running.terminate()
+        running.wait(timeout=30)
+        assert running.stdout is not None
+        running.stdout.close()
+    assert f'requested_by: "app:{client.app_id}"' in called.stdout
+
+
+def test_the_test_of_the_readme_passes(tmp_path: Path) -> None:
+    (tmp_path / "test_orders.py").write_text(block("test_orders.py"))
+    service = block("server.py")
+    (tmp_path / "server.py").write_text(service[: service.index("authority = ")])
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_orders.py"],
+        cwd=tmp_path,
+        env=environ(),
+        check=True,
+        capture_output=True,
+    )
