@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import functools
 import os
 import re
 import shutil
@@ -57,10 +58,10 @@ def test_every_answer_that_changes_something_is_preceded_by_its_fsync(strace: st
             return answer
 
         for _ in range(20):
-            code = timed("IssueCode", lambda: authority.issue_code(client))
-            token = timed("ExchangeToken", lambda code=code: authority.exchange(client, code)).refresh_token
-            timed("Refresh", lambda token=token: authority.refresh(client, token))
-            timed("Refresh, repeated", lambda token=token: authority.refresh(client, token))
+            code = timed("IssueCode", functools.partial(authority.issue_code, client))
+            token = timed("ExchangeToken", functools.partial(authority.exchange, client, code)).refresh_token
+            timed("Refresh", functools.partial(authority.refresh, client, token))
+            timed("Refresh, repeated", functools.partial(authority.refresh, client, token))
             timed(
                 "CreateApp",
                 lambda: authority.apps.CreateApp(

@@ -56,7 +56,7 @@ def test_a122_a123_a124_no_issued_credential_and_no_private_key_is_at_rest(tmp_p
             lambda: authority.refresh(client, second.access_token),
             lambda: authority.anonymous.Refresh(
                 token_pb.RefreshRequest(refresh_token=second.refresh_token),
-                metadata=[("authorization", basic)] * 2,
+                metadata=(("authorization", basic),) * 2,
             ),
             lambda: authority.tokens.IssueCode(
                 token_pb.IssueCodeRequest(client_id=client.secret, redirect_uri=api_token, subject=unused)
