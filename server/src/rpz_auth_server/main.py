@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +24,7 @@ from rpz_auth_server.live.collector import collect_forever
 from rpz_auth_server.live.hub import Hub
 from rpz_auth_server.settings import Settings
 from rpz_auth_server.storage.sqlite import SqliteStore
+from rpz_auth_server.storage.store import Store
 from rpz_auth_server.transport.grpc.server import GrpcServer
 from rpz_auth_server.transport.tls import DevelopmentFiles, server_credentials
 
@@ -70,6 +72,60 @@ def serve(  # noqa: PLR0913, PLR0917 - one for each setting
         raise SystemExit(f"rpz-auth-server: {error}") from None
 
 
+@app.command("bootstrap")
+def make_administrator(
+    config: Annotated[Path | None, typer.Option(help="A TOML file with settings.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where everything is kept.")] = None,
+    grpc_address: Annotated[str | None, typer.Option(help="host:port that it listens on.")] = None,
+    issuer: Annotated[str | None, typer.Option(help="The https URL that clients know it by.")] = None,
+    database: Annotated[str | None, typer.Option(help="sqlite:///path/to/file.db")] = None,
+) -> None:
+    """Make a new administrator file, as the first start did, in the place of the one that was there.
+
+    Also while the authority runs, and when the old token has expired. Run it as the authority's own user.
+    Where the file of the last start is still there, its address and issuer hold unless flags say otherwise.
+    """
+    flags = {name: value for name, value in locals().items() if value is not None}
+    path = _load(flags).data_dir / bootstrap.FILE_NAME
+    recorded = _read_connection(path)
+    settings = _load(
+        {name: recorded[name] for name in ("grpc_address", "issuer") if name in recorded} | flags
+    )
+    try:
+        asyncio.run(_make_administrator(settings, os.environ, path, recorded))
+    except (ConfigurationError, Refusal) as error:
+        raise SystemExit(f"rpz-auth-server: {error}") from None
+
+
+def _read_connection(path: Path) -> dict[str, Any]:
+    """How clients connect, from the file that a start left; a file that is gone or damaged says nothing."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {name: content[name] for name in ("grpc_address", "issuer", "ca_certificate", "insecure")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+async def _make_administrator(
+    settings: Settings, environ: Mapping[str, str], path: Path, recorded: Mapping[str, object]
+) -> None:
+    if not settings.database_path.exists():  # a typing error must not found a second authority
+        raise ConfigurationError(
+            f"{settings.data_dir} holds no authority; name its data directory by --data-dir, "
+            "or found one there with `rpz-auth-server serve`"
+        )
+    log.configure(log_format=settings.log_format, log_level=settings.log_level)
+    port = int(settings.grpc_address.rpartition(":")[2])
+    if not port:
+        raise ConfigurationError("name the port that the authority listens on by --grpc-address")
+    connection = describe_connection(settings, port)
+    connection |= {name: recorded[name] for name in ("ca_certificate", "insecure") if name in recorded}
+    async with AsyncExitStack() as cleanup:
+        authority, _ = await open_authority(settings, environ, cleanup)
+        await bootstrap.create_administrator(authority, path, connection)
+    print(f"administrator: {path}")  # noqa: T201 - for the person or script that started it
+
+
 def _load(flags: Mapping[str, Any]) -> Settings:
     try:
         return Settings.load(flags, os.environ)
@@ -114,7 +170,11 @@ async def run(settings: Settings, environ: Mapping[str, str]) -> None:
 
 
 async def open_authority(
-    settings: Settings, environ: Mapping[str, str], cleanup: AsyncExitStack
+    settings: Settings,
+    environ: Mapping[str, str],
+    cleanup: AsyncExitStack,
+    *,
+    open_store: Callable[[Path], Awaitable[Store]] = SqliteStore.open,
 ) -> tuple[Authority, Hub]:
     """Put an authority together from what its data directory holds, and make what a new one lacks.
 
@@ -126,7 +186,7 @@ async def open_authority(
     except OSError as error:
         raise ConfigurationError(f"data directory {settings.data_dir}: {error.strerror}") from None
     keyring = bootstrap.open_keyring(settings, environ)
-    store = await SqliteStore.open(settings.database_path)
+    store = await open_store(settings.database_path)
     cleanup.push_async_callback(store.close)
     instance = await store.instance()
     signing = SigningKeyring(keyring, issuer=settings.issuer, instance=instance)

@@ -17,17 +17,19 @@ from rpz_auth.address import parse_address
 from rpz_auth.errors import ConfigurationError
 
 from rpz_auth_server.crypto.keyring import ENVIRONMENT_VARIABLE as KEYRING_VARIABLE
-from rpz_auth_server.domain.grant import Lifetimes
+from rpz_auth_server.domain.grant import MAX_ACCESS_TOKEN_LIFETIME, Lifetimes
 
 ENVIRONMENT_PREFIX = "RPZ_AUTH_"
 FILE_NAME = "rpz-auth.toml"
 """Looked for in the data directory when no `--config` names another."""
 
-MAX_ACCESS_TOKEN_LIFETIME = 86400
-"""Seconds; revocations are remembered for as long as any token that they may concern."""
-
 _CONFIG = "config"
 _CONFIG_VARIABLE = ENVIRONMENT_PREFIX + _CONFIG.upper()
+_COMMAND_VARIABLES = frozenset(
+    ENVIRONMENT_PREFIX + name
+    for name in ("CREDENTIALS", "CLIENT_SECRET", "CODE", "CODE_VERIFIER", "REFRESH_TOKEN", "TOKEN")
+)
+"""Of the `rpz-auth` command; whoever exports one in a shell may start a server there too."""
 _DAY = 86400
 _MAX_PORT = 65535
 _MAX_ISSUER = 255  # it stands in every access token
@@ -168,7 +170,11 @@ class Settings(BaseModel):
             ConfigurationError: With a line for each thing that is wrong, and its mend.
         """
         given = {name: value for name, value in flags.items() if value is not None}
-        variables = {name: value for name, value in environ.items() if name.startswith(ENVIRONMENT_PREFIX)}
+        variables = {
+            name: value
+            for name, value in environ.items()
+            if name.startswith(ENVIRONMENT_PREFIX) and name not in _COMMAND_VARIABLES
+        }
         exported = {
             name.removeprefix(ENVIRONMENT_PREFIX).lower(): value
             for name, value in variables.items()

@@ -1,0 +1,108 @@
+"""What a command is told: secrets by any way but its arguments, deadlines in words."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import typer
+from google.protobuf.timestamp_pb2 import Timestamp
+
+CLIENT_SECRET_VARIABLE = "RPZ_AUTH_CLIENT_SECRET"  # noqa: S105 - the name of a variable, as are those below
+CODE_VARIABLE = "RPZ_AUTH_CODE"
+CODE_VERIFIER_VARIABLE = "RPZ_AUTH_CODE_VERIFIER"
+REFRESH_TOKEN_VARIABLE = "RPZ_AUTH_REFRESH_TOKEN"  # noqa: S105
+TOKEN_VARIABLE = "RPZ_AUTH_TOKEN"  # noqa: S105
+
+_DURATION = re.compile(r"([0-9]{1,9})([smhdw])", re.ASCII)
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def read_secret(what: str, *, option: str, file: Path | None, variable: str, optional: bool = False) -> str:
+    """Read a secret from the file, else the environment, else standard input.
+
+    Everybody on a machine can read the arguments of its processes, so no secret is taken from there. From
+    a terminal it is asked for without echo; from anything else the next line is read.
+
+    Args:
+        what: What it is, for the prompt and for errors.
+        option: The option that names the file.
+        file: The file, or None; `-` is standard input.
+        variable: The environment variable.
+        optional: Whether it may be empty, which stands for none.
+
+    Raises:
+        typer.BadParameter: It is missing, or the file cannot be read.
+    """
+    if file is not None and str(file) != "-":
+        try:
+            value = file.read_text(encoding="utf-8")
+        except OSError as error:
+            raise typer.BadParameter(f"{file}: {error.strerror}", param_hint=option) from None
+        except ValueError:  # its text may quote the file
+            raise typer.BadParameter(f"{file} is not a text", param_hint=option) from None
+    elif file is None and variable in os.environ:
+        value = os.environ[variable]
+    elif sys.stdin.isatty():
+        prompt = f"{what} (empty for none)" if optional else what
+        value = typer.prompt(prompt, default="", hide_input=True, show_default=False, err=True)
+    else:
+        value = sys.stdin.readline()
+    value = value.rstrip("\r\n")
+    if not value and not optional:
+        raise typer.BadParameter(
+            f"no {what}: name a file with it, set {variable}, or write it to standard input",
+            param_hint=option,
+        )
+    return value
+
+
+def read_deadline(expires_in: str | None, expires_at: str | None, *, now: datetime) -> Timestamp | None:
+    """Read a deadline; None when there is to be none.
+
+    Raises:
+        typer.BadParameter: It cannot be read, or is given twice.
+    """
+    if expires_in is not None and expires_at is not None:
+        raise typer.BadParameter("give one of --expires-in and --expires-at", param_hint="--expires-at")
+    if expires_in is not None:
+        time = _after(expires_in, now)
+    elif expires_at is not None:
+        time = _at(expires_at)
+    else:
+        return None
+    timestamp = Timestamp()
+    timestamp.FromDatetime(time)
+    return timestamp
+
+
+def _after(text: str, now: datetime) -> datetime:
+    problem = typer.BadParameter(
+        "write a number and one of s, m, h, d, w, as in 90d", param_hint="--expires-in"
+    )
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise problem
+    try:
+        return now + timedelta(**{_UNITS[match[2]]: int(match[1])})
+    except OverflowError:
+        raise problem from None
+
+
+def _at(text: str) -> datetime:
+    problem = typer.BadParameter(
+        "write a time with its zone, as in 2030-01-31T00:00:00Z", param_hint="--expires-at"
+    )
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise problem from None
+    if time.tzinfo is None:
+        raise problem
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise problem from None

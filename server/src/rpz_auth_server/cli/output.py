@@ -1,0 +1,111 @@
+"""What a command prints: tables for eyes, JSON for scripts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+
+import typer
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rpz_auth_server.cli.failures import Failure
+
+Cell = str | Sequence[str]
+"""One value, or several that get a line each."""
+
+_UNLIMITED = 10_000
+"""Columns for output that goes into a file or another program, where nothing may be folded."""
+
+
+def escape(text: str) -> str:
+    """Write what a terminal could take for a command, or not show, as an escape sequence of Python.
+
+    Names come from whoever may register an App, and are read by administrators.
+    """
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "backslashreplace").decode("ascii")
+        for char in text
+    )
+
+
+def to_dict(message: Message) -> dict[str, object]:
+    """A message by the names of the contract, in protobuf's JSON; empty texts and lists are there too."""
+    return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+
+
+def print_json(content: Mapping[str, object]) -> None:
+    """Print for scripts; JSON's own escapes leave nothing that a terminal would act upon."""
+    typer.echo(json.dumps(content, indent=2, ensure_ascii=True))
+
+
+def print_line(text: str = "", *, style: str = "") -> None:
+    """Print one line, however long; it can be copied as a whole."""
+    _console().print(Text(escape(text), style=style), soft_wrap=True)
+
+
+def print_secret(what: str, value: str, *, once: bool = True) -> None:
+    """Print a secret on a line of its own, under a line that says what it is."""
+    print_line()
+    print_line(f"{what}, shown this once; keep it now:" if once else f"{what}:", style="bold yellow")
+    print_line(value)
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[Cell]], *, fixed: int = 1) -> None:
+    """Print rows under headings; the first `fixed` columns are never folded."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, overflow="fold", no_wrap=number < fixed)
+    for row in rows:
+        table.add_row(*map(_cell, row))
+    _console().print(table)
+
+
+def print_record(fields: Mapping[str, Cell]) -> None:
+    """Print one object, a field a line; empty fields are left out."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in fields.items():
+        if value:
+            table.add_row(Text(name), _cell(value))
+    _console().print(table)
+
+
+def print_failure(failure: Failure) -> None:
+    """Print why a command ended, on standard error."""
+    console = Console(stderr=True)
+    message = Text.assemble((escape(failure.reason), "bold red"), ": ", escape(failure.message))
+    console.print(message, soft_wrap=True)
+    if failure.mend:
+        console.print(Text(escape(failure.mend)), soft_wrap=True)
+
+
+def format_time(time: Timestamp | None) -> str:
+    """A time for eyes, in UTC; None is never."""
+    return "never" if time is None else time.ToDatetime(tzinfo=UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def format_state(*, expire_time: Timestamp | None, revoke_time: Timestamp | None) -> str:
+    """Whether a credential can still be used; None for times that are not set."""
+    if revoke_time is not None:
+        return "revoked"
+    if expire_time is not None and expire_time.ToDatetime(tzinfo=UTC) <= datetime.now(UTC):
+        return "expired"
+    return "live"
+
+
+def _cell(cell: Cell) -> Text:
+    # Text, not str: rich would read markup in a string. Escaped one by one, so that none can pass for two.
+    return Text("\n".join(map(escape, [cell] if isinstance(cell, str) else cell)))
+
+
+def _console() -> Console:
+    # Made for each use, because a test or a shell may have replaced standard output since.
+    return Console(width=None if sys.stdout.isatty() else _UNLIMITED)

@@ -1,0 +1,82 @@
+"""`rpz-auth api-tokens`."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+from pathlib import Path
+
+from server.cli.command import RESOURCE, Cli
+
+RIGHTS = ("--scope", "orders.read", "--resource", RESOURCE)
+
+
+def test_token_is_shown_once_on_a_line_of_its_own(cli: Cli) -> None:
+    app_id = cli.create_app()
+    result = cli(
+        "api-tokens", "create", app_id, *RIGHTS, "--name", "ci", "--expires-at", "2100-01-01T00:00:00Z"
+    )
+    assert (result.code, result.err) == (0, "")
+    *_, mark, value = result.out.splitlines()
+    assert mark == "API token, shown this once; keep it now:"
+    assert re.fullmatch(r"rpzt_[A-Za-z0-9_-]+", value)
+    listed = cli("api-tokens", "list", app_id).out
+    assert re.search(r"^\S{22}  live   2100-01-01 00:00  orders\.read +ci *$", listed, re.MULTILINE)
+    assert f" at {RESOURCE}" in listed
+    assert value not in listed + json.dumps(cli.json("api-tokens", "list", app_id))
+
+
+def test_scripts_get_record_and_token(cli: Cli) -> None:
+    app_id = cli.create_app()
+    created = cli.json("api-tokens", "create", app_id, *RIGHTS, "--name", "ci")
+    record = created["record"]
+    assert created == {"record": record, "api_token": created["api_token"]}
+    assert created["api_token"].startswith("rpzt_")
+    assert record == {
+        "api_token_id": record["api_token_id"],
+        "app_id": app_id,
+        "display_name": "ci",
+        "scopes": ["orders.read"],
+        "resources": [RESOURCE],
+        "create_time": record["create_time"],
+    }
+    assert cli.json("api-tokens", "list", app_id) == {"api_tokens": [record]}
+
+
+def test_output_goes_to_a_private_file_and_nowhere_else(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    result = cli("api-tokens", "create", cli.create_app(), *RIGHTS, "--output", str(path))
+    assert (result.code, result.err) == (0, "")
+    assert re.fullmatch(r"rpzt_[A-Za-z0-9_-]+", path.read_text())
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert "rpzt_" not in result.out
+
+
+def test_token_whose_file_cannot_be_written_is_revoked_again(cli: Cli, tmp_path: Path) -> None:
+    app_id = cli.create_app()
+    result = cli("api-tokens", "create", app_id, *RIGHTS, "--output", str(tmp_path / ("x" * 250)))
+    assert result.code == 1
+    assert result.err.startswith("FILE_NOT_WRITTEN: ")
+    [record] = cli.json("api-tokens", "list", app_id)["api_tokens"]
+    assert "revoke_time" in record
+
+
+def test_token_never_gets_more_than_the_app_has(cli: Cli) -> None:
+    result = cli("api-tokens", "create", cli.create_app(), "--scope", "other", "--resource", RESOURCE)
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith("SCOPE_INVALID: ")
+
+
+def test_there_is_no_default_for_scope_or_resource(cli: Cli) -> None:
+    app_id = cli.create_app()
+    assert cli("api-tokens", "create", app_id, "--scope", "orders.read").code == 2
+    assert cli("api-tokens", "create", app_id, "--resource", RESOURCE).code == 2
+
+
+def test_revoked_token_is_listed_as_such(cli: Cli) -> None:
+    app_id = cli.create_app()
+    token_id = cli.json("api-tokens", "create", app_id, *RIGHTS)["record"]["api_token_id"]
+    assert cli("api-tokens", "revoke", app_id, token_id).out == f"{token_id} is revoked\n"
+    assert cli.json("api-tokens", "revoke", app_id, token_id) == {}
+    assert re.search(rf"^{token_id}  revoked  never", cli("api-tokens", "list", app_id).out, re.MULTILINE)

@@ -1,0 +1,152 @@
+"""`rpz-auth apps`."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import Any
+
+import pytest
+from rpz.auth.v1 import app_service_pb2 as pb
+from server.cli.command import REDIRECT_URI, RESOURCE, Cli
+from server.cli.conftest import FalseAuthority
+from support.authority import AuthorityProcess
+
+
+def test_created_app_has_what_was_asked_for(cli: Cli, authority: AuthorityProcess) -> None:
+    client_id = cli.create_app("client")
+    created = cli.json(
+        *("apps", "create", "sign-in", "--kind", "backend", "--redirect-uri", REDIRECT_URI),
+        *("--redirect-uri", "http://127.0.0.1/cb", "--scope", "rpz.codes.issue", "--scope", "orders.read"),
+        *("--resource", RESOURCE, "--resource", authority.bootstrap["issuer"]),
+        *("--allow", "192.0.2.0/24", "--allow", "san:shop.example", "--owner", "user:7", "--pkce-exempt"),
+        *("--sign-in-for", client_id, "--subject-prefix", "user:"),
+    )["app"]
+    assert str(uuid.UUID(created["app_id"])) == created["app_id"]
+    assert created == {
+        "app_id": created["app_id"],
+        "kind": "APP_KIND_BACKEND",
+        "display_name": "sign-in",
+        "owner": "user:7",
+        "redirect_uris": [REDIRECT_URI, "http://127.0.0.1/cb"],
+        "scopes": ["orders.read", "rpz.codes.issue"],
+        "resources": sorted([RESOURCE, authority.bootstrap["issuer"]]),
+        "whitelist": ["192.0.2.0/24", "san:shop.example"],
+        "locked": False,
+        "epoch": "0",
+        "pkce_exempt": True,
+        "query_token_allowed": False,
+        "sign_in": {"client_ids": [client_id], "subject_prefix": "user:"},
+        "create_time": created["create_time"],
+        "update_time": created["create_time"],
+        "etag": "1",
+    }
+    assert cli.json("apps", "get", created["app_id"]) == {"app": created}
+
+
+def test_app_is_shown_a_field_a_line(cli: Cli) -> None:
+    result = cli("apps", "get", cli.create_app("shop", "--allow", "192.0.2.1"))
+    assert (result.code, result.err) == (0, "")
+    fields = dict(re.findall(r"^(\S.*?)  +(.*?) *$", result.out, re.MULTILINE))
+    assert fields["Name"] == "shop"
+    assert fields["Kind"] == "backend"
+    assert fields["Whitelist"] == "192.0.2.1"
+    assert re.search(r"^Scopes +orders\.read *\n +orders\.write *$", result.out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["x"], "--kind"),
+        (["x", "--kind", "desktop"], "desktop"),
+        (["x", "--kind", "backend", "--sign-in-for", str(uuid.UUID(int=1))], "--subject-prefix"),
+        (["x", "--kind", "backend", "--subject-prefix", "user:"], "--subject-prefix"),
+        ([], "NAME"),
+    ],
+)
+def test_creation_that_makes_no_sense_is_wrong_usage(cli: Cli, arguments: list[str], problem: str) -> None:
+    result = cli("apps", "create", *arguments)
+    assert (result.code, result.out) == (2, "")
+    assert problem in result.err
+
+
+def test_refusal_is_told_by_its_reason(cli: Cli) -> None:
+    result = cli("apps", "create", "x", "--kind", "backend", "--redirect-uri", "http://shop.example/")
+    assert (result.code, result.out) == (1, "")
+    assert re.fullmatch(r"REQUEST_INVALID: .*https://.*\n", result.err)
+    result = cli("apps", "get", "nobody")
+    assert (result.code, result.out) == (1, "")
+    assert result.err == "NOT_FOUND: no such object among those of the caller\n"
+
+
+def test_list_has_every_app_with_its_whole_id(cli: Cli) -> None:
+    app_id = cli.create_app("a name with several words that is longer than a column of a narrow terminal")
+    result = cli("apps", "list")
+    assert (result.code, result.err) == (0, "")
+    assert re.search(rf"^{app_id}  backend  open   a name .* narrow terminal *$", result.out, re.MULTILINE)
+    listed = cli.json("apps", "list")
+    assert [app["app_id"] for app in listed["apps"]].count(app_id) == 1
+    assert list(listed) == ["apps"]
+
+
+def test_list_goes_on_to_the_last_page(false_authority: FalseAuthority) -> None:
+    def list_apps(request: pb.ListAppsRequest, _context: Any) -> pb.ListAppsResponse:
+        number = int(request.page_token or "1")
+        following = str(number + 1) if number < 3 else ""
+        return pb.ListAppsResponse(apps=[pb.App(app_id=f"app-{number}")], next_page_token=following)
+
+    listed = false_authority(ListApps=list_apps).json("apps", "list")
+    assert [app["app_id"] for app in listed["apps"]] == ["app-1", "app-2", "app-3"]
+
+
+def test_update_changes_what_is_named_and_nothing_else(cli: Cli) -> None:
+    before = cli.json("apps", "get", cli.create_app())["app"]
+    changed = cli.json(
+        *("apps", "update", before["app_id"], "--display-name", "store", "--scope", "orders.read"),
+        *("--redirect-uri", "https://store.example/cb", "--resource", "https://two.example"),
+        *("--allow", "192.0.2.7"),
+    )["app"]
+    assert changed == {
+        **before,
+        "display_name": "store",
+        "scopes": ["orders.read"],
+        "redirect_uris": ["https://store.example/cb"],
+        "resources": ["https://two.example"],
+        "whitelist": ["192.0.2.7"],
+        "update_time": changed["update_time"],
+        "etag": "2",
+    }
+
+
+def test_whitelist_is_emptied_by_its_own_option_only(cli: Cli) -> None:
+    app_id = cli.create_app("shop", "--allow", "192.0.2.7")
+    assert cli("apps", "update", app_id).code == 2
+    assert cli("apps", "update", app_id, "--allow", "192.0.2.8", "--clear-whitelist").code == 2
+    assert cli("apps", "update", app_id, "--allow", "").code == 1
+    assert cli.json("apps", "get", app_id)["app"]["whitelist"] == ["192.0.2.7"]
+    assert cli.json("apps", "update", app_id, "--clear-whitelist")["app"]["whitelist"] == []
+    assert "calls from anywhere" in cli("apps", "get", app_id).out
+
+
+def test_lock_unlock_and_end_tokens_show_the_app(cli: Cli) -> None:
+    app_id = cli.create_app()
+    seen = [cli.json("apps", verb, app_id)["app"] for verb in ("lock", "unlock", "end-tokens")]
+    assert [(app["locked"], app["epoch"]) for app in seen] == [(True, "1"), (False, "1"), (False, "2")]
+    assert re.search(r"^State +locked *$", cli("apps", "lock", app_id).out, re.MULTILINE)
+    assert re.search(rf"^{app_id}  backend  locked", cli("apps", "list").out, re.MULTILINE)
+
+
+def test_delete_asks_first_and_takes_nothing_but_yes(cli: Cli) -> None:
+    app_id = cli.create_app("precious")
+    for answer in ("", "n\n", "\n"):
+        result = cli("apps", "delete", app_id, stdin=answer)
+        assert (result.code, result.out.strip()) == (1, "")
+        assert "Delete the App precious" in result.err
+    assert cli("apps", "get", app_id).code == 0
+    result = cli("apps", "delete", app_id, stdin="y\n")
+    assert (result.code, result.out.strip()) == (0, f"{app_id} is deleted")
+    assert cli("apps", "get", app_id).err.startswith("NOT_FOUND: ")
+
+
+def test_delete_does_not_ask_whoever_says_yes_at_once(cli: Cli) -> None:
+    assert cli.json("apps", "delete", cli.create_app(), "--yes") == {}

@@ -1,0 +1,92 @@
+"""`rpz-auth secrets`."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from server.cli.command import Cli
+
+
+def test_secret_is_shown_once_on_a_line_of_its_own(cli: Cli) -> None:
+    app_id = cli.create_app()
+    result = cli("secrets", "create", app_id, "--name", "blue")
+    assert (result.code, result.err) == (0, "")
+    *_, mark, value = result.out.splitlines()
+    assert mark == "OAuth 2 secret, shown this once; keep it now:"
+    assert re.fullmatch(r"rpzs_[A-Za-z0-9_-]+", value)
+    listed = cli("secrets", "list", app_id)
+    assert re.search(r"^\S{22}  live   never +blue *$", listed.out, re.MULTILINE)
+    assert value not in listed.out
+    assert value not in json.dumps(cli.json("secrets", "list", app_id))
+
+
+def test_scripts_get_record_and_secret(cli: Cli) -> None:
+    app_id = cli.create_app()
+    created = cli.json(
+        "secrets", "create", app_id, "--name", "blue", "--expires-at", "2100-01-01T01:00:00+01:00"
+    )
+    record = created["record"]
+    assert created == {"record": record, "client_secret": created["client_secret"]}
+    assert created["client_secret"].startswith("rpzs_")
+    assert record == {
+        "secret_id": record["secret_id"],
+        "app_id": app_id,
+        "display_name": "blue",
+        "create_time": record["create_time"],
+        "expire_time": "2100-01-01T00:00:00Z",
+    }
+    assert cli.json("secrets", "list", app_id) == {"client_secrets": [record]}
+
+
+def test_deadline_counts_from_now(cli: Cli) -> None:
+    record = cli.json("secrets", "create", cli.create_app(), "--expires-in", "90d")["record"]
+    lifetime = datetime.fromisoformat(record["expire_time"]) - datetime.now(UTC)
+    assert timedelta(days=89, hours=23) < lifetime <= timedelta(days=90)
+
+
+def test_output_goes_to_a_private_file_and_nowhere_else(cli: Cli, tmp_path: Path) -> None:
+    app_id = cli.create_app()
+    for number, flags in enumerate(([], ["--json"])):
+        path = tmp_path / f"secret-{number}"
+        result = cli("secrets", "create", app_id, "--output", str(path), *flags)
+        assert (result.code, result.err) == (0, "")
+        assert re.fullmatch(r"rpzs_[A-Za-z0-9_-]+", path.read_text())
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert str(path) in result.out
+        assert "rpzs_" not in result.out
+
+
+def test_output_that_exists_is_kept_and_no_secret_is_made(cli: Cli, tmp_path: Path) -> None:
+    app_id, path = cli.create_app(), tmp_path / "secret"
+    path.write_text("mine")
+    assert cli("secrets", "create", app_id, "--output", str(path)).code == 2
+    assert path.read_text() == "mine"
+    assert cli.json("secrets", "list", app_id) == {"client_secrets": []}
+
+
+def test_secret_whose_file_cannot_be_written_is_revoked_again(cli: Cli, tmp_path: Path) -> None:
+    app_id = cli.create_app()
+    result = cli("secrets", "create", app_id, "--output", str(tmp_path / ("x" * 250)))
+    assert result.code == 1
+    assert result.err.startswith("FILE_NOT_WRITTEN: ")
+    assert "rpzs_" not in result.out + result.err
+    [record] = cli.json("secrets", "list", app_id)["client_secrets"]
+    assert "revoke_time" in record
+
+
+def test_revoked_secret_is_listed_as_such(cli: Cli) -> None:
+    app_id = cli.create_app()
+    secret_id = cli.json("secrets", "create", app_id)["record"]["secret_id"]
+    assert cli("secrets", "revoke", app_id, secret_id).out == f"{secret_id} is revoked\n"
+    assert cli.json("secrets", "revoke", app_id, secret_id) == {}
+    assert re.search(rf"^{secret_id}  revoked  never", cli("secrets", "list", app_id).out, re.MULTILINE)
+
+
+def test_frontend_gets_no_secret(cli: Cli) -> None:
+    result = cli("secrets", "create", cli.create_app(kind="frontend"))
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith("REQUEST_INVALID: ")
