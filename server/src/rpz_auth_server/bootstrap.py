@@ -69,12 +69,15 @@ async def ensure_administrator(
         authority: The authority.
         data_dir: Where the file goes.
         connection: How clients connect; a file from an earlier start is brought up to date with it.
+
+    Raises:
+        ConfigurationError: The file cannot be read or written.
     """
     path = data_dir / FILE_NAME
     if not await authority.store.apps(owner=None, after="", limit=1):
         await create_administrator(authority, path, connection)
     elif path.exists():
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = _read(path)
         if {**content, **connection} != content:
             files.replace(path, _write({**content, **connection}))
         if await verify_api_token(authority, content["app_id"], content["api_token"]) is None:
@@ -130,6 +133,18 @@ async def create_administrator(authority: Authority, path: Path, connection: Map
         raise ConfigurationError(f"{path}: {error.strerror}") from None
     audit = Audit(actor="bootstrap", action="app.create", app_id=app_id)
     await authority.store.commit(Commit(rows=(app, token), events=(app.state,), audit=(audit,)))
+
+
+def _read(path: Path) -> dict[str, str]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content["app_id"], str) or not isinstance(content["api_token"], str):
+            raise TypeError  # noqa: TRY301 - one answer for all that is wrong
+    except (OSError, ValueError, LookupError, TypeError):
+        raise ConfigurationError(
+            f"{path} is damaged; run `rpz-auth-server bootstrap` to make another"
+        ) from None
+    return dict(content)
 
 
 def _write(content: Mapping[str, object]) -> bytes:

@@ -12,11 +12,10 @@ from rpz_auth.errors import BackendUnavailable
 from rpz_auth.view import AppState, Revocation, SigningKeys
 from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret
 from rpz_auth_server.domain.event import BEGINNING, Audit, Cursor, StoredSnapshot
-from rpz_auth_server.domain.grant import Grant, GrantState
+from rpz_auth_server.domain.grant import MARGIN, MAX_ACCESS_TOKEN_LIFETIME, Grant, GrantState
 from rpz_auth_server.domain.key import SealedKey
 from rpz_auth_server.domain.refusal import Conflict
 from rpz_auth_server.storage.audit import find_break
-from rpz_auth_server.storage.rows import MARGIN
 from rpz_auth_server.storage.store import Commit, Row, Store
 from server.storage.build import (
     APP_ID,
@@ -218,10 +217,16 @@ async def test_conflict_harms_none_of_the_commits_beside_it(store: Store) -> Non
     taken = a_grant()
     await store.commit(Commit(rows=(taken,)))
     rows = [taken if number % 3 == 0 else a_grant() for number in range(60)]
+    others = [a_grant() for _ in rows]  # written before the row that may conflict
     results = await outcomes(
-        [store.commit(Commit(rows=(row,), events=(Revocation(row.grant_id, NOW + 100),))) for row in rows]
+        [
+            store.commit(Commit(rows=(other, row), events=(Revocation(row.grant_id, NOW + 100),)))
+            for row, other in zip(rows, others, strict=True)
+        ]
     )
     fine = [row for row in rows if row is not taken]
+    written = [None if row is taken else other for row, other in zip(rows, others, strict=True)]
+    assert [await store.grant(other.grant_id) for other in others] == written
     assert [type(error) for error in results] == [Conflict if row is taken else type(None) for row in rows]
     assert [await store.grant(row.grant_id) for row in fine] == fine
     assert await changes_after(store, BEGINNING) == [Revocation(row.grant_id, NOW + 100) for row in fine]
@@ -530,6 +535,24 @@ async def test_dead_rows_are_collected_and_live_ones_kept(backend: Backend) -> N
     assert await store.collect(limit=100) == 0
 
 
+async def test_renewed_grants_outlive_what_was_known_of_them_at_first(backend: Backend) -> None:
+    wall = FakeTime(NOW)
+    store = await backend.open(wall=wall)
+    codes = [a_grant(access_expires_at=NOW) for _ in range(5)]
+    await store.commit(Commit(rows=(an_app(), *codes)))
+    # The last renewal before the absolute end: the access token outlives the refresh token.
+    renewed = [replace(code, version=2, access_expires_at=NOW + 7000) for code in codes]
+    await store.commit(Commit(rows=tuple(renewed)))
+    wall.time = NOW + 7000 + MARGIN - 1
+    while await store.collect(limit=1):
+        pass
+    assert [await store.grant(grant.grant_id) for grant in renewed] == renewed
+    wall.time += 1
+    while await store.collect(limit=1):
+        pass
+    assert [await store.grant(grant.grant_id) for grant in renewed] == [None] * 5
+
+
 async def test_collecting_takes_no_more_than_its_limit(backend: Backend) -> None:
     wall = FakeTime(NOW)
     store = await backend.open(wall=wall)
@@ -550,6 +573,9 @@ async def test_deleted_app_goes_with_its_credentials_when_none_can_be_alive(back
     )
     kept = an_app(app_id="kept")
     await store.commit(Commit(rows=(app, kept, *rows)))
+    wall.time = NOW + MAX_ACCESS_TOKEN_LIFETIME + 60  # with the leeway of verifiers
+    assert await store.collect(limit=100) == 0
+    assert (await store.snapshot()).apps == (app.state,)
     wall.time = NOW + MARGIN - 1
     assert await store.collect(limit=100) == 0
     wall.time = NOW + MARGIN

@@ -21,19 +21,15 @@ def say(text: str) -> None:
     os.write(1, f"{text}\n".encode())  # one write, unbuffered: what was said was said before a kill
 
 
-async def instance(path: Path) -> None:
-    """Open the database at the same moment as others."""
+async def race(path: Path) -> None:
+    """Open at the same moment as others; then replace each named grant.
+
+    Say which candidates won, and how many conflicted.
+    """
     say("ready")
     sys.stdin.readline()
     store = await SqliteStore.open(path)
     say(await store.instance())
-    await store.close()
-
-
-async def race(path: Path) -> None:
-    """Replace the first version of each named grant; say which candidates won, and how many conflicted."""
-    store = await SqliteStore.open(path)
-    say("ready")
     for line in sys.stdin:
         grant = await store.grant(line.strip())
         if grant is None:
@@ -92,5 +88,5 @@ async def announce(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    work = {f.__name__: f for f in (instance, race, commit, load, announce)}[sys.argv[1]]
+    work = {f.__name__: f for f in (race, commit, load, announce)}[sys.argv[1]]
     asyncio.run(work(Path(sys.argv[2])))

@@ -16,6 +16,13 @@ from dataclasses import dataclass, replace
 
 from rpz_auth_server.domain.refusal import GrantInvalid, RateLimited, RequestInvalid
 
+MAX_ACCESS_TOKEN_LIFETIME = 86400
+"""Seconds that may be set; it may have been longer before the last start than it is now."""
+
+MARGIN = MAX_ACCESS_TOKEN_LIFETIME + 60 + 300
+"""Seconds after which nothing that an object issued can be presented any more: the longest lifetime that an
+access token may be given, the leeway of verifiers, and five minutes for what nobody thought of."""
+
 MAX_REPEATS = 5
 """How often one rotation may be asked for again within the grace."""
 
@@ -192,6 +199,7 @@ def _advance(
     grant: Grant, generation: int, peer: str, key_number: int, now: float, lifetimes: Lifetimes
 ) -> Grant:
     same_key = key_number == grant.key_number
+    idle_expires_at = now + lifetimes.refresh_idle
     return replace(
         grant,
         generation=generation,
@@ -200,8 +208,9 @@ def _advance(
         rotated_at=now,
         peer=peer,
         repeats=0,
-        access_expires_at=now + lifetimes.access_token,
-        idle_expires_at=now + lifetimes.refresh_idle,
+        # Never beyond the grant: what lists the grants that are alive must find all that has access.
+        access_expires_at=min(now + lifetimes.access_token, idle_expires_at, grant.expires_at),
+        idle_expires_at=idle_expires_at,
         version=grant.version + 1,
     )
 

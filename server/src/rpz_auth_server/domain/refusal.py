@@ -28,7 +28,7 @@ class ClientInvalid(Refusal):
 
 
 class GrantInvalid(Refusal):
-    """A code or refresh token that is unknown, expired, used, revoked or somebody else's (`invalid_grant`)."""
+    """A code or refresh token: unknown, expired, used, revoked or somebody else's (`invalid_grant`)."""
 
     reason = Reason.GRANT_INVALID
     default_message = "the code or refresh token is not valid; ask the user to sign in again"

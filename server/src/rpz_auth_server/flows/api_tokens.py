@@ -112,8 +112,8 @@ async def verify_api_token(authority: Authority, app_id: str | None, text: str) 
         text: As presented.
 
     Returns:
-        Its record, or None for anything that is good for nothing: forged, unknown, expired, revoked,
-        another App's, of an App that is locked or deleted.
+        Its record, with what of its scopes and resources is still the App's. None for anything that is
+        good for nothing: forged, unknown, expired, revoked, another App's, of a locked or deleted App.
     """
     try:
         opened = authority.handles.open(HandleKind.API_TOKEN, text)
@@ -125,7 +125,10 @@ async def verify_api_token(authority: Authority, app_id: str | None, text: str) 
     except HandleInvalid:
         return None
     app = await authority.store.app(token.app_id)
-    return None if app is None or app.locked or app.deleted else token
+    if app is None or app.locked or app.deleted:
+        return None
+    # What was taken from the App since is taken from its tokens.
+    return replace(token, scopes=token.scopes & app.scopes, resources=token.resources & app.resources)
 
 
 def _audit(caller: Caller, action: str, token: ApiToken) -> Audit:

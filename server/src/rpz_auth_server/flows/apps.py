@@ -6,21 +6,24 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from rpz_auth.caller import Caller
+from rpz_auth.caller import APP_SUBJECT_PREFIX, Caller
 from rpz_auth.view import Change
 from rpz_auth.whitelist import MAX_ENTRIES, normalise
 
 from rpz_auth_server.domain import scope
 from rpz_auth_server.domain.app import App, AppKind, SignIn
 from rpz_auth_server.domain.event import Audit
-from rpz_auth_server.domain.refusal import RequestInvalid, RightsInsufficient
+from rpz_auth_server.domain.refusal import Conflict, RequestInvalid, RightsInsufficient
 from rpz_auth_server.domain.uri import check_redirect_uri, check_resource
-from rpz_auth_server.flows.pipeline import Authority, retry_conflicts
+from rpz_auth_server.flows.pipeline import APP_ID, Authority, retry_conflicts
 from rpz_auth_server.flows.rights import check_grantable, find_app, is_administrator
 from rpz_auth_server.storage.store import Commit
 
 _MAX_NAME = 128
 _MAX_LIST = 100
+
+
+NO_SIGN_IN = SignIn(client_ids=frozenset(), subject_prefix="")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,7 @@ class AppFields:
     whitelist: Sequence[str] | None = None
     pkce_exempt: bool | None = None
     sign_in: SignIn | None = None
+    """`NO_SIGN_IN` takes the right away."""
 
 
 async def create_app(authority: Authority, caller: Caller, kind: AppKind, fields: AppFields) -> App:
@@ -53,7 +57,7 @@ async def create_app(authority: Authority, caller: Caller, kind: AppKind, fields
         created_at=now,
         updated_at=now,
     )
-    app = await _apply(authority, caller, empty, fields, allow_any_peer=True)
+    app = await _apply(authority, caller, empty, fields, allow_any_peer=False)
     if not app.display_name:
         raise RequestInvalid("give the App a display_name")
     events: tuple[Change, ...] = (app.state,) if app.whitelist else ()
@@ -99,13 +103,14 @@ async def update_app(
 
     Raises:
         NotFound: Missing, or not the caller's.
-        RequestInvalid: A field is not of its form, or the App is in another version.
+        RequestInvalid: A field is not of its form.
         RightsInsufficient: It would have more than the caller may grant.
+        Conflict: The App is in another version.
     """
 
     async def change(app: App) -> App:
         if expected_version is not None and app.version != expected_version:
-            raise RequestInvalid("the App was changed since it was read; read it again")
+            raise Conflict("the App was changed since it was read; read it again")
         return await _apply(authority, caller, app, fields, allow_any_peer=allow_any_peer)
 
     return await _change(authority, caller, app_id, "app.update", change)
@@ -201,7 +206,7 @@ async def _apply(
         if fields.whitelist is None
         else _whitelist(app, fields.whitelist, allow_any_peer=allow_any_peer),
         pkce_exempt=app.pkce_exempt if fields.pkce_exempt is None else fields.pkce_exempt,
-        sign_in=app.sign_in if fields.sign_in is None else fields.sign_in,
+        sign_in=app.sign_in if fields.sign_in is None else _sign_in(fields.sign_in),
     )
 
 
@@ -223,6 +228,18 @@ def _resources(uris: Sequence[str]) -> frozenset[str]:
     for uri in uris:
         check_resource(uri)
     return frozenset(uris)
+
+
+def _sign_in(listed: SignIn) -> SignIn | None:
+    if listed == NO_SIGN_IN:
+        return None
+    _check_length(tuple(listed.client_ids), _MAX_LIST, "sign_in.client_ids")
+    if not listed.client_ids or not all(map(APP_ID.fullmatch, listed.client_ids)):
+        raise RequestInvalid("sign_in.client_ids lists the App IDs that codes may be issued for")
+    prefix = listed.subject_prefix
+    if not prefix or prefix.startswith(APP_SUBJECT_PREFIX):  # an empty one would begin every subject
+        raise RequestInvalid("sign_in.subject_prefix begins the subjects of users, as in 'user:'")
+    return replace(listed, subject_prefix=_name(prefix))
 
 
 def _whitelist(app: App, entries: Sequence[str], *, allow_any_peer: bool) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from rpz_auth_server.flows.pipeline import (
     Selection,
     TokenSet,
     choose_resource,
+    choose_scopes,
     issue,
 )
 
@@ -32,7 +33,8 @@ class ExchangeToken:
     def select(self, grant: Grant, app: App) -> Selection:
         """All that was granted and is still the App's."""
         return Selection(
-            grant.scopes & app.scopes, choose_resource(self.resource, grant.resources, app.resources)
+            choose_scopes(frozenset(), grant.scopes, app.scopes),
+            choose_resource(self.resource, grant.resources, app.resources),
         )
 
     def decide(self, grant: Grant, generation: int, now: float, authority: Authority) -> Issued | Reused:
@@ -56,6 +58,7 @@ async def exchange_token(authority: Authority, request: ExchangeToken) -> TokenS
     Raises:
         GrantInvalid: Unknown, expired or used code; another App's; another redirect URI or verifier.
         ClientInvalid: The App did not authenticate.
+        ScopeInvalid: None of the granted scopes is the App's any more.
         TargetInvalid: The resource was not granted, or must be named.
     """
     return await issue(authority, request.client, request.code, request)

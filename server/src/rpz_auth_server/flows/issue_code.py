@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 from rpz_auth.caller import APP_SUBJECT_PREFIX, Caller
@@ -78,6 +79,7 @@ async def issue_code(authority: Authority, caller: Caller, request: IssueCode) -
     code = authority.handles.seal(
         HandleKind.CODE, grant.grant_id, 0, salt=grant.salt, key_number=grant.key_number
     )
+    # No audit record: the grant's row says who allowed what to whom, and codes are traffic.
     await authority.store.commit(Commit(rows=(grant,)))
     return code, int(authority.lifetimes.code)
 
@@ -86,22 +88,22 @@ async def check_subject(authority: Authority, caller: Caller, subject: str) -> N
     """Let pass the subjects that an administrator listed for the calling sign-in service.
 
     Raises:
-        RequestInvalid: No user can have this name.
         RightsInsufficient: The caller may not speak of this user.
+        RequestInvalid: No user can have this name.
     """
-    if not 0 < len(subject) <= _MAX_SUBJECT or not subject.isprintable():
-        raise RequestInvalid(f"a subject has 1 to {_MAX_SUBJECT} printable characters")
+    if not is_administrator(caller):
+        own = await authority.store.app(caller.app_id)
+        if own is None or own.sign_in is None or not subject.startswith(own.sign_in.subject_prefix):
+            raise RightsInsufficient("an administrator must list the subjects that this service may name")
+    # As it will stand in access tokens, where a character outside ASCII takes six or twelve.
+    if not subject or not subject.isprintable() or len(json.dumps(subject)) > _MAX_SUBJECT + len('""'):
+        raise RequestInvalid(f"a subject has 1 to {_MAX_SUBJECT} printable characters, fewer outside ASCII")
     if subject.startswith(APP_SUBJECT_PREFIX):
         raise RequestInvalid(f"subjects that begin with {APP_SUBJECT_PREFIX!r} are Apps, never users")
-    if is_administrator(caller):
-        return
-    own = await authority.store.app(caller.app_id)
-    if own is None or own.sign_in is None or not subject.startswith(own.sign_in.subject_prefix):
-        raise RightsInsufficient("an administrator must list the subjects that this service may name")
 
 
 async def _find_client(authority: Authority, caller: Caller, client_id: str) -> App:
-    """An App that the caller may issue codes for; one answer for missing, locked and not listed."""
+    """An App that the caller may issue codes for; one answer for missing, locked and deleted."""
     if not is_administrator(caller):
         own = await authority.store.app(caller.app_id)
         if own is None or own.sign_in is None or client_id not in own.sign_in.client_ids:

@@ -1,7 +1,7 @@
 """The steps that requests of OAuth 2 clients share, in the order that no flow can change.
 
-Open the handle (no database), authenticate the App, check its whitelist, decide by the row, commit,
-sign. A flow brings the decision and nothing else.
+Open the handle (no database), authenticate the App, check its whitelist, decide by the row, sign,
+commit. A flow brings the decision and nothing else.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from rpz_auth_server.crypto.keyring import KeyRing
 from rpz_auth_server.crypto.signing import AccessTokenClaims, SigningKeyring
 from rpz_auth_server.domain.app import App, AppKind, is_live
 from rpz_auth_server.domain.event import Audit
-from rpz_auth_server.domain.grant import Grant, Issued, Lifetimes, Reused
-from rpz_auth_server.domain.refusal import ClientInvalid, Conflict, GrantInvalid, TargetInvalid
+from rpz_auth_server.domain.grant import MARGIN, Grant, Issued, Lifetimes, Reused
+from rpz_auth_server.domain.refusal import ClientInvalid, Conflict, GrantInvalid, ScopeInvalid, TargetInvalid
 from rpz_auth_server.storage.store import Commit, Store
 
 _log = structlog.get_logger("rpz_auth_server")
@@ -31,8 +31,6 @@ T = TypeVar("T")
 
 APP_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _MAX_ATTEMPTS = 16
-_LEEWAY = 60 + 300
-"""Seconds that a verifier may need to be sure that a token has expired everywhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +46,10 @@ class Authority:
     issuer: str
     lifetimes: Lifetimes
 
-    def forget_at(self, now: float) -> float:
+    @staticmethod
+    def forget_at(now: float) -> float:
         """Until when a revocation made now must be remembered."""
-        return now + self.lifetimes.access_token + _LEEWAY
+        return now + MARGIN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,13 +80,19 @@ class Selection:
     resource: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    tokens: TokenSet
+    recovered: bool
+
+
 class GrantFlow(Protocol):
     """What tells redeeming a code from renewing."""
 
     kind: HandleKind
 
     def select(self, grant: Grant, app: App) -> Selection:
-        """Choose scopes and resource, or refuse before anything is changed."""
+        """Choose scopes and resource of an access token, or refuse; nothing is changed then."""
         ...
 
     def decide(self, grant: Grant, generation: int, now: float, authority: Authority) -> Issued | Reused:
@@ -127,21 +132,31 @@ async def issue(authority: Authority, client: ClientCredentials, presented: str,
     opened = open_handle(authority, flow.kind, presented)
     app = await authenticate_client(authority, client)
 
-    async def attempt() -> tuple[Issued | Reused, Selection, float]:
+    async def attempt() -> _Answer | Reused:
         grant = await load_grant(authority, opened)
         if grant.app_id != app.app_id:
             raise GrantInvalid
-        selection = flow.select(grant, app)
         now = authority.store.now()
+        # Decided first: reuse is reuse whatever else is wrong with a request, and a dead grant tells nothing.
         outcome = flow.decide(grant, opened.generation, now, authority)
+        # Signed before the commit, so that what cannot be signed consumes nothing; handed out after it.
+        answer = (
+            outcome
+            if isinstance(outcome, Reused)
+            else _Answer(
+                _token_set(authority, outcome.grant, app, flow.select(grant, app), now), outcome.recovered
+            )
+        )
         await authority.store.commit(_commit(authority, outcome, client.peer, now))
-        return outcome, selection, now
+        return answer
 
-    outcome, selection, now = await retry_conflicts(attempt)
-    if isinstance(outcome, Reused):
-        _log.warning("reuse detected, grant revoked", grant_id=outcome.grant.grant_id, app_id=app.app_id)
+    answer = await retry_conflicts(attempt)
+    if isinstance(answer, Reused):
+        _log.warning("reuse detected, grant revoked", grant_id=answer.grant.grant_id, app_id=app.app_id)
         raise GrantInvalid
-    return _token_set(authority, outcome.grant, app, selection, now)
+    if answer.recovered:
+        _log.error("a refresh token is newer than the database, which has lost writes", app_id=app.app_id)
+    return answer.tokens
 
 
 def open_handle(authority: Authority, kind: HandleKind, text: str) -> OpenedHandle:
@@ -197,6 +212,20 @@ def revocation_of(authority: Authority, identifier: str, now: float) -> Revocati
 def compiled(whitelist: tuple[str, ...]) -> Whitelist:
     """A whitelist ready for checking."""
     return Whitelist(whitelist)
+
+
+def choose_scopes(
+    requested: frozenset[str], granted: frozenset[str], allowed: frozenset[str]
+) -> frozenset[str]:
+    """The scopes of an access token: those asked for, or all that were granted and are still the App's.
+
+    Raises:
+        ScopeInvalid: More was asked for (RFC 6749 §6), or nothing is left.
+    """
+    available = granted & allowed
+    if not available or not requested <= available:
+        raise ScopeInvalid
+    return requested or available
 
 
 def choose_resource(requested: str, granted: frozenset[str], allowed: frozenset[str]) -> str:

@@ -8,13 +8,13 @@ from rpz_auth_server.crypto.handles import HandleKind
 from rpz_auth_server.domain.app import App
 from rpz_auth_server.domain.grant import Grant, Issued, Reused
 from rpz_auth_server.domain.grant import refresh as renew
-from rpz_auth_server.domain.refusal import ScopeInvalid
 from rpz_auth_server.flows.pipeline import (
     Authority,
     ClientCredentials,
     Selection,
     TokenSet,
     choose_resource,
+    choose_scopes,
     issue,
 )
 
@@ -32,11 +32,10 @@ class Refresh:
 
     def select(self, grant: Grant, app: App) -> Selection:
         """A part of what was granted and is still the App's, never more (RFC 6749 §6)."""
-        available = grant.scopes & app.scopes
-        if not self.scopes <= available:
-            raise ScopeInvalid
-        resource = choose_resource(self.resource, grant.resources, app.resources)
-        return Selection(self.scopes or available, resource)
+        return Selection(
+            choose_scopes(self.scopes, grant.scopes, app.scopes),
+            choose_resource(self.resource, grant.resources, app.resources),
+        )
 
     def decide(self, grant: Grant, generation: int, now: float, authority: Authority) -> Issued | Reused:
         """Advance the grant, repeat a lost answer, or detect reuse."""
@@ -57,7 +56,7 @@ async def refresh(authority: Authority, request: Refresh) -> TokenSet:
     Raises:
         GrantInvalid: Unknown, expired or revoked; another App's; used before, which revokes the grant.
         ClientInvalid: The App did not authenticate.
-        ScopeInvalid: More than was granted.
+        ScopeInvalid: More than was granted and is still the App's.
         TargetInvalid: The resource was not granted, or must be named.
     """
     return await issue(authority, request.client, request.refresh_token, request)

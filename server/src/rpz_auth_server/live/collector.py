@@ -23,4 +23,6 @@ async def collect_forever(store: Store, *, interval: float = INTERVAL) -> None:
                 _log.debug("expired rows deleted", rows=collected)
         except BackendUnavailable:
             _log.warning("expired rows could not be deleted; next try later")
+        except Exception:  # noqa: BLE001 - nobody awaits this task, so nobody else would ever see it
+            _log.exception("expired rows could not be deleted; next try later")
         await asyncio.sleep(interval)

@@ -52,6 +52,7 @@ class Hub:
         self._signing = signing
         self._events: deque[Event] = deque(maxlen=_KEPT)
         self._cursor = BEGINNING
+        self._era = 0
         self._beat = Beat(0.0)
         self._news = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -85,21 +86,26 @@ class Hub:
 
         A follower that is slow gets everything it missed at once; one that is slower still, a snapshot.
         """
-        if cursor is None or (missed := await self._store.events_after(cursor, limit=_KEPT)) is None:
+        # Beat before reading: all that was committed before this time is then told before it. A beat from
+        # before the follower came would not do, since another process may have written it for a cut-off one.
+        told = Beat(await self._store.heartbeat())
+        era = self._era
+        missed = None if cursor is None else await self._store.events_after(cursor, limit=_KEPT)
+        while cursor is not None and missed:
+            cursor = missed[-1].cursor
+            yield News(missed, cursor)
+            missed = await self._store.events_after(cursor, limit=_KEPT)
+        if cursor is None or missed is None:
             snapshot = await self._store.snapshot()
             cursor = snapshot.cursor
             yield News(snapshot, cursor)
-        elif missed:
-            cursor = missed[-1].cursor
-            yield News(missed, cursor)
-        # A heartbeat from before the follower came would prove nothing about what it was just told.
-        told = Beat(await self._store.heartbeat())
         yield News(told, cursor)
         while not self._dismissed:
             waiting = self._news
-            if cursor.sequence < self._cursor.sequence:
-                events = self._since(cursor)
+            if era != self._era or cursor.sequence < self._cursor.sequence:
+                events = self._since(cursor) if era == self._era else None
                 if events is None:
+                    era = self._era
                     snapshot = await self._store.snapshot()
                     cursor = snapshot.cursor
                     yield News(snapshot, cursor)
@@ -119,6 +125,7 @@ class Hub:
     async def _take_snapshot(self) -> None:
         snapshot = await self._store.snapshot()
         self._events.clear()
+        self._era += 1  # places before and after do not compare
         self._cursor = snapshot.cursor
         self.view.replace(Snapshot(self.keys(), snapshot.revocations, snapshot.apps))
         self._wake()
@@ -137,6 +144,9 @@ class Hub:
                 await self._advance()
             except BackendUnavailable:
                 await asyncio.sleep(_RETRY)
+            except Exception:  # noqa: BLE001 - nobody else would ever see why the stream stands still
+                _log.exception("an event could not be taken over")
+                await asyncio.sleep(_RETRY)
 
     async def _keep_beating(self) -> None:
         while True:
@@ -146,6 +156,8 @@ class Hub:
             except BackendUnavailable:
                 # Followers hear nothing and grow stale, which is the truth.
                 _log.error("the database takes no writes; no heartbeat was sent")
+            except Exception:  # noqa: BLE001 - as above; the authority refuses calls until the next one succeeds
+                _log.exception("no heartbeat was sent")
 
     async def _pulse(self) -> None:
         beat = Beat(await self._store.heartbeat())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 
-from rpz_auth_server.storage.rows import MARGIN
+from rpz_auth_server.domain.grant import MARGIN
+from rpz_auth_server.storage import events
 
 SHOWN = 30 * 86400.0
 """Seconds for which people see a secret or API token that has ended."""
@@ -16,13 +17,16 @@ _DEAD_AT = f"max(min(idle_expires_at, expires_at), access_expires_at) + {MARGIN}
 
 
 def collect(connection: sqlite3.Connection, now: float, limit: int) -> int:
-    """Delete up to `limit` rows of each kind, within the caller's transaction; return how many."""
+    """Delete up to `limit` rows of each kind, within the caller's transaction.
+
+    Return how many rows were deleted or put off; 0 says that nothing is left to do for now.
+    """
     return (
         _grants(connection, now, limit)
         + _credentials(connection, now, limit)
         + _deleted_apps(connection, now, limit)
         + _signing_keys(connection, now)
-        + _events(connection, now, limit)
+        + events.collect(connection, now, limit)
         + _audit(connection, now, limit)
     )
 
@@ -31,16 +35,16 @@ def _grants(connection: sqlite3.Connection, now: float, limit: int) -> int:
     due = "SELECT grant_id FROM grants WHERE collect_at <= :now ORDER BY collect_at LIMIT :limit"
     values = {"now": now, "limit": limit}
     # S608: nothing of these texts comes from outside this module.
+    # Those that were renewed since are looked at again when they may be dead.
+    put_off = connection.execute(
+        f"UPDATE grants SET collect_at = {_DEAD_AT} WHERE grant_id IN ({due}) AND {_DEAD_AT} > :now",  # noqa: S608 - see above
+        values,
+    ).rowcount
     deleted = connection.execute(
         f"DELETE FROM grants WHERE grant_id IN ({due}) AND {_DEAD_AT} <= :now",  # noqa: S608 - see above
         values,
     ).rowcount
-    # Those that were renewed since are looked at again when they may be dead.
-    connection.execute(
-        f"UPDATE grants SET collect_at = {_DEAD_AT} WHERE grant_id IN ({due}) AND {_DEAD_AT} > :now",  # noqa: S608 - see above
-        values,
-    )
-    return deleted
+    return put_off + deleted
 
 
 def _credentials(connection: sqlite3.Connection, now: float, limit: int) -> int:
@@ -83,21 +87,6 @@ def _deleted_apps(connection: sqlite3.Connection, now: float, limit: int) -> int
 def _signing_keys(connection: sqlite3.Connection, now: float) -> int:
     # A handful of rows, so neither an index nor a limit.
     return connection.execute("DELETE FROM signing_keys WHERE retire_at <= ?", (now - MARGIN,)).rowcount
-
-
-def _events(connection: sqlite3.Connection, now: float, limit: int) -> int:
-    # The newest stays: it is where a quiet stream's watchers stand.
-    gone = connection.execute(
-        "DELETE FROM events WHERE sequence IN (SELECT sequence FROM events WHERE keep_until <= ?"
-        " AND sequence < (SELECT max(sequence) FROM events) ORDER BY keep_until LIMIT ?) RETURNING sequence",
-        (now, limit),
-    ).fetchall()
-    if gone:
-        connection.execute(
-            "UPDATE meta SET collected_event = max(collected_event, ?)",
-            (max(sequence for (sequence,) in gone),),
-        )
-    return len(gone)
 
 
 def _audit(connection: sqlite3.Connection, now: float, limit: int) -> int:

@@ -19,26 +19,24 @@ from rpz_auth_server.domain.event import BEGINNING, Cursor, Event, StoredSnapsho
 from rpz_auth_server.storage.rows import to_json
 
 KEEP = 600.0
-"""Seconds for which any event is kept, so that a watcher that was cut off can go on from its cursor."""
+"""Seconds for which a watcher that was cut off can go on from its cursor, whatever happened since."""
 
 _NONCE_BYTES = 16
 
 
 def write(connection: sqlite3.Connection, change: Change, now: float) -> None:
     """Append a change to the stream."""
-    forget_at: float | None = None
-    keep_until = now + KEEP
     match change:
         case Revocation():
             kind, body, forget_at = "revocation", change.id, change.forget_at
-            keep_until = max(keep_until, forget_at)
+        # The other two are kept for those who follow only; snapshots find them elsewhere.
         case AppState():
-            kind, body = "app", to_json(asdict(change))
+            kind, body, forget_at = "app", to_json(asdict(change)), now
         case SigningKeys():
-            kind, body = "keys", change.jwks
+            kind, body, forget_at = "keys", change.jwks, now
     connection.execute(
-        "INSERT INTO events (nonce, kind, body, forget_at, keep_until) VALUES (?, ?, ?, ?, ?)",
-        (secrets.token_bytes(_NONCE_BYTES), kind, body, forget_at, keep_until),
+        "INSERT INTO events (nonce, kind, body, created_at, forget_at) VALUES (?, ?, ?, ?, ?)",
+        (secrets.token_bytes(_NONCE_BYTES), kind, body, now, forget_at),
     )
 
 
@@ -48,7 +46,7 @@ def newest(connection: sqlite3.Connection) -> Cursor:
     return BEGINNING if row is None else Cursor(row[0], row[1].hex())
 
 
-def after(connection: sqlite3.Connection, cursor: Cursor, limit: int) -> list[Event] | None:
+def after(connection: sqlite3.Connection, cursor: Cursor, limit: int) -> tuple[Event, ...] | None:
     """Read the events behind a cursor, or None if there were others that are gone.
 
     Events end at different times, so a cursor whose own event is kept proves nothing about those behind it.
@@ -63,18 +61,40 @@ def after(connection: sqlite3.Connection, cursor: Cursor, limit: int) -> list[Ev
             " ORDER BY sequence LIMIT ?",
             (cursor.sequence, limit),
         ).fetchall()
-    return [
+    return tuple(
         Event(Cursor(sequence, nonce.hex()), _load(kind, body, forget_at))
         for sequence, nonce, kind, body, forget_at in rows
-    ]
+    )
+
+
+def collect(connection: sqlite3.Connection, now: float, limit: int) -> int:
+    """Delete events that are forgotten and that no cursor of the last ten minutes has before or behind it.
+
+    A watcher may have stood at an old event until just now, when the next one came. So everything stays from
+    the newest event on that is itself older than ten minutes; in a quiet stream that is the last of all.
+    """
+    kept_from = connection.execute(
+        "SELECT sequence FROM events WHERE created_at <= ? ORDER BY sequence DESC LIMIT 1", (now - KEEP,)
+    ).fetchone()
+    if kept_from is None:
+        return 0
+    gone = connection.execute(
+        "DELETE FROM events WHERE sequence IN (SELECT sequence FROM events"
+        " WHERE forget_at <= ? AND sequence < ? ORDER BY forget_at LIMIT ?) RETURNING sequence",
+        (now, *kept_from, limit),
+    ).fetchall()
+    if gone:
+        connection.execute("UPDATE meta SET collected_event = max(collected_event, ?)", max(gone))
+    return len(gone)
 
 
 def snapshot(connection: sqlite3.Connection, now: float) -> StoredSnapshot:
     """Read everything that is not as a verifier would assume, and the cursor, in one transaction."""
     with reading(connection):
-        # An index over live revocations would not help: most of the table is just that.
         revoked = connection.execute(
-            "SELECT body, max(forget_at) FROM events WHERE forget_at > ? GROUP BY body", (now,)
+            "SELECT body, max(forget_at) FROM events"
+            " WHERE kind = 'revocation' AND forget_at > ? GROUP BY body",
+            (now,),
         ).fetchall()
         apps = connection.execute(
             "SELECT app_id, version, locked, deleted, epoch, whitelist FROM apps"

@@ -9,14 +9,10 @@ from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar
 
 from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret, SignIn
-from rpz_auth_server.domain.grant import Grant, GrantState
+from rpz_auth_server.domain.grant import MARGIN, Grant, GrantState
 from rpz_auth_server.domain.key import SealedKey
 from rpz_auth_server.domain.refusal import Conflict
 from rpz_auth_server.storage.store import Row
-
-MARGIN = 7200 + 60 + 300
-"""Seconds after which nothing that an object issued can be presented any more: the longest lifetime of an
-access token, the leeway of verifiers, and five minutes for what nobody thought of."""
 
 R = TypeVar("R", bound=Row)
 

@@ -125,11 +125,11 @@ _FIRST = (
         nonce BLOB NOT NULL,
         kind TEXT NOT NULL CHECK (kind IN ('revocation', 'app', 'keys')),
         body TEXT NOT NULL,
-        forget_at REAL,
-        keep_until REAL NOT NULL
+        created_at REAL NOT NULL,
+        forget_at REAL NOT NULL
     ) STRICT
     """,
-    "CREATE INDEX events_kept ON events (keep_until)",
+    "CREATE INDEX events_forgotten ON events (forget_at)",
     """
     CREATE TABLE audit (
         sequence INTEGER PRIMARY KEY,

@@ -171,7 +171,7 @@ class SqliteStore:
         """See `Store.cursor`."""
         return self._newest()
 
-    async def events_after(self, cursor: Cursor, *, limit: int) -> Sequence[Event] | None:
+    async def events_after(self, cursor: Cursor, *, limit: int) -> tuple[Event, ...] | None:
         """See `Store.events_after`."""
         with _unavailable():
             return events.after(self._reader, cursor, limit)

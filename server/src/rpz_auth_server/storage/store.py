@@ -99,7 +99,7 @@ class Store(Protocol):
         """The place of the newest event, `BEGINNING` without one."""
         ...
 
-    async def events_after(self, cursor: Cursor, *, limit: int) -> Sequence[Event] | None:
+    async def events_after(self, cursor: Cursor, *, limit: int) -> tuple[Event, ...] | None:
         """The events behind a cursor, in order; None when the cursor is not of this database any more."""
         ...
 
@@ -112,7 +112,10 @@ class Store(Protocol):
         ...
 
     async def collect(self, *, limit: int) -> int:
-        """Delete up to `limit` rows of each kind that nothing can ask for any more; return how many."""
+        """Delete up to `limit` rows of each kind that nothing can ask for any more.
+
+        Return how many rows were dealt with; 0 says that nothing is left to do for now.
+        """
         ...
 
     async def close(self) -> None:

@@ -98,23 +98,28 @@ class Writer:
         self._thread.join()
 
     def _run(self) -> None:
-        while batch := self._take():
-            outcomes = self._write(batch)
+        while self._wait():
+            batch: list[_Job] = []
+            outcomes: list[_Outcome]
+            try:
+                with self._lock.held():
+                    batch = self._take()
+                    outcomes = self._transact(batch)
+            except Exception as error:  # noqa: BLE001 - whatever it is, everybody who waits needs an answer
+                batch = batch or self._take()
+                outcomes = [_Failed(_unavailable(error)) for _ in batch]
             with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits for an answer
                 self._loop.call_soon_threadsafe(self._answer, batch, outcomes)
 
-    def _take(self) -> list[_Job]:
+    def _wait(self) -> bool:
         with self._waiting:
             while not self._jobs and not self._stopping:
                 self._waiting.wait()
-            return [self._jobs.popleft() for _ in range(min(BATCH, len(self._jobs)))]
+            return bool(self._jobs)
 
-    def _write(self, batch: Sequence[_Job]) -> list[_Outcome]:
-        try:
-            with self._lock.held():
-                return self._transact(batch)
-        except Exception as error:  # noqa: BLE001 - whatever it is, everybody in the batch needs an answer
-            return [_Failed(_unavailable(error)) for _ in batch]
+    def _take(self) -> list[_Job]:
+        with self._waiting:
+            return [self._jobs.popleft() for _ in range(min(BATCH, len(self._jobs)))]
 
     def _transact(self, batch: Sequence[_Job]) -> list[_Outcome]:
         connection = self._connection

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import rpz_auth
@@ -11,11 +12,18 @@ from rpz.auth.v1 import app_service_pb2_grpc as pb_grpc
 from rpz_auth_server.domain.app import SignIn
 from rpz_auth_server.domain.refusal import RequestInvalid
 from rpz_auth_server.flows import apps, client_secrets
-from rpz_auth_server.flows.apps import AppFields
+from rpz_auth_server.flows.apps import NO_SIGN_IN, AppFields
 from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.transport.grpc import messages
 
+_ETAG = re.compile(r"[0-9]{1,18}", re.ASCII)
 _UPDATABLE = frozenset(AppFields.__dataclass_fields__)
+_NOT_OFFERED = (
+    "query_token_allowed",
+    "access_token_lifetime",
+    "refresh_token_idle_lifetime",
+    "refresh_token_lifetime",
+)
 
 
 class AppService(pb_grpc.AppServiceServicer):
@@ -27,9 +35,10 @@ class AppService(pb_grpc.AppServiceServicer):
 
     async def CreateApp(self, request: pb.CreateAppRequest, _context: Any) -> pb.CreateAppResponse:
         """Register an App."""
-        fields = _read_fields(
-            request.app, [name for name in _UPDATABLE if name != "owner" or request.app.owner]
-        )
+        messages.refuse_fields(request, "request_id")
+        messages.refuse_fields(request.app, *_NOT_OFFERED)
+        given = {field.name for field, _ in request.app.ListFields()}
+        fields = _read_fields(request.app, [name for name in _UPDATABLE if name in given])
         app = await apps.create_app(
             self._authority, rpz_auth.caller(), messages.read_kind(request.app.kind), fields
         )
@@ -42,8 +51,7 @@ class AppService(pb_grpc.AppServiceServicer):
 
     async def ListApps(self, request: pb.ListAppsRequest, _context: Any) -> pb.ListAppsResponse:
         """Show the caller's Apps, a page at a time."""
-        if request.query or request.kind or request.owner:
-            raise RequestInvalid("this version cannot filter; leave query, kind and owner empty")
+        messages.refuse_fields(request, "query", "kind", "owner")
         limit = messages.read_page_size(request.page_size)
         found = await apps.list_apps(
             self._authority, rpz_auth.caller(), after=request.page_token, limit=limit
@@ -92,6 +100,7 @@ class AppService(pb_grpc.AppServiceServicer):
         self, request: pb.CreateClientSecretRequest, _context: Any
     ) -> pb.CreateClientSecretResponse:
         """The secret itself is in this answer and nowhere else."""
+        messages.refuse_fields(request, "request_id")
         record, text = await client_secrets.create_client_secret(
             self._authority,
             rpz_auth.caller(),
@@ -127,7 +136,7 @@ def _read_fields(app: pb.App, names: list[str]) -> AppFields:
         values["sign_in"] = (
             SignIn(client_ids=frozenset(app.sign_in.client_ids), subject_prefix=app.sign_in.subject_prefix)
             if app.HasField("sign_in")
-            else None
+            else NO_SIGN_IN
         )
     return AppFields(**values)
 
@@ -135,6 +144,6 @@ def _read_fields(app: pb.App, names: list[str]) -> AppFields:
 def _read_etag(etag: str) -> int | None:
     if not etag:
         return None
-    if not (etag.isascii() and etag.isdigit()):
+    if not _ETAG.fullmatch(etag):
         raise RequestInvalid("etag is what the App was read with")
     return int(etag)

@@ -10,7 +10,7 @@ import rpz_auth
 from google.protobuf.timestamp_pb2 import Timestamp
 from rpz.auth.v1 import app_service_pb2, token_service_pb2, verification_service_pb2
 from rpz_auth import credentials
-from rpz_auth.errors import CredentialsAmbiguous, TokenInvalid
+from rpz_auth.errors import CredentialsAmbiguous, CredentialsMissing, TokenInvalid
 from rpz_auth.view import AppState, Revocation
 
 from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret
@@ -35,13 +35,13 @@ def client_credentials(context: Any, request: Any) -> ClientCredentials:
         ClientInvalid: The metadata has something else than `Basic`.
     """
     peer = rpz_auth.peer()
-    value = credentials.find(context.invocation_metadata())
-    if value is None:
-        return ClientCredentials(client_id=request.client_id, client_secret=request.client_secret, peer=peer)
     try:
-        parsed = credentials.parse(value)
-    except TokenInvalid:
+        value = credentials.find(context.invocation_metadata())
+        parsed = None if value is None else credentials.parse(value)
+    except (TokenInvalid, CredentialsMissing):
         raise ClientInvalid from None
+    if parsed is None:
+        return ClientCredentials(client_id=request.client_id, client_secret=request.client_secret, peer=peer)
     if not isinstance(parsed, credentials.Basic):
         raise ClientInvalid("authenticate with Basic, the App ID as user and its OAuth 2 secret as password")
     client_id, client_secret = map(urllib.parse.unquote_plus, (parsed.user, parsed.password))
@@ -73,7 +73,8 @@ def read_time(message: Any, field: str) -> float | None:
     if not message.HasField(field):
         return None
     value: Timestamp = getattr(message, field)
-    if not 0 <= value.seconds < 253402300800 or not 0 <= value.nanos < 10**9:  # noqa: PLR2004 - the year 10000
+    # The last second before the year 10000 is left out: its end, as a float, is beyond what can be written.
+    if not 0 <= value.seconds < 253402300799 or not 0 <= value.nanos < 10**9:  # noqa: PLR2004 - see above
         raise RequestInvalid(f"{field} is not a time")
     return value.seconds + value.nanos / 1e9
 
@@ -99,6 +100,17 @@ def read_page_size(size: int) -> int:
     if size < 0:
         raise RequestInvalid("page_size is not negative")
     return min(size or _PAGE, _MAX_PAGE)
+
+
+def refuse_fields(message: Any, *names: str) -> None:
+    """Refuse what the contract offers and this version would pass over.
+
+    Raises:
+        RequestInvalid: One of the fields is set.
+    """
+    for field, _ in message.ListFields():
+        if field.name in names:
+            raise RequestInvalid(f"this version does not offer {field.name}; leave it out")
 
 
 def write_app(app: App) -> app_service_pb2.App:

@@ -2,57 +2,95 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
 import structlog
+from google.protobuf.message import DecodeError
 from rpz_auth.errors import Internal, Refusal
 from rpz_auth.status import rpc_status
 
-from rpz_auth_server.domain.refusal import NotImplementedYet
+from rpz_auth_server.domain.refusal import NotImplementedYet, RequestInvalid
 
 _log = structlog.get_logger("rpz_auth_server")
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in the stubs only
 
 
 class RefusalInterceptor(grpc.aio.ServerInterceptor):
     """Stands right before the handlers; whatever leaves it is a status of ours with a fixed text."""
 
+    def __init__(self) -> None:
+        """Have wrapped nothing yet."""
+        self._wrapped: dict[str, Handler] = {}
+
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        """Wrap the two shapes that the authority's methods have: one answer, or a stream of them."""
+    ) -> Handler | None:
+        """Wrap a handler once; a method's is the same for every call."""
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
-        if handler.unary_unary:
-            return grpc.unary_unary_rpc_method_handler(
-                _unary(handler.unary_unary), handler.request_deserializer, handler.response_serializer
-            )
-        if handler.unary_stream:
-            return grpc.unary_stream_rpc_method_handler(
-                _stream(handler.unary_stream), handler.request_deserializer, handler.response_serializer
-            )
-        return handler
+        method = handler_call_details.method
+        if method not in self._wrapped:
+            self._wrapped[method] = _wrap(handler)
+        return self._wrapped[method]
 
 
-def _unary(behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+def _wrap(handler: Handler) -> Handler:
+    """Wrap one of the shapes that the authority's methods have, those of health and reflection included."""
+    if handler.request_streaming:
+        return grpc.stream_stream_rpc_method_handler(
+            _stream(handler.stream_stream, _unchanged),
+            handler.request_deserializer,
+            handler.response_serializer,
+        )
+    read = _reader(handler.request_deserializer or _unchanged)
+    if handler.response_streaming:
+        return grpc.unary_stream_rpc_method_handler(
+            _stream(handler.unary_stream, read), None, handler.response_serializer
+        )
+    return grpc.unary_unary_rpc_method_handler(
+        _unary(handler.unary_unary, read), None, handler.response_serializer
+    )
+
+
+def _reader(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def read(raw: bytes) -> Any:
+        try:
+            return parse(raw)
+        except DecodeError:  # also for text that is not UTF-8
+            raise RequestInvalid("the request is not a message of this method") from None
+
+    return read
+
+
+def _unchanged(request: Any) -> Any:
+    return request
+
+
+def _unary(behaviour: Callable[..., Any], read: Callable[[Any], Any]) -> Callable[..., Any]:
     async def call(request: Any, context: Any) -> Any:
         try:
-            return await behaviour(request, context)
+            return await behaviour(read(request), context)
         except Exception as error:  # noqa: BLE001 - grpc.aio would send its text to the client
             await _refuse(context, error)
 
     return call
 
 
-def _stream(behaviour: Callable[..., Any]) -> Callable[..., Any]:
+def _stream(behaviour: Callable[..., Any], read: Callable[[Any], Any]) -> Callable[..., Any]:
+    if inspect.iscoroutinefunction(behaviour):  # it writes its answers to the context, as health does
+        return _unary(behaviour, read)
+
     async def call(request: Any, context: Any) -> Any:
         try:
-            async for answer in behaviour(request, context):
+            async for answer in behaviour(read(request), context):
                 yield answer
         except Exception as error:  # noqa: BLE001 - grpc.aio would send its text to the client
             await _refuse(context, error)

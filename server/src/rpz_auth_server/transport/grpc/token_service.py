@@ -122,6 +122,7 @@ class TokenService(pb_grpc.TokenServiceServicer):
         self, request: pb.CreateApiTokenRequest, _context: Any
     ) -> pb.CreateApiTokenResponse:
         """The token itself is in this answer and nowhere else."""
+        messages.refuse_fields(request, "request_id")
         record, text = await api_tokens.create_api_token(
             self._authority,
             rpz_auth.caller(),

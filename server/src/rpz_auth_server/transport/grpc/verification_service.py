@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import rpz_auth
+from google.protobuf.message import Message
 from rpz.auth.v1 import verification_service_pb2 as pb
 from rpz.auth.v1 import verification_service_pb2_grpc as pb_grpc
+from rpz_auth.errors import TokenExpired
 from rpz_auth.view import AppState, Change, Revocation, SigningKeys
 
 from rpz_auth_server.domain import scope
@@ -19,7 +20,9 @@ from rpz_auth_server.flows.pipeline import APP_ID, Authority
 from rpz_auth_server.live.hub import Beat, Hub, News
 from rpz_auth_server.transport.grpc import messages
 
-_PART = 2000
+_PART = 256 * 1024
+"""Bytes after which a message is full; with the largest App on top far below what any gRPC client takes."""
+M = TypeVar("M", bound=Message)
 T = TypeVar("T")
 
 
@@ -62,7 +65,12 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
     async def Watch(self, request: pb.WatchRequest, _context: Any) -> AsyncIterator[pb.WatchResponse]:
         """Tell everything, then everything that changes."""
         _verifier_resources(self._authority)
+        caller = rpz_auth.caller()
         async for news in self._hub.news(Cursor.parse(request.cursor)):
+            # The stream outlives the decision that let it begin. Whatever ends the verifier is itself news.
+            if self._authority.store.now() >= caller.expires_at:
+                raise TokenExpired
+            self._authority.view.check(caller.verdict, caller.peer)
             for message in self._write(news):
                 if not message.HasField("time"):
                     message.time.CopyFrom(messages.require_time(self._authority.store.now()))
@@ -80,8 +88,9 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
             case StoredSnapshot() as snapshot:
                 yield from _write_snapshot(snapshot, self._hub.keys())
             case events:
-                changes = pb.Events(events=[_write_change(event.change) for event in events])
-                yield pb.WatchResponse(events=changes, cursor=str(news.cursor))
+                for part in _parts((_write_change(event.change), event.cursor) for event in events):
+                    changes = pb.Events(events=[change for change, _ in part])
+                    yield pb.WatchResponse(events=changes, cursor=str(part[-1][1]))
 
 
 def _verifier_resources(authority: Authority) -> frozenset[str]:
@@ -97,10 +106,10 @@ def _verifier_resources(authority: Authority) -> frozenset[str]:
 
 
 def _write_snapshot(snapshot: StoredSnapshot, keys: SigningKeys) -> Iterator[pb.WatchResponse]:
-    for part in _parts(snapshot.revocations):
-        yield pb.WatchResponse(snapshot=pb.Snapshot(revocations=map(messages.write_revocation, part)))
-    for apps in _parts(snapshot.apps):
-        yield pb.WatchResponse(snapshot=pb.Snapshot(apps=map(messages.write_app_state, apps)))
+    for revocations in _parts((messages.write_revocation(item), None) for item in snapshot.revocations):
+        yield pb.WatchResponse(snapshot=pb.Snapshot(revocations=[item for item, _ in revocations]))
+    for apps in _parts((messages.write_app_state(item), None) for item in snapshot.apps):
+        yield pb.WatchResponse(snapshot=pb.Snapshot(apps=[item for item, _ in apps]))
     last = pb.Snapshot(keys=pb.SigningKeys(jwks=keys.jwks), last=True)
     yield pb.WatchResponse(snapshot=last, cursor=str(snapshot.cursor))
 
@@ -115,7 +124,15 @@ def _write_change(change: Change) -> pb.Event:
             return pb.Event(keys=pb.SigningKeys(jwks=jwks))
 
 
-def _parts(items: Iterable[T]) -> Iterator[tuple[T, ...]]:
-    iterator = iter(items)
-    while part := tuple(itertools.islice(iterator, _PART)):
+def _parts(items: Iterable[tuple[M, T]]) -> Iterator[Sequence[tuple[M, T]]]:
+    """Split by size, not by number: the whitelist of one App may be longer than a thousand revocations."""
+    part: list[tuple[M, T]] = []
+    size = 0
+    for item in items:
+        part.append(item)
+        size += item[0].ByteSize()
+        if size >= _PART:
+            yield part
+            part, size = [], 0
+    if part:
         yield part
