@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
 
 from rpz_auth.cache import BoundedCache
 
@@ -39,6 +40,16 @@ def test_an_entry_that_is_put_again_is_the_newest_and_takes_no_second_place() ->
     assert cache.get(key(0)) == 100
 
 
+def test_an_entry_in_the_middle_that_is_put_again_pushes_none_out_and_is_the_newest() -> None:
+    cache: BoundedCache[int] = BoundedCache(3)
+    for number in (0, 1, 2, 1):
+        cache.put(key(number), number)
+    assert contents(cache, 9) == [0, 1, 2]
+    cache.put(key(3), 3)
+    cache.put(key(4), 4)
+    assert contents(cache, 9) == [1, 3, 4]
+
+
 def test_reading_makes_no_entry_newer() -> None:
     cache: BoundedCache[int] = BoundedCache(2)
     cache.put(key(0), 0)
@@ -63,6 +74,33 @@ def test_a_cache_of_one_holds_the_last() -> None:
     for number in range(3):
         cache.put(key(number), number)
     assert (contents(cache, 9), len(cache)) == ([2], 1)
+
+
+class Watched(bytes):
+    """A key that tells whether the cache was locked whenever the dictionary looked at it."""
+
+    __slots__ = ()
+    cache: ClassVar[BoundedCache[int]]
+    locked: ClassVar[list[bool]] = []
+
+    def __hash__(self) -> int:
+        self.locked.append(self.cache._writing.locked())
+        return super().__hash__()
+
+    def __eq__(self, other: object) -> bool:
+        return super().__eq__(other)
+
+
+def test_all_of_a_write_is_done_under_the_lock_and_a_read_takes_none() -> None:
+    Watched.cache = BoundedCache(1)
+    Watched.cache.put(Watched(key(1)), 1)
+    Watched.cache.put(Watched(key(2)), 2)
+    Watched.cache.discard(Watched(key(2)))
+    assert Watched.locked
+    assert all(Watched.locked)
+    Watched.locked.clear()
+    Watched.cache.get(Watched(key(2)))
+    assert Watched.locked == [False]
 
 
 def test_a105_the_bound_holds_while_threads_put_discard_and_read() -> None:

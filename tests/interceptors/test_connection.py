@@ -52,7 +52,10 @@ class Service:
             self.connection, resource=RESOURCE, services=["orders.v1.OrderService"]
         )
         self._server = grpc.server(ThreadPoolExecutor(2), interceptors=[self._auth])
-        orders_pb2_grpc.add_OrderServiceServicer_to_server(OrderService(), self._server)
+        orders_pb2_grpc.add_OrderServiceServicer_to_server(
+            OrderService(),  # type: ignore[abstract] # the other methods are not called
+            self._server,
+        )
         self._channel = grpc.insecure_channel(f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}")
         self.stub = orders_pb2_grpc.OrderServiceStub(self._channel)
 
@@ -70,7 +73,7 @@ class Service:
         """Who the service took the caller for, or the reason why it refused."""
         try:
             answer = self.stub.GetOrder(
-                orders_pb2.GetOrderRequest(order_id="1"), metadata=[("x-rpz-auth", field_value)]
+                orders_pb2.GetOrderRequest(order_id="1"), metadata=(("x-rpz-auth", field_value),)
             )
         except grpc.RpcError as error:
             return str(reason(error))

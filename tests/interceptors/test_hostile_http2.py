@@ -1,18 +1,24 @@
 from __future__ import annotations
 
+import base64
 import contextlib
+import itertools
 import logging
+import threading
 from collections.abc import Iterator
 
 import grpc
 import pytest
-import rpz_auth
+from rpz_auth import Peer
+from rpz_auth.caller import Verdict
 from rpz_auth.testing import FakeAuthority
+from rpz_auth.view import View
 from support.grpc_servers import (
     KINDS,
     RESOURCE,
     SCOPE,
     SERVICE,
+    TIMEOUT,
     Generic,
     Servicer,
     Shape,
@@ -30,6 +36,8 @@ STREAMS = 4 * THREADS
 UNIMPLEMENTED = grpc.StatusCode.UNIMPLEMENTED.value[0]
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED.value[0]
 PERMISSION_DENIED = grpc.StatusCode.PERMISSION_DENIED.value[0]
+INTERNAL = grpc.StatusCode.INTERNAL.value[0]
+CANCELLED = grpc.StatusCode.CANCELLED.value[0]
 INVALID_ARGUMENT = grpc.StatusCode.INVALID_ARGUMENT.value[0]
 
 
@@ -48,7 +56,7 @@ class Service:
     def answer_within_a_second(self) -> bytes:
         with connect(self.port) as channel:
             answer: bytes = channel.unary_unary(Shape.UNARY_UNARY.path())(
-                b"", metadata=[("authorization", self.good)], timeout=1
+                b"", metadata=(("authorization", self.good),), timeout=1
             )
             return answer
 
@@ -75,7 +83,7 @@ def client(service: Service) -> Iterator[RawClient]:
 
 
 def _authorization(value: str) -> RawHeaders:
-    return [(b"authorization", value.encode())]
+    return ((b"authorization", value.encode()),)
 
 
 @pytest.mark.parametrize("shape", Shape, ids=lambda shape: shape.name.lower())
@@ -83,14 +91,14 @@ def test_r129_a100_header_only_streams_that_are_refused_are_answered_and_hold_no
     service: Service, client: RawClient, shape: Shape
 ) -> None:
     refused: list[tuple[str, RawHeaders, int]] = [
-        (shape.path(), [], UNAUTHENTICATED),
+        (shape.path(), (), UNAUTHENTICATED),
         (shape.path(), _authorization("Bearer x"), UNAUTHENTICATED),
         (shape.path(), _authorization(service.expired), UNAUTHENTICATED),
         (shape.path(), _authorization(service.good) * 2, INVALID_ARGUMENT),
         (shape.path(), _authorization(service.scopeless), PERMISSION_DENIED),
-        (shape.path("Unlisted"), [], UNAUTHENTICATED),
+        (shape.path("Unlisted"), (), UNAUTHENTICATED),
         (shape.path("Unlisted"), _authorization(service.good), UNIMPLEMENTED),
-        (shape.path("MadeUp"), [], UNAUTHENTICATED),
+        (shape.path("MadeUp"), (), UNAUTHENTICATED),
         (shape.path("MadeUp"), _authorization(service.good), UNIMPLEMENTED),
     ]
     for path, headers, status in refused:
@@ -100,13 +108,23 @@ def test_r129_a100_header_only_streams_that_are_refused_are_answered_and_hold_no
     assert len(service.servicer.log.take()) == len(refused)
 
 
-def test_header_only_streams_of_a_good_credential_hold_threads_until_they_end() -> None:
+def test_header_only_streams_of_a_good_credential_hold_threads_until_they_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """What grpc's sync server cannot help: whoever is let in may keep a thread waiting."""
+    admitted = threading.Semaphore(0)
+
+    def check(verdict: Verdict, peer: Peer | None) -> None:
+        View.check(view, verdict, peer)
+        admitted.release()
+
     with _service(Stack.SYNC) as service:
+        view = service.authority.view
+        monkeypatch.setattr(view, "check", check)
         with raw_client(service.port) as client:
-            path = Shape.UNARY_UNARY.path()
             for _ in range(STREAMS):
-                client.open(path, _authorization(service.good))
+                client.open(Shape.UNARY_UNARY.path(), _authorization(service.good))
+            assert all(admitted.acquire(timeout=TIMEOUT) for _ in range(THREADS))
             with pytest.raises(grpc.RpcError) as refused:
                 service.answer_within_a_second()
             assert refused.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -141,7 +159,7 @@ def test_a55_a56_hostile_bytes_are_refused_and_no_log_line_is_broken(
         good + byte + b"x-rpz-auth: " + good,
     ):
         for key in (b"authorization", b"x-rpz-auth"):
-            stream = client.open(Shape.UNARY_UNARY.path(), [(key, value)])
+            stream = client.open(Shape.UNARY_UNARY.path(), ((key, value),))
             client.send_empty_message(stream)
             # None: the core reset the stream itself, before any Python saw it.
             assert client.status(stream) in (UNAUTHENTICATED, None)
@@ -157,7 +175,7 @@ def test_a55_spaces_around_the_credential_do_not_matter(service: Service, client
         assert client.status(stream) == 0
 
 
-@pytest.mark.parametrize("letters", ["ſ", "\u212a", "Ｂ"])
+@pytest.mark.parametrize("letters", ["\u017f", "\u212a", "\uff22"])
 def test_a57_letters_that_only_look_alike_are_refused(
     service: Service, client: RawClient, letters: str
 ) -> None:
@@ -167,48 +185,51 @@ def test_a57_letters_that_only_look_alike_are_refused(
         assert client.status(stream) in (UNAUTHENTICATED, None)
 
 
-def test_a53_binary_keys_are_ignored_and_bad_base64_in_one_is_refused(
-    service: Service, client: RawClient
-) -> None:
-    path = Shape.UNARY_UNARY.path()
+def test_a53_binary_keys_are_ignored_and_bad_base64_in_one_is_refused(service: Service) -> None:
+    path, good = Shape.UNARY_UNARY.path(), service.good.encode()
     for key in (b"authorization-bin", b"x-rpz-auth-bin"):
-        for value in (service.good.encode(), b"YWJj", b"*not base64*"):
-            assert client.status(client.open(path, [(key, value)])) != 0
-    assert service.servicer.log.take() == []
-    stream = client.open(path, [*_authorization(service.good), (b"x-rpz-auth-bin", b"YWJj")])
-    client.send_empty_message(stream)
-    assert client.status(stream) == 0
+        for value, alone, beside_a_good_one in (
+            (base64.b64encode(good).rstrip(b"="), UNAUTHENTICATED, 0),
+            (b"*not base64*", INTERNAL, INTERNAL),
+        ):
+            for credential, expected in (((), alone), (_authorization(service.good), beside_a_good_one)):
+                # A connection each: the core remembers a header that it could not read.
+                with raw_client(service.port) as client:
+                    stream = client.open(path, (*credential, (key, value)))
+                    client.send_empty_message(stream)
+                    assert client.status(stream) == expected
+    assert len(service.servicer.log.take()) == 2
 
 
 def test_a58_keys_in_upper_case_are_never_a_credential(service: Service) -> None:
     for key in (b"X-Rpz-Auth", b"Authorization", b"AUTHORIZATION"):
         with raw_client(service.port) as client:
-            stream = client.open(Shape.UNARY_UNARY.path(), [(key, service.good.encode())])
+            stream = client.open(Shape.UNARY_UNARY.path(), ((key, service.good.encode()),))
             with contextlib.suppress(ConnectionError):  # the core may end the whole connection
                 assert client.status(stream) != 0
     assert service.servicer.log.take() == []
     assert service.answer_within_a_second()
 
 
-@pytest.mark.parametrize(
-    ("first", "second"), [("Public", "Guarded"), ("Guarded", "Public"), ("Public", "Unlisted")]
-)
-def test_a59_of_two_paths_the_one_that_is_served_is_the_one_that_is_decided(
-    service: Service, first: str, second: str
-) -> None:
-    shape = Shape.UNARY_UNARY
-    for extra, before in (
-        ([(b":path", shape.path(second).encode())], []),
-        ([], [(b":path", shape.path(second).encode())]),
-    ):
-        with raw_client(service.port) as client:
-            stream = client.open(shape.path(first), extra, before=before)
-            with contextlib.suppress(ConnectionError):
-                client.send_empty_message(stream)
-                client.status(stream)
-    # A handler that ran without a caller is a public one.
-    assert all(seen.subject is None for seen in service.servicer.log.take())
-    assert service.answer_within_a_second()
+@pytest.mark.parametrize("stack", Stack, ids=lambda stack: stack.value)
+def test_a59_of_two_paths_the_one_that_is_served_is_the_one_that_is_decided(stack: Stack) -> None:
+    shape, kind = Shape.UNARY_UNARY, next(iter(KINDS[stack]))
+    servicers = {demand: Servicer() for demand in ("Guarded", "Public", "Unlisted")}
+    handlers = Generic(
+        {shape.path(name): shape.handler(KINDS[stack][kind](s, shape)) for name, s in servicers.items()}
+    )
+    with interceptor(FakeAuthority()) as auth, serve(stack, handlers, [auth]) as port:
+        for first, second in itertools.permutations(servicers, 2):
+            another = ((b":path", shape.path(second).encode()),)
+            for extra, before in ((another, ()), ((), another)):
+                with raw_client(port) as client, contextlib.suppress(ConnectionError):
+                    stream = client.open(shape.path(first), extra, before=before)
+                    client.send_empty_message(stream)
+                    client.status(stream)
+        with connect(port) as channel:
+            assert call(channel, shape.path("Public"), shape)[0].code is grpc.StatusCode.OK
+    assert servicers["Guarded"].log.take() == servicers["Unlisted"].log.take() == []
+    assert servicers["Public"].log.take()
 
 
 @pytest.mark.parametrize(
@@ -233,14 +254,12 @@ def test_a60_a_path_that_is_not_exact_is_no_method(service: Service, path: str) 
     for method in (Shape.UNARY_UNARY.path(), Shape.UNARY_UNARY.path("Public")):
         name = method.rpartition("/")[2]
         spelt = path.format(service=SERVICE, upper=SERVICE.upper(), method=name)
-        for headers, expected in (
-            ([], {UNAUTHENTICATED, None}),
-            (_authorization(service.good), {UNIMPLEMENTED, None}),
-        ):
+        unheard = CANCELLED if spelt == "" else None  # of no path the sync server does not look for a handler
+        for headers, status in (((), UNAUTHENTICATED), (_authorization(service.good), UNIMPLEMENTED)):
             with raw_client(service.port) as client:
                 stream = client.open(spelt, headers)
                 with contextlib.suppress(ConnectionError):
-                    assert client.status(stream) in expected
+                    assert client.status(stream) in {status, None, unheard}
     assert service.servicer.log.take() == []
     assert service.answer_within_a_second()
 
@@ -249,9 +268,9 @@ def test_a60_a_path_that_is_not_exact_is_no_method(service: Service, path: str) 
 def test_a54_large_metadata_never_helps_a_bad_credential(service: Service, size: int) -> None:
     shape = Shape.UNARY_UNARY
     with connect(service.port) as channel:
-        bad, _ = call(channel, shape.path(), shape, [("authorization", "Bearer " + "a" * size)])
+        bad, _ = call(channel, shape.path(), shape, (("authorization", "Bearer " + "a" * size),))
         padded, _ = call(
-            channel, shape.path(), shape, [("authorization", service.good), ("x-padding", "a" * size)]
+            channel, shape.path(), shape, (("authorization", service.good), ("x-padding", "a" * size))
         )
     refused = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.RESOURCE_EXHAUSTED}
     assert bad.code in (refused if size < 17_000 else {grpc.StatusCode.RESOURCE_EXHAUSTED})
@@ -261,9 +280,3 @@ def test_a54_large_metadata_never_helps_a_bad_credential(service: Service, size:
         padded.code is grpc.StatusCode.OK
     )
     assert service.answer_within_a_second()
-
-
-def test_our_own_tokens_fit_well_into_metadata(service: Service) -> None:
-    assert isinstance(service.good, str)
-    assert len(service.good) < 4096
-    assert rpz_auth.AccessToken(service.good.removeprefix("Bearer ")).field_value() == service.good

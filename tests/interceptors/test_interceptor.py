@@ -212,7 +212,7 @@ class Service:
     stack: Stack
     authority: FakeAuthority
     servicer: Servicer
-    channel: grpc.Channel
+    channel: Any
 
     @property
     def good(self) -> Metadata:
@@ -272,7 +272,7 @@ class _Faulty(FakeAuthority):
         super().__init__()
         self.error = error
 
-    def ask(self, question: Any) -> Any:
+    def ask(self, question: Any) -> Any:  # noqa: ARG002 - the protocol's
         raise self.error
 
 
@@ -524,7 +524,7 @@ def test_two_interceptors_in_one_process_decide_each_for_itself() -> None:
         connect(second_port) as second_channel,
     ):
         answers = [
-            [call(channel, shape.path(), shape, [("x-rpz-auth", t.field_value())])[0].code for t in tokens]
+            [call(channel, shape.path(), shape, (("x-rpz-auth", t.field_value()),))[0].code for t in tokens]
             for channel in (first_channel, second_channel)
         ]
     assert answers == [[_C.OK, _C.UNAUTHENTICATED], [_C.UNAUTHENTICATED, _C.OK]]
@@ -600,7 +600,7 @@ def test_a_call_through_a_trusted_proxy_shows_the_address_behind_it(stack: Stack
         connect(port) as channel,
     ):
         forwarded = ("x-forwarded-for", "198.51.100.1, 203.0.113.9")
-        metadata = [("authorization", token.field_value()), forwarded]
+        metadata = (("authorization", token.field_value()), forwarded)
         assert call(channel, shape.path(), shape, metadata)[0].code is _C.OK
     assert [seen.peer for seen in servicer.log.take()] == ["203.0.113.9"]
 
@@ -611,7 +611,7 @@ async def test_a_cancelled_decision_stays_cancelled() -> None:
     outcomes: list[str] = []
 
     class Slow(FakeAuthority):
-        async def ask_async(self, question: Any) -> Any:
+        async def ask_async(self, question: Any) -> Any:  # noqa: ARG002 - the protocol's
             entered.set()
             try:
                 await asyncio.Event().wait()
@@ -629,7 +629,8 @@ async def test_a_cancelled_decision_stays_cancelled() -> None:
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            pending = channel.unary_unary(shape.path())(b"", metadata=(("x-rpz-auth", token.field_value()),))
+            method: Any = channel.unary_unary(shape.path())
+            pending = method(b"", metadata=(("x-rpz-auth", token.field_value()),))
             await entered.wait()
             pending.cancel()
             await released.wait()

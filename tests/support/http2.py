@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import h2.config
 import h2.connection
 import h2.events
 
-RawHeaders = Sequence[tuple[bytes, bytes]]
+RawHeaders = tuple[tuple[bytes, bytes], ...]
 
 EMPTY_MESSAGE = bytes(5)
 """A gRPC message of no bytes: not compressed, length 0."""
@@ -67,7 +67,8 @@ class RawClient:
         """Wait for the end of a call; gives its gRPC status, or None when the stream was reset."""
         while stream not in self._ended:
             received = self._socket.recv(65536)
-            assert received, "the server closed the connection"
+            if not received:
+                raise ConnectionResetError("the server closed the connection")
             for event in self._connection.receive_data(received):
                 self._note(event)
             self._flush()

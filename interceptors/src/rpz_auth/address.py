@@ -76,10 +76,7 @@ def parse_network(text: str) -> IPNetwork:
 
 
 def parse_peer(text: str) -> Peer:
-    """Read what grpc calls a peer: `ipv4:1.2.3.4:5`, `ipv6:%5B::1%5D:5`, `unix:…`; else `UNKNOWN`.
-
-    `unix-abstract:…` is unknown, too: no file's mode says who may connect to it.
-    """
+    """Read what grpc calls a peer: `ipv4:1.2.3.4:5`, `ipv6:%5B::1%5D:5`, `unix:…`; else `UNKNOWN`."""
     family, colon, rest = text.partition(":")
     if family == "unix" and colon:
         return Peer(None, unix=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from typing import Generic, TypeVar
 
 V = TypeVar("V")
@@ -17,7 +18,8 @@ class BoundedCache(Generic[V]):
     def __init__(self, size: int) -> None:
         """Hold up to `size` entries."""
         self._size = size
-        self._entries: dict[bytes, V] = {}
+        # Not a plain dictionary: it finds its oldest entry only by walking over all that were deleted.
+        self._entries: OrderedDict[bytes, V] = OrderedDict()
         self._writing = threading.Lock()
 
     def __len__(self) -> int:
@@ -32,7 +34,7 @@ class BoundedCache(Generic[V]):
         with self._writing:
             self._entries.pop(key, None)
             while len(self._entries) >= self._size:
-                del self._entries[next(iter(self._entries))]
+                self._entries.popitem(last=False)
             self._entries[key] = value
 
     def discard(self, key: bytes) -> None:

@@ -18,7 +18,7 @@ from rpz_auth import grpc_aio_threads as threads
 from rpz_auth.caller import CURRENT, Admission
 from rpz_auth.errors import Internal, MethodUnknown, Refusal
 from rpz_auth.grpc_aio_context import CallContext, Messages, NativeContext
-from rpz_auth.grpc_handlers import behaviour_of, deserialiser_of
+from rpz_auth.grpc_handlers import behaviour_of, certain, deserialiser_of
 from rpz_auth.status import rpc_status
 
 _log = logging.getLogger("rpz_auth")
@@ -93,7 +93,7 @@ def _refuse_unknown(admit: Admit) -> Callable[..., Any]:
 
 async def _admit(admit: Admit, context: CallContext) -> Admission:
     try:
-        return await admit(context)
+        return certain(await admit(context))
     except Refusal as refusal:
         await _abort(context, refusal)
     except Exception:  # noqa: BLE001 - whatever it is, the call must not pass

@@ -35,7 +35,7 @@ class ThreadContext(grpc.ServicerContext):
         for callback in callbacks or ():
             try:
                 callback()
-            except Exception:  # the others must still be called
+            except Exception:  # noqa: BLE001 - the others must still be called
                 _log.exception("a handler's callback failed at the end of its call")
 
     def _in_loop(self, coroutine: Coroutine[Any, Any, T]) -> T:

@@ -95,5 +95,6 @@ class _Worker:
 def _messages(context: ThreadContext) -> Iterator[Any]:
     while (message := context.read()) is not grpc.aio.EOF:
         yield message
-    if not context.is_active():  # as on the sync stack: what was cut off must not look complete
+    # As on the sync stack: what was cut off should not look complete. grpc may not have said so by now.
+    if not context.is_active():
         raise grpc.RpcError

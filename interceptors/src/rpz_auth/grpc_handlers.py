@@ -7,6 +7,8 @@ from typing import Any
 
 import grpc
 
+from rpz_auth.caller import Admission
+
 NO_MESSAGE = "the method takes exactly one request message"
 """Goes with UNIMPLEMENTED, as grpc's table of status codes has it for "request cardinality violation"."""
 
@@ -29,3 +31,14 @@ def behaviour_of(handler: grpc.RpcMethodHandler[Any, Any]) -> Callable[..., Any]
 def deserialiser_of(handler: grpc.RpcMethodHandler[Any, Any]) -> Callable[[bytes], Any]:
     """What makes a message of the bytes that travelled; the bytes themselves where a handler takes those."""
     return handler.request_deserializer or (lambda raw: raw)
+
+
+def certain(admission: object) -> Admission:
+    """Let pass an admission and nothing else, least of all what a stray StopIteration carried.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if not isinstance(admission, Admission):
+        raise TypeError(f"a decision ended with {type(admission).__name__} in place of an admission")
+    return admission

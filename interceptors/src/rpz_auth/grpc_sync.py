@@ -17,7 +17,7 @@ import grpc
 
 from rpz_auth.caller import CURRENT, Admission
 from rpz_auth.errors import Internal, MethodUnknown, Refusal
-from rpz_auth.grpc_handlers import NO_MESSAGE, UNREADABLE_MESSAGE, behaviour_of, deserialiser_of
+from rpz_auth.grpc_handlers import NO_MESSAGE, UNREADABLE_MESSAGE, behaviour_of, certain, deserialiser_of
 from rpz_auth.status import rpc_status
 
 _log = logging.getLogger("rpz_auth")
@@ -82,7 +82,7 @@ def _refuse_unknown(admit: Admit) -> Callable[..., Iterator[Any]]:
 
 def _admit(admit: Admit, context: grpc.ServicerContext) -> Admission:
     try:
-        return admit(context)
+        return certain(admit(context))
     except Refusal as refusal:
         _abort(context, refusal)
     except Exception:  # noqa: BLE001 - whatever it is, the call must not pass

@@ -18,6 +18,7 @@ from rpz_auth.authority import Authority
 from rpz_auth.caller import Admission
 from rpz_auth.decide import Decider, run, run_async
 from rpz_auth.errors import ConfigurationError
+from rpz_auth.grpc_aio_context import CallContext
 from rpz_auth.policy import CLIENT, Policy, read_policies
 
 _log = logging.getLogger("rpz_auth")
@@ -26,6 +27,7 @@ START_TIMEOUT = 30.0
 """Seconds that `with interceptor:` waits for the authority."""
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in the stubs only
+_Wrap: TypeAlias = "Callable[[Handler | None, Policy | None], Handler]"
 
 
 class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
@@ -74,7 +76,7 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
             resource=resource,
             trusted_proxies=TrustedProxies(trusted_proxies),
         )
-        self._guarded: dict[str, tuple[Handler | None, Handler]] = {}
+        self._guarded: dict[tuple[str, _Wrap], tuple[Handler | None, Handler]] = {}
         _log.info("rpz-auth protects %s:\n%s", resource, self.policies)
 
     def intercept_service(self, continuation: Any, handler_call_details: grpc.HandlerCallDetails) -> Any:
@@ -87,16 +89,14 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
     async def _intercept_async(self, handler: Any, method: str) -> Handler:
         return self._guard(await handler, method, self._guard_async)
 
-    def _guard(
-        self, handler: Handler | None, method: str, wrap: Callable[[Handler | None, Policy | None], Handler]
-    ) -> Handler:
+    def _guard(self, handler: Handler | None, method: str, wrap: _Wrap) -> Handler:
         policy = self.policies.get(method)
-        known = self._guarded.get(method)
+        known = self._guarded.get((method, wrap))
         if known is not None and known[0] is handler:
             return known[1]
         guarded = wrap(handler, policy)
         if policy is not None:  # callers can make up any number of other names
-            self._guarded[method] = (handler, guarded)
+            self._guarded[method, wrap] = (handler, guarded)
         return guarded
 
     def _guard_sync(self, handler: Handler | None, policy: Policy | None) -> Handler:
@@ -107,10 +107,8 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
         return grpc_sync.guard(handler, admit)
 
     def _guard_async(self, handler: Handler | None, policy: Policy | None) -> Handler:
-        async def admit(context: grpc_aio.Context) -> Admission:
-            decision = self._decider.decide(
-                policy, tuple(context.invocation_metadata() or ()), peer_of(context)
-            )
+        async def admit(context: CallContext) -> Admission:
+            decision = self._decider.decide(policy, context.invocation_metadata(), peer_of(context))
             return await run_async(decision, self._authority.ask_async)
 
         return grpc_aio.guard(handler, admit)
@@ -152,7 +150,7 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
 
 
 def peer_of(context: Any) -> Peer:
-    """Read the other end of a call; on asyncio only inside the call's own task."""
+    """Read the other end of a call from its context, of either stack."""
     peer = parse_peer(context.peer())
     names = certificate_names(context.auth_context())
     return Peer(peer.address, unix=peer.unix, names=names) if names else peer
