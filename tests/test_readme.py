@@ -42,15 +42,19 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuthorityPro
         yield process
 
 
-def bare_environment(folder: Path, *distributions: str) -> Path:
+PIP = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+LOWEST = ("-m", "uv", "pip", "install", "--quiet", "--resolution=lowest-direct")
+"""The oldest of everything that the distribution says it can live with."""
+
+
+def bare_environment(folder: Path, *distributions: str, install: Sequence[str]) -> Path:
     """A virtual environment with the named distributions of this project, and its Python."""
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
     # Copies, so that builds of several tests at a time do not meet in the work tree.
     sources = [shutil.copytree(ROOT / name, folder / "src" / name) for name in distributions]
-    subprocess.run(  # noqa: S603 - our own programs
-        [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *sources], check=True
-    )
+    program = [sys.executable, *install, f"--python={python}"] if install is LOWEST else [python, *install]
+    subprocess.run([*program, *sources], check=True)  # noqa: S603 - our own programs
     return python
 
 
@@ -79,11 +83,15 @@ def first_line_with(process: subprocess.Popen[str], text: str) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("distributions", [("interceptors",), ("interceptors", "server")], ids="+".join)
-def test_server_client_and_test_run_with_what_pip_installs(
-    distributions: Sequence[str], authority: AuthorityProcess, tmp_path: Path
+@pytest.mark.parametrize(
+    ("distributions", "install"),
+    [(("interceptors",), PIP), (("interceptors",), LOWEST), (("interceptors", "server"), PIP)],
+    ids=["library", "library with the lowest dependencies", "library and server"],
+)
+def test_server_and_client_run_with_what_pip_installs(
+    distributions: Sequence[str], install: Sequence[str], authority: AuthorityProcess, tmp_path: Path
 ) -> None:
-    python = bare_environment(tmp_path / "venv", *distributions)
+    python = bare_environment(tmp_path / "venv", *distributions, install=install)
     work = authority.data_dir.parent / tmp_path.name
     shutil.copytree(authority.data_dir, work / "rpz-auth-data", ignore=shutil.ignore_patterns("*.db*"))
     command = Path(sys.executable).with_name("rpz-auth")
