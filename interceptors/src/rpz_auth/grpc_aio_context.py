@@ -1,9 +1,10 @@
 """The context that handlers of `grpc.aio.server` get behind the interceptor.
 
-grpc ends the process (SIGSEGV) when it is asked for the peer of a call that has ended. Handlers do get
-that far: a client can let its deadline pass at any moment, after which plain functions still run in
-their threads, and asynchronous generators still run their `finally`. So the facts of the connection
-are read when the call begins, and nothing reaches grpc when it has ended.
+grpc ends the process (SIGSEGV) when it is asked for the peer of a call that has ended, and then reads
+the call's metadata from memory that is somebody else's by now. Handlers do get that far: a client can
+let its deadline pass at any moment, after which plain functions still run in their threads, and
+asynchronous generators still run their `finally`. So the facts of the call are read when it begins, and
+nothing reaches grpc when it has ended.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import grpc.aio
 from rpz_auth.grpc_handlers import NO_MESSAGE, UNREADABLE_MESSAGE
 
 NativeContext: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"  # generic in the stubs only
+Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
 
 class CallContext:
@@ -34,14 +36,19 @@ class CallContext:
         self._parse = parse
         # grpc lets go of the call only after this task is done.
         self._task = asyncio.current_task()
+        self._metadata: Metadata = tuple(context.invocation_metadata() or ())
         self._peer = context.peer()
         self._identities = context.peer_identities()
         self._identity_key = context.peer_identity_key()
         self._auth_context = context.auth_context()
 
     def __getattr__(self, name: str) -> Any:
-        """What needs no call: metadata, code, details, trailing metadata, compression, times."""
+        """What needs no call: code, details, trailing metadata, compression, times."""
         return getattr(self._context, name)
+
+    def invocation_metadata(self) -> Metadata:
+        """As read when the call began."""
+        return self._metadata
 
     def peer(self) -> str:
         """As read when the call began."""
