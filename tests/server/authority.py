@@ -6,8 +6,10 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import io
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,7 @@ import grpc
 import grpc.aio
 import rpz_auth
 import rpz_auth.aio
+import structlog
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.rpc import error_details_pb2, status_pb2
 from rpz.auth.v1 import (
@@ -30,7 +33,7 @@ from rpz.auth.v1 import (
 from rpz_auth import credentials
 from rpz_auth.errors import Reason
 from rpz_auth.status import DOMAIN, TABLE
-from rpz_auth_server import bootstrap
+from rpz_auth_server import bootstrap, log
 from rpz_auth_server.domain.event import AuditRecord
 from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.live.hub import Hub
@@ -87,6 +90,8 @@ class HeldStore:
         """By method; raised instead of calling it."""
         self.before: dict[str, Callable[..., Awaitable[None]]] = {}
         """By method; awaited, with its arguments, before calling it."""
+        self.after: dict[str, Callable[[], Awaitable[None]]] = {}
+        """By method; awaited before its answer is handed over."""
         self.calls: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -100,7 +105,10 @@ class HeldStore:
                 await self.before[name](*args, **kwargs)
             if name in self.faults:
                 raise self.faults[name]
-            return await method(*args, **kwargs)
+            answer = await method(*args, **kwargs)
+            if name in self.after:
+                await self.after[name]()
+            return answer
 
         return call
 
@@ -207,6 +215,7 @@ class TestAuthority:
         self.bootstrap: dict[str, Any] = json.loads((settings.data_dir / bootstrap.FILE_NAME).read_text())
         self.ca = Path(self.bootstrap["ca_certificate"]).read_text()
         self.tls = grpc.ssl_channel_credentials(self.ca.encode())
+        self.logged = io.StringIO()
         self._time = time
         self._channels: list[grpc.aio.Channel] = []
         self.anonymous = self.stubs(None)
@@ -235,6 +244,11 @@ class TestAuthority:
     async def catch_up(self) -> None:
         """Let the authority's own view learn what was committed."""
         await self.hub._advance()
+
+    def asked(self) -> list[str]:
+        """What the store was asked for by calls, and not by what goes on in the background."""
+        background = {"heartbeat", "events_after", "wait_for_events", "collect"}
+        return [name for name in self.store.calls if name not in background]
 
     async def audit(self) -> list[AuditRecord]:
         """All audit records."""
@@ -386,6 +400,21 @@ def exchange_request(client: Client, code: str, **fields: Any) -> token_service_
     return token_service_pb2.ExchangeTokenRequest(**{**defaults, **fields})
 
 
+@contextlib.contextmanager
+def _logging() -> Iterator[io.StringIO]:
+    """Log as the program does, and see at the end that nothing had to be struck out."""
+    root = logging.getLogger()
+    before = root.handlers, root.level
+    stream = io.StringIO()
+    log.configure(log_format="json", log_level="info", stream=stream)
+    try:
+        yield stream
+        assert "[redacted]" not in stream.getvalue()
+    finally:
+        root.handlers, root.level = before
+        structlog.reset_defaults()
+
+
 @contextlib.asynccontextmanager
 async def running_authority(
     data_dir: Path, *, time: FakeTime | None = None, **fields: Any
@@ -400,16 +429,19 @@ async def running_authority(
         return held[0]
 
     async with AsyncExitStack() as cleanup:
+        logged = cleanup.enter_context(_logging())
         authority, hub = await open_authority(settings, {}, cleanup, open_store=open_store)
         server = GrpcServer(authority, hub, offer_reflection=settings.reflection)
         port = server.listen(settings.grpc_address, server_credentials(settings))
         await bootstrap.ensure_administrator(authority, data_dir, describe_connection(settings, port))
         await server.start()
         running = TestAuthority(settings, authority, hub, server, held[0], time, port)
+        running.logged = logged
         try:
             yield running
         finally:
             held[0].faults.clear()
             held[0].before.clear()
+            held[0].after.clear()
             await running.close()
             await server.stop(hub)

@@ -348,6 +348,15 @@ async def test_field_that_is_not_of_its_form_is_refused(
     assert found.text
 
 
+@pytest.mark.parametrize("prefix", ["", "app:", "app:x"])
+async def test_a17_r083_subject_prefix_names_neither_everybody_nor_apps(
+    authority: TestAuthority, prefix: str
+) -> None:
+    found = await create(authority.admin, sign_in=pb.SignIn(client_ids=[MISSING], subject_prefix=prefix))
+    assert found == Reason.REQUEST_INVALID
+    assert found.text.startswith("sign_in.subject_prefix")
+
+
 @pytest.mark.parametrize("scopes", [["a b"], [""], ["rpz.nonsense"], ['a"'], ["x" * 129]])
 async def test_scope_that_is_not_of_its_form_is_refused(authority: TestAuthority, scopes: list[str]) -> None:
     assert await create(authority.admin, scopes=scopes) == Reason.SCOPE_INVALID

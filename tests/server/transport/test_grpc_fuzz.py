@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -11,6 +12,9 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rpz.auth.v1 import app_service_pb2 as app_pb
+from rpz.auth.v1 import token_service_pb2 as pb
+from rpz.auth.v1 import verification_service_pb2 as verification_pb
 from rpz_auth.errors import Reason
 from server.authority import (
     CODE_VERIFIER,
@@ -20,6 +24,8 @@ from server.authority import (
     Stubs,
     TestAuthority,
     challenge_of,
+    code_request,
+    exchange_request,
     outcome,
 )
 from server.transport.test_grpc_server import METHODS, call
@@ -57,7 +63,7 @@ def messages(descriptor: Descriptor, real: list[str], depth: int = 2) -> st.Sear
             case FieldDescriptor.CPPTYPE_BOOL:
                 values = st.booleans()
             case FieldDescriptor.CPPTYPE_MESSAGE:
-                if not depth:
+                if not depth or field.message_type is None:
                     continue
                 values = messages(field.message_type, real, depth - 1)
             case FieldDescriptor.CPPTYPE_INT64:
@@ -143,3 +149,86 @@ async def test_r120_text_that_is_no_utf_8_is_a_bad_request_with_a_reason(authori
                     Reason.REQUEST_INVALID,
                     Reason.CREDENTIALS_MISSING,
                 ), path
+
+
+async def test_a120_one_hostile_text_in_an_otherwise_right_request_is_answered_or_refused(
+    authority: TestAuthority,
+) -> None:
+    client = await authority.create_client()
+    tokens = await authority.sign_in(client)
+    app = await authority.create_app()
+    created = await authority.create_api_token(app.app_id, ["orders.read"], [ORDERS])
+    _, verifier = await authority.create_verifier()
+    admin, anonymous, apps = authority.admin, authority.anonymous, app_pb
+    update = apps.UpdateAppRequest(app=apps.App(app_id=app.app_id, display_name="x"), allow_any_peer=True)
+    requests: list[tuple[Stubs, str, Any]] = [
+        (admin, "TokenService/IssueCode", code_request(client, resources=[ORDERS])),
+        (
+            anonymous,
+            "TokenService/ExchangeToken",
+            exchange_request(client, await authority.issue_code(client)),
+        ),
+        (
+            anonymous,
+            "TokenService/Refresh",
+            pb.RefreshRequest(refresh_token=tokens.refresh_token, scopes=["orders.read"], **client.body),
+        ),
+        (anonymous, "TokenService/RevokeToken", pb.RevokeTokenRequest(token="x", **client.body)),
+        (verifier, "TokenService/IntrospectToken", pb.IntrospectTokenRequest(token=tokens.access_token)),
+        (admin, "TokenService/RevokeSubject", pb.RevokeSubjectRequest(subject="user:2")),
+        (
+            admin,
+            "TokenService/CreateApiToken",
+            pb.CreateApiTokenRequest(app_id=app.app_id, scopes=["orders.read"], resources=[ORDERS]),
+        ),
+        (admin, "TokenService/ListApiTokens", pb.ListApiTokensRequest(app_id=app.app_id)),
+        (
+            admin,
+            "TokenService/RevokeApiToken",
+            pb.RevokeApiTokenRequest(app_id=app.app_id, api_token_id=created.record.api_token_id),
+        ),
+        (admin, "AppService/CreateApp", apps.CreateAppRequest(app=app)),
+        (admin, "AppService/GetApp", apps.GetAppRequest(app_id=app.app_id)),
+        (admin, "AppService/ListApps", apps.ListAppsRequest()),
+        *((admin, "AppService/UpdateApp", _masked(update, path)) for path in sorted(UPDATABLE)),
+        (admin, "AppService/CreateClientSecret", apps.CreateClientSecretRequest(app_id=app.app_id)),
+        (admin, "AppService/RevokeClientSecret", apps.RevokeClientSecretRequest(app_id=app.app_id)),
+        (
+            verifier,
+            "VerificationService/VerifyApiToken",
+            verification_pb.VerifyApiTokenRequest(app_id=app.app_id, api_token=created.api_token),
+        ),
+        (verifier, "VerificationService/GetAppState", verification_pb.GetAppStateRequest(app_id=app.app_id)),
+        (verifier, "VerificationService/Watch", verification_pb.WatchRequest()),
+    ]
+    for stubs, name, request in requests:
+        for text in HOSTILE:
+            for changed in _with_text(request, text):
+                check(await outcome(call(stubs.channel, f"/rpz.auth.v1.{name}", changed)))
+
+
+UPDATABLE = {"display_name", "owner", "redirect_uris", "scopes", "resources", "whitelist", "sign_in"}
+
+
+def _masked(update: app_pb.UpdateAppRequest, path: str) -> app_pb.UpdateAppRequest:
+    masked = app_pb.UpdateAppRequest()
+    masked.CopyFrom(update)
+    masked.update_mask.paths.append(path)
+    return masked
+
+
+def _with_text(message: Any, text: str) -> Iterator[Any]:
+    """The message with the text in one field after the other."""
+    for field in message.DESCRIPTOR.fields:
+        changed = type(message)()
+        changed.CopyFrom(message)
+        if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
+            if field.is_repeated:
+                getattr(changed, field.name).append(text)
+            else:
+                setattr(changed, field.name, text)
+            yield changed
+        elif field.cpp_type == FieldDescriptor.CPPTYPE_MESSAGE and not field.is_repeated:
+            for inner in _with_text(getattr(message, field.name), text):
+                getattr(changed, field.name).CopyFrom(inner)
+                yield changed

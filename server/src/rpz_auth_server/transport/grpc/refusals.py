@@ -44,20 +44,16 @@ class RefusalInterceptor(grpc.aio.ServerInterceptor):
 
 def _wrap(handler: Handler) -> Handler:
     """Wrap one of the shapes that the authority's methods have, those of health and reflection included."""
+    behaviour: Any = handler.unary_unary or handler.unary_stream or handler.stream_stream
+    serialise = handler.response_serializer
     if handler.request_streaming:
         return grpc.stream_stream_rpc_method_handler(
-            _stream(handler.stream_stream, _unchanged),
-            handler.request_deserializer,
-            handler.response_serializer,
+            _stream(behaviour, _unchanged), handler.request_deserializer, serialise
         )
     read = _reader(handler.request_deserializer or _unchanged)
     if handler.response_streaming:
-        return grpc.unary_stream_rpc_method_handler(
-            _stream(handler.unary_stream, read), None, handler.response_serializer
-        )
-    return grpc.unary_unary_rpc_method_handler(
-        _unary(handler.unary_unary, read), None, handler.response_serializer
-    )
+        return grpc.unary_stream_rpc_method_handler(_stream(behaviour, read), None, serialise)
+    return grpc.unary_unary_rpc_method_handler(_unary(behaviour, read), None, serialise)
 
 
 def _reader(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
