@@ -181,6 +181,30 @@ def test_a_locked_app_is_refused_and_unlocking_revives_api_tokens_only(
     assert [service.outcome(access), service.outcome(api)] == ["TOKEN_INVALID", f"app:{client.app_id}"]
 
 
+def test_an_api_token_used_while_its_app_was_locked_works_as_soon_as_the_app_is_unlocked(
+    authority: AuthorityProcess, service: Service
+) -> None:
+    client = authority.create_client()
+    token, _ = api_token(authority, client)
+    view = service.connection.view
+    wait_for_change(view, lambda: authority.apps.LockApp(app_pb.LockAppRequest(app_id=client.app_id)))
+    assert service.outcome(token) == "TOKEN_INVALID"
+    wait_for_change(view, lambda: authority.apps.UnlockApp(app_pb.UnlockAppRequest(app_id=client.app_id)))
+    assert service.outcome(token) == f"app:{client.app_id}"
+
+
+def test_a_scope_taken_from_an_app_is_taken_from_its_api_tokens_as_soon_as_the_service_is_told(
+    authority: AuthorityProcess, service: Service
+) -> None:
+    client = authority.create_client()
+    token, _ = api_token(authority, client)
+    assert service.outcome(token) == f"app:{client.app_id}"
+    request = app_pb.UpdateAppRequest(app=app_pb.App(app_id=client.app_id, scopes=["orders.write"]))
+    request.update_mask.paths.append("scopes")
+    wait_for_change(service.connection.view, lambda: authority.apps.UpdateApp(request))
+    assert service.outcome(token) == "SCOPE_INSUFFICIENT"
+
+
 def test_a82_a_new_whitelist_is_obeyed_as_soon_as_the_service_is_told(
     authority: AuthorityProcess, service: Service
 ) -> None:

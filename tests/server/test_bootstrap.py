@@ -219,6 +219,15 @@ async def test_another_issuer_on_an_existing_database_is_refused(tmp_path: Path)
             await open_authority(settings_of(tmp_path / "a", issuer="https://other.example"), {}, cleanup)
 
 
+async def test_another_issuer_than_the_bootstrap_file_names_is_refused_with_the_flag_to_add(
+    authority: TestAuthority,
+) -> None:
+    data_dir, issuer = authority.settings.data_dir, authority.settings.issuer
+    with pytest.raises(ConfigurationError, match=rf"add --issuer {issuer}$"):
+        bootstrap.check_issuer(settings_of(data_dir, issuer="https://other.example"))
+    bootstrap.check_issuer(settings_of(data_dir, issuer=issuer))
+
+
 def test_key_ring_in_the_environment_needs_no_file(tmp_path: Path) -> None:
     elsewhere = tmp_path / "keyring.json"
     KeyRing.create(elsewhere)

@@ -31,9 +31,9 @@ from rpz_auth.view import View
 Metadata = Sequence[tuple[str, str | bytes]]
 
 API_TOKEN_CACHE_SECONDS = 300.0
-"""For how long a good answer about an API token is used; a revocation ends it at once."""
+"""For how long a good answer about an API token is used, unless it is revoked or its App changes."""
 REFUSAL_CACHE_SECONDS = 5.0
-"""For how long a bad answer is, which nothing but time ends."""
+"""For how long a bad answer is used, unless the App changes."""
 _CACHE_SIZE = 16_384
 _REFUSAL_CACHE_SIZE = 4_096
 
@@ -47,6 +47,17 @@ class ApiTokenQuestion:
 
     app_id: str
     api_token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What is kept of an answer: about an API token until a time, and until its App changes."""
+
+    verdict: Verdict | None
+    """None when it was refused."""
+    until: float = math.inf
+    app_id: str | None = None
+    version: int = 0
 
 
 Decision = Generator[ApiTokenQuestion, Verdict, Caller]
@@ -63,8 +74,8 @@ class Decider:
         self._issuer = issuer
         self._resource = resource
         self._proxies = trusted_proxies or TrustedProxies(())
-        self._verdicts: BoundedCache[tuple[Verdict, float]] = BoundedCache(_CACHE_SIZE)
-        self._refused: BoundedCache[float] = BoundedCache(_REFUSAL_CACHE_SIZE)
+        self._verdicts: BoundedCache[_Kept] = BoundedCache(_CACHE_SIZE)
+        self._refused: BoundedCache[_Kept] = BoundedCache(_REFUSAL_CACHE_SIZE)
 
     def decide(
         self, policy: Policy | None, metadata: Metadata, peer: Peer
@@ -96,9 +107,9 @@ class Decider:
         self._view.check_fresh()
         credential = credentials.parse(value)
         key = _digest(credential)
-        cached = self._verdicts.get(key)
-        if cached is not None and self._view.now() < cached[1]:
-            verdict = cached[0]
+        kept = self._verdicts.get(key)
+        if kept is not None and kept.verdict is not None and self._holds(kept):
+            verdict = kept.verdict
         else:
             verdict = yield from self._verify(credential, key, self._view.now())
         if self._view.now() >= verdict.expires_at:
@@ -115,21 +126,22 @@ class Decider:
                 verdict = access_token.verify(
                     token, self._view.keys, issuer=self._issuer, resources={self._resource}, now=now
                 )
-                usable_until = math.inf
+                self._verdicts.put(key, _Kept(verdict))
             case credentials.Basic(user, password):
-                verdict = yield from self._ask(user, password, key, now)
-                usable_until = now + API_TOKEN_CACHE_SECONDS
-        self._verdicts.put(key, (verdict, usable_until))
+                # Read before the question: a change that passes the answer on its way makes it worthless.
+                version = self._view.version_of(user)
+                verdict = yield from self._ask(user, password, key, version, now)
+                self._verdicts.put(key, _Kept(verdict, now + API_TOKEN_CACHE_SECONDS, user, version))
         return verdict
 
     def _ask(
-        self, app_id: str, api_token: str, key: bytes, now: float
+        self, app_id: str, api_token: str, key: bytes, version: int, now: float
     ) -> Generator[ApiTokenQuestion, Verdict, Verdict]:
         # What cannot be an API token costs no question, and no place among the refused.
         if not _APP_ID.fullmatch(app_id) or not _API_TOKEN.fullmatch(api_token):
             raise TokenInvalid
-        refused_until = self._refused.get(key)
-        if refused_until is not None and now < refused_until:
+        refused = self._refused.get(key)
+        if refused is not None and self._holds(refused):
             raise TokenInvalid
         try:
             verdict = yield ApiTokenQuestion(app_id, api_token)
@@ -140,9 +152,14 @@ class Decider:
             ):
                 raise TokenInvalid  # noqa: TRY301 - an answer about something else is remembered like a bad one
         except TokenInvalid:
-            self._refused.put(key, now + REFUSAL_CACHE_SECONDS)
+            self._refused.put(key, _Kept(None, now + REFUSAL_CACHE_SECONDS, app_id, version))
             raise
         return verdict
+
+    def _holds(self, kept: _Kept) -> bool:
+        return kept.app_id is None or (
+            self._view.now() < kept.until and self._view.version_of(kept.app_id) == kept.version
+        )
 
 
 def _digest(credential: credentials.Bearer | credentials.Basic) -> bytes:

@@ -167,6 +167,11 @@ class View:
         if peer is not None:
             app.whitelist.check(peer)
 
+    def version_of(self, app_id: str) -> int:
+        """The version of an App's state; 0 for one that was in its default state all the time."""
+        app = self._apps.get(app_id)
+        return 0 if app is None else app.state.version
+
     def is_revoked(self, identifier: str) -> bool:
         """Tell whether an identifier is among the live revocations."""
         return identifier in self._revoked

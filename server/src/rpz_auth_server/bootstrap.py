@@ -47,6 +47,21 @@ def open_keyring(settings: Settings, environ: Mapping[str, str]) -> KeyRing:
     return KeyRing.open(settings.keyring_path, environ)
 
 
+def check_issuer(settings: Settings) -> None:
+    """Let pass the issuer that the data directory was made for, as far as its bootstrap file tells.
+
+    Raises:
+        ConfigurationError: It is another one.
+    """
+    path = settings.data_dir / FILE_NAME
+    recorded = _read(path).get("issuer") if path.exists() else None
+    if recorded is not None and recorded != settings.issuer:
+        raise ConfigurationError(
+            f"{settings.data_dir} belongs to the issuer {recorded}, not {settings.issuer}; all its keys and "
+            f"credentials are bound to that name, so add --issuer {recorded}"
+        )
+
+
 async def load_signing_keys(store: Store, signing: SigningKeyring) -> None:
     """Take the signing keys of the database, and make the first.
 

@@ -185,6 +185,7 @@ async def open_authority(
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"data directory {settings.data_dir}: {error.strerror}") from None
+    bootstrap.check_issuer(settings)
     keyring = bootstrap.open_keyring(settings, environ)
     store = await open_store(settings.database_path)
     cleanup.push_async_callback(store.close)
