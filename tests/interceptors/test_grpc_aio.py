@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
@@ -225,6 +226,44 @@ async def test_a_generator_whose_client_went_away_is_closed_with_its_caller_and_
         await pending.read()
         pending.cancel()
         assert await closed == ("user:1", *facts)
+
+
+async def test_a_generator_that_is_closed_in_another_context_still_has_its_caller(
+    authority: FakeAuthority, good: Metadata
+) -> None:
+    """The loop closes a dropped generator in the context of whoever dropped it, which may be any."""
+    shape, subjects = Shape.UNARY_STREAM, []
+
+    async def behaviour(_request: bytes, _context: Any) -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield b"answer"
+        finally:
+            subjects.append(rpz_auth.caller().subject)
+
+    class Closing(grpc.aio.ServerInterceptor):
+        """Takes one answer, then closes in a context that knows of no call."""
+
+        async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+            guarded = behaviour_of(await continuation(handler_call_details))
+
+            async def generator(request: Any, context: Any) -> AsyncIterator[bytes]:
+                answers = guarded(request, context)
+                yield await anext(answers)
+                await asyncio.create_task(answers.aclose(), context=contextvars.Context())
+
+            return Shape.STREAM_STREAM.handler(generator)
+
+    async with interceptor(authority) as auth:
+        server = grpc.aio.server(interceptors=[Closing(), auth])
+        server.add_generic_rpc_handlers((Generic({shape.path(): shape.handler(behaviour)}),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            method: Any = channel.unary_stream(shape.path())
+            assert [answer async for answer in method(b"", metadata=good)] == [b"answer"]
+        await server.stop(None)
+    assert subjects == ["user:1"]
 
 
 async def test_a_context_is_harmless_after_its_call(authority: FakeAuthority, good: Metadata) -> None:

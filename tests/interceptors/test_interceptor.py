@@ -605,7 +605,7 @@ def test_a_call_through_a_trusted_proxy_shows_the_address_behind_it(stack: Stack
     assert [seen.peer for seen in servicer.log.take()] == ["203.0.113.9"]
 
 
-async def test_a_cancelled_decision_stays_cancelled() -> None:
+async def test_a98_a_cancelled_decision_stays_cancelled(caplog: pytest.LogCaptureFixture) -> None:
     """Cancellation is no fault: it must reach grpc, not become INTERNAL."""
     entered, released = asyncio.Event(), asyncio.Event()
     outcomes: list[str] = []
@@ -636,4 +636,5 @@ async def test_a_cancelled_decision_stays_cancelled() -> None:
             await released.wait()
         await server.stop(None)
     assert outcomes == ["cancelled"]
+    assert caplog.messages == []  # a fault would have been logged
     assert servicer.log.take() == []

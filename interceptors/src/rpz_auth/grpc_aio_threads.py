@@ -95,6 +95,7 @@ class _Worker:
 def _messages(context: ThreadContext) -> Iterator[Any]:
     while (message := context.read()) is not grpc.aio.EOF:
         yield message
-    # As on the sync stack: what was cut off should not look complete. grpc may not have said so by now.
+    # As on the sync stack, and like there only if grpc has told of the cancellation by now: of the end of
+    # a stream alone it cannot be seen whether the client finished it or went away.
     if not context.is_active():
         raise grpc.RpcError

@@ -64,9 +64,7 @@ class Hub:
         Raises:
             BackendUnavailable: The database does not answer, or takes no write.
         """
-        snapshot = await self._store.snapshot()
-        self._cursor = snapshot.cursor
-        self.view.replace(Snapshot(SigningKeys(self._signing.jwks()), snapshot.revocations, snapshot.apps))
+        await self._take_snapshot()
         await self._pulse()
         self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._keep_beating())]
 
