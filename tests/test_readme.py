@@ -102,7 +102,9 @@ def test_server_and_client_run_with_what_pip_installs(
     # The port is the only thing that is changed: 50051 may be somebody else's.
     port = str(51000 + os.getpid() % 10000)
     server = block("server.py").replace("50051", port)
-    server = server.replace("    server.start()\n", '    server.start()\n    print("ready", flush=True)\n')
+    server = server.replace(
+        "        server.start()\n", '        server.start()\n        print("ready", flush=True)\n'
+    )
     (work / "server.py").write_text(server)
     (work / "client.py").write_text(block("client.py").replace("50051", port))
     running = subprocess.Popen(  # noqa: S603
@@ -137,8 +139,7 @@ def test_server_and_client_run_with_what_pip_installs(
 
 def test_the_test_of_the_readme_passes(tmp_path: Path) -> None:
     (tmp_path / "test_orders.py").write_text(block("test_orders.py"))
-    service = block("server.py")
-    (tmp_path / "server.py").write_text(service[: service.index("authority = ")])
+    (tmp_path / "server.py").write_text(block("server.py"))
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_orders.py"],

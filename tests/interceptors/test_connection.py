@@ -299,6 +299,24 @@ def test_a_file_that_is_none_is_an_error_at_start_up(text: str | None, message: 
         rpz_auth.connect(path)
 
 
+@pytest.mark.parametrize("seconds", [0, -1, 301, float("inf"), float("nan")])
+def test_staleness_without_a_sensible_bound_is_an_error(seconds: float, verifier: Path) -> None:
+    with pytest.raises(rpz_auth.ConfigurationError, match="max_staleness"):
+        rpz_auth.connect(verifier, max_staleness=seconds)
+
+
+def test_a_closed_connection_decides_nothing_and_cannot_be_opened_again(verifier: Path) -> None:
+    connection = rpz_auth.connect(verifier)
+    connection.start()
+    connection.wait(DEADLINE)
+    connection.view.check_fresh()
+    connection.close()
+    with pytest.raises(rpz_auth.BackendUnavailable):
+        connection.view.check_fresh()
+    with pytest.raises(rpz_auth.ConfigurationError, match="was closed"):
+        connection.start()
+
+
 def test_an_authority_that_is_not_there_is_named(verifier: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere.json"
     elsewhere.write_text(json.dumps({**json.loads(verifier.read_text()), "grpc_address": "127.0.0.1:1"}))

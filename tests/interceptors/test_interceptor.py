@@ -583,7 +583,10 @@ def test_the_policy_client_is_refused_unless_allowed() -> None:
 
 def test_start_up_prints_the_policies(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "rpz_auth")
-    interceptor(FakeAuthority())
+    auth = interceptor(FakeAuthority())
+    assert not caplog.text
+    with auth:
+        pass
     for path, policy in policies().items():
         assert any(line.split() == [path, str(policy)] for line in caplog.text.splitlines())
 

@@ -111,7 +111,7 @@ def test_an_unknown_service_is_an_error_that_says_what_to_do(service: str) -> No
 
 
 def test_a_name_instead_of_a_list_of_names_is_an_error() -> None:
-    with pytest.raises(ConfigurationError, match="'o'"):
+    with pytest.raises(ConfigurationError, match="services is a list of names"):
         read_policies(ORDERS, {})
 
 

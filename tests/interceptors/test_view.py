@@ -467,3 +467,9 @@ def test_a_revocation_holds_for_readers_while_others_come_and_go(view: View, clo
     view.apply([Revocation("grant-1", clock.now + 20_000)])
     assert _read_while(view, write, TOKEN, INSIDER) == {TokenInvalid}
     assert len(view._revoked) == 52
+
+
+def test_a_snapshot_counts_as_a_change_of_every_app(view: View) -> None:
+    before = view.version_of("an-app-that-no-snapshot-names")
+    view.replace(Snapshot(KEYS, (), ()))
+    assert view.version_of("an-app-that-no-snapshot-names") != before

@@ -13,6 +13,7 @@ A client::
 `rpz_auth.aio` has the asyncio twin of `secure_channel`, `rpz_auth.testing` an authority for tests.
 """
 
+from rpz_auth import aio
 from rpz_auth.address import Peer
 from rpz_auth.authority import Authority
 from rpz_auth.caller import Caller, How, caller, peer
@@ -61,6 +62,7 @@ __all__ = [
     "ScopeInsufficient",
     "TokenExpired",
     "TokenInvalid",
+    "aio",
     "caller",
     "channel_credentials",
     "connect",

@@ -32,6 +32,8 @@ _log = logging.getLogger("rpz_auth")
 
 MAX_STALENESS = 10.0
 """Seconds of silence after which nothing is decided from the view any more."""
+LONGEST_STALENESS = 300.0
+"""Beyond it, a service would go on without revocations for longer than anybody wants to explain."""
 _ASK_TIMEOUT = 5.0
 _MAX_BACKOFF = 5.0
 _CHANNEL_OPTIONS = (
@@ -113,6 +115,10 @@ class Connection:
 
     def __init__(self, verifier: VerifierFile, *, max_staleness: float = MAX_STALENESS) -> None:
         """Prepare to connect as `verifier`; nothing is sent yet."""
+        if not 0 < max_staleness <= LONGEST_STALENESS:
+            raise ConfigurationError(
+                f"max_staleness is more than 0 and at most {LONGEST_STALENESS:g} seconds"
+            )
         self._verifier = verifier
         self._max_staleness = max_staleness
         self._clock = AuthorityClock()
@@ -138,6 +144,10 @@ class Connection:
     def start(self) -> None:
         """Connect and begin to learn; a second call does nothing."""
         with self._starting:
+            if self._closing.is_set():
+                raise ConfigurationError(
+                    "this connection was closed; connect() anew, once for each interceptor"
+                )
             if self._running is None:
                 channel = secure_channel(
                     self._verifier.grpc_address,
@@ -167,6 +177,7 @@ class Connection:
         """Stop learning and close the channel."""
         with self._starting:
             self._closing.set()
+            self._view.refresh(-math.inf)  # nothing is learned from here on
             if self._running is not None:
                 self._running.channel.close()
                 self._running.thread.join()

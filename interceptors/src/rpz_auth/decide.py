@@ -57,7 +57,7 @@ class _Kept:
     """None when it was refused."""
     until: float = math.inf
     app_id: str | None = None
-    version: int = 0
+    version: tuple[int, int] = (0, 0)
 
 
 Decision = Generator[ApiTokenQuestion, Verdict, Caller]
@@ -135,7 +135,7 @@ class Decider:
         return verdict
 
     def _ask(
-        self, app_id: str, api_token: str, key: bytes, version: int, now: float
+        self, app_id: str, api_token: str, key: bytes, version: tuple[int, int], now: float
     ) -> Generator[ApiTokenQuestion, Verdict, Verdict]:
         # What cannot be an API token costs no question, and no place among the refused.
         if not _APP_ID.fullmatch(app_id) or not _API_TOKEN.fullmatch(api_token):

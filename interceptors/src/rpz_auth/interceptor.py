@@ -77,7 +77,7 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
             trusted_proxies=TrustedProxies(trusted_proxies),
         )
         self._guarded: dict[tuple[str, _Wrap], tuple[Handler | None, Handler]] = {}
-        _log.info("rpz-auth protects %s:\n%s", resource, self.policies)
+        self._resource = resource
 
     def intercept_service(self, continuation: Any, handler_call_details: grpc.HandlerCallDetails) -> Any:
         """Put the decision before the handler; called by grpc for each call, does no work of its own."""
@@ -120,6 +120,7 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
             ConfigurationError: The authority refuses this service's verifier file.
             BackendUnavailable: The authority could not be reached.
         """
+        _log.info("rpz-auth protects %s:\n%s", self._resource, self.policies)
         self._authority.start()
         try:
             self._authority.wait(START_TIMEOUT)

@@ -102,6 +102,8 @@ def read_policies(services: Iterable[str], table: Mapping[str, Policy]) -> Polic
             public nor client nor a list of scopes; a table's key is neither a service nor a path, or
             would change nothing: a method that its service does not have, a service that is in `services`.
     """
+    if isinstance(services, str):
+        raise ConfigurationError(f"services is a list of names: write services=[{services!r}]")
     policies: dict[str, Policy] = {}
     described = tuple(services)
     for name in described:

@@ -84,6 +84,7 @@ class View:
         self.now = clock
         self.known = False
         self.keys: Mapping[str, ECKey] = {}
+        self._snapshots = 0
         self._fresh_until = 0.0
         self._apps: dict[str, _App] = {}
         self._revoked: dict[str, float] = {}
@@ -106,6 +107,7 @@ class View:
                 self._revoke(revocation)
             self.keys = keys
             self._apps = apps
+            self._snapshots += 1
             self._forget()
             self.known = True
 
@@ -167,10 +169,10 @@ class View:
         if peer is not None:
             app.whitelist.check(peer)
 
-    def version_of(self, app_id: str) -> int:
-        """The version of an App's state; 0 for one that was in its default state all the time."""
+    def version_of(self, app_id: str) -> tuple[int, int]:
+        """What changes whenever an App may have: the number of snapshots so far, and its state's version."""
         app = self._apps.get(app_id)
-        return 0 if app is None else app.state.version
+        return self._snapshots, 0 if app is None else app.state.version
 
     def is_revoked(self, identifier: str) -> bool:
         """Tell whether an identifier is among the live revocations."""

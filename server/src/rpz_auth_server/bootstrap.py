@@ -54,7 +54,10 @@ def check_issuer(settings: Settings) -> None:
         ConfigurationError: It is another one.
     """
     path = settings.data_dir / FILE_NAME
-    recorded = _read(path).get("issuer") if path.exists() else None
+    try:
+        recorded = _read(path).get("issuer") if path.exists() else None
+    except ConfigurationError:  # `ensure_administrator` says what to do about a damaged file
+        return
     if recorded is not None and recorded != settings.issuer:
         raise ConfigurationError(
             f"{settings.data_dir} belongs to the issuer {recorded}, not {settings.issuer}; all its keys and "

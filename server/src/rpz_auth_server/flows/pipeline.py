@@ -182,8 +182,11 @@ async def load_grant(authority: Authority, opened: OpenedHandle) -> Grant:
         raise GrantInvalid
     try:
         authority.handles.verify(opened, grant.salt)
-        if opened.generation <= grant.generation:  # beyond it, the database has lost what it knew of keys
+        if opened.generation <= grant.generation:
             check_key(opened, key_number=grant.key_number, key_since=grant.key_since)
+        elif opened.key_number not in (grant.key_number, authority.keyring.minting_number):
+            # The database has lost what it knew of keys, but not a key that was retired long ago.
+            raise GrantInvalid
     except HandleInvalid:
         raise GrantInvalid from None
     return grant

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import secrets
+from dataclasses import replace
+
+import pytest
+from rpz_auth_server.crypto.handles import HandleKind, Handles, new_id, new_salt
+from rpz_auth_server.crypto.keyring import KeyRing
+from rpz_auth_server.domain.grant import Grant, GrantState
+from rpz_auth_server.domain.refusal import GrantInvalid
+from rpz_auth_server.flows.pipeline import load_grant
+from rpz_auth_server.storage.store import Commit
+from server.authority import TestAuthority
+
+LEAKED, CURRENT = 1, 2
+
+
+async def test_a_retired_key_makes_no_generation_that_is_ahead_of_the_row(authority: TestAuthority) -> None:
+    ring = KeyRing({LEAKED: secrets.token_bytes(32), CURRENT: secrets.token_bytes(32)}, minting=CURRENT)
+    store = authority.authority.store
+    handles = Handles(ring, issuer=authority.settings.issuer, instance=await store.instance())
+    rotated = replace(authority.authority, keyring=ring, handles=handles)
+    client = await authority.create_client()
+    now = store.now()
+    grant = Grant(
+        grant_id=new_id(),
+        app_id=client.app_id,
+        subject="user:1",
+        scopes=frozenset({"orders.read"}),
+        resources=frozenset({"https://orders.example"}),
+        redirect_uri="https://shop.example/callback",
+        code_challenge=None,
+        state=GrantState.ACTIVE,
+        generation=9,
+        salt=new_salt(),
+        key_number=CURRENT,
+        key_since=5,
+        created_at=now,
+        rotated_at=now,
+        access_expires_at=now + 60,
+        idle_expires_at=now + 600,
+        expires_at=now + 600,
+    )
+    await store.commit(Commit(rows=(grant,)))
+
+    def presented(generation: int, key_number: int) -> str:
+        return handles.seal(
+            HandleKind.REFRESH, grant.grant_id, generation, salt=grant.salt, key_number=key_number
+        )
+
+    for generation, key_number in ((9, CURRENT), (10, CURRENT), (4, LEAKED)):
+        opened = handles.open(HandleKind.REFRESH, presented(generation, key_number))
+        assert await load_grant(rotated, opened) == grant
+    for generation in (9, 10, 4_000_000_000):
+        opened = handles.open(HandleKind.REFRESH, presented(generation, LEAKED))
+        with pytest.raises(GrantInvalid):
+            await load_grant(rotated, opened)
