@@ -418,6 +418,9 @@ def test_a97_registered_methods_cannot_be_reached_past_the_interceptor(stack: St
         methods = {demand + shape.name: shape.handler(behaviour) for demand in ("Guarded", "Unlisted")}
         server.add_registered_method_handlers(SERVICE, methods)
 
+    with serve(stack, Generic({}), [], prepare=register) as port, connect(port) as channel:
+        # Older versions of grpc.aio accept registered methods, and do nothing with them.
+        known = call(channel, shape.path("Unlisted"), shape)[0].code is not _C.UNIMPLEMENTED
     token = authority.access_token(resource=RESOURCE, scopes=[SCOPE])
     metadata = (("authorization", token.field_value()),)
     with (
@@ -432,11 +435,11 @@ def test_a97_registered_methods_cannot_be_reached_past_the_interceptor(stack: St
         ]
     assert answers == [
         Reason.CREDENTIALS_MISSING,
-        None,
+        None if known else Reason.METHOD_UNKNOWN,
         Reason.CREDENTIALS_MISSING,
         Reason.METHOD_UNKNOWN,
     ]
-    assert len(servicer.log.take()) == 1
+    assert len(servicer.log.take()) == known
 
 
 class _Fresh(grpc.GenericRpcHandler):
