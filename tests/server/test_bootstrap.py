@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import sqlite3
 import stat
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +20,11 @@ from rpz_auth.whitelist import Whitelist
 from rpz_auth_server import bootstrap
 from rpz_auth_server.crypto.keyring import ENVIRONMENT_VARIABLE, KeyRing
 from rpz_auth_server.domain import scope
+from rpz_auth_server.domain.issuer import Issuer
 from rpz_auth_server.main import open_authority
 from rpz_auth_server.settings import Settings
-from server.authority import FakeTime, TestAuthority, refusal, running_authority
+from rpz_auth_server.storage.sqlite import SqliteStore
+from server.authority import FakeTime, HeldStore, TestAuthority, refusal, running_authority
 
 DAY = 86400
 WARNING = "the bootstrap token works"
@@ -219,13 +225,109 @@ async def test_another_issuer_on_an_existing_database_is_refused(tmp_path: Path)
             await open_authority(settings_of(tmp_path / "a", issuer="https://other.example"), {}, cleanup)
 
 
-async def test_another_issuer_than_the_bootstrap_file_names_is_refused_with_the_flag_to_add(
-    authority: TestAuthority,
-) -> None:
+async def test_another_issuer_is_refused_with_the_flag_to_add(authority: TestAuthority) -> None:
     data_dir, issuer = authority.settings.data_dir, authority.settings.issuer
-    with pytest.raises(ConfigurationError, match=rf"add --issuer {issuer}$"):
-        bootstrap.check_issuer(settings_of(data_dir, issuer="https://other.example"))
-    bootstrap.check_issuer(settings_of(data_dir, issuer=issuer))
+    (data_dir / bootstrap.FILE_NAME).unlink()  # the database knows
+    async with AsyncExitStack() as cleanup:
+        with pytest.raises(ConfigurationError, match=rf"add --issuer {issuer}$"):
+            await open_authority(settings_of(data_dir, issuer="https://other.example"), {}, cleanup)
+        await open_authority(settings_of(data_dir, issuer=issuer), {}, cleanup)
+
+
+async def test_database_without_an_issuer_belongs_to_the_one_that_its_keys_decrypt_for(
+    tmp_path: Path,
+) -> None:
+    settings = settings_of(tmp_path / "a")
+    async with AsyncExitStack() as cleanup:
+        authority, _ = await open_authority(settings, {}, cleanup)
+        keys = authority.signing.jwks()
+    with contextlib.closing(sqlite3.connect(settings.database_path)) as connection:
+        connection.execute("DELETE FROM issuer")
+        connection.commit()
+    async with AsyncExitStack() as cleanup:
+        with pytest.raises(ConfigurationError, match="issuer"):
+            await open_authority(settings_of(tmp_path / "a", issuer="https://other.example"), {}, cleanup)
+        authority, _ = await open_authority(settings, {}, cleanup)
+        assert await authority.store.issuer() == Issuer(issuer=settings.issuer)
+        assert authority.signing.jwks() == keys
+
+
+async def test_authorities_that_start_at_the_same_moment_found_one(tmp_path: Path) -> None:
+    """Each is let past the look that finds the database empty before any of them writes."""
+    settings = settings_of(tmp_path / "a")
+    looked: list[int] = []
+    all_looked = asyncio.Event()
+
+    async def look() -> None:
+        looked.append(1)
+        if len(looked) == 3:
+            all_looked.set()
+        await all_looked.wait()
+
+    async def open_store(path: Path) -> Any:
+        store = HeldStore(await SqliteStore.open(path))
+        store.after["issuer"] = look
+        return store
+
+    async with AsyncExitStack() as cleanup:
+        opened = await asyncio.gather(
+            *(open_authority(settings, {}, cleanup, open_store=open_store) for _ in range(3))
+        )
+        authorities = [authority for authority, _ in opened]
+        assert len(looked) > 3
+        assert len(await authorities[0].store.signing_keys()) == 1
+        assert len({authority.signing.jwks() for authority in authorities}) == 1
+
+
+async def test_administrators_that_are_made_at_the_same_moment_are_one(tmp_path: Path) -> None:
+    """Two machines share a database, but not the folder; the file of the slower one would open nothing."""
+    settings = settings_of(tmp_path / "a")
+    async with AsyncExitStack() as cleanup:
+        authority, _ = await open_authority(settings, {}, cleanup)
+        held = HeldStore(authority.store)  # type: ignore[arg-type]
+
+        async def let_the_other_be_faster(*_: object) -> None:
+            held.before.clear()
+            await bootstrap.ensure_administrator(authority, settings.data_dir, CONNECTION)
+
+        held.before["commit"] = let_the_other_be_faster
+        elsewhere = tmp_path / "b"
+        elsewhere.mkdir()
+        slower = replace(authority, store=held)
+        await bootstrap.ensure_administrator(slower, elsewhere, CONNECTION)
+        (app,) = await authority.store.apps(owner=None, after="", limit=10)
+        content = json.loads((settings.data_dir / bootstrap.FILE_NAME).read_text())
+        assert content["app_id"] == app.app_id
+        assert not (elsewhere / bootstrap.FILE_NAME).exists()
+
+
+async def test_file_is_written_by_one_process_at_a_time(tmp_path: Path) -> None:
+    """The founding of another process goes on while this one waits, so that it finds what was founded."""
+    settings = settings_of(tmp_path / "a")
+    async with AsyncExitStack() as cleanup:
+        authority, _ = await open_authority(settings, {}, cleanup)
+        held = HeldStore(authority.store)  # type: ignore[arg-type]
+        in_commit, may_commit = asyncio.Event(), asyncio.Event()
+
+        async def hold(*_: object) -> None:
+            in_commit.set()
+            await may_commit.wait()
+
+        held.before["commit"] = hold
+        first = asyncio.create_task(
+            bootstrap.ensure_administrator(
+                replace(authority, store=held),
+                settings.data_dir,
+                CONNECTION,
+            )
+        )
+        await in_commit.wait()
+        second = asyncio.create_task(bootstrap.ensure_administrator(authority, settings.data_dir, CONNECTION))
+        may_commit.set()
+        await asyncio.gather(first, second)
+        (app,) = await authority.store.apps(owner=None, after="", limit=10)
+        content = json.loads((settings.data_dir / bootstrap.FILE_NAME).read_text())
+        assert content["app_id"] == app.app_id
 
 
 def test_key_ring_in_the_environment_needs_no_file(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
-"""What a first start makes: master keys, a signing key, and the first administrator."""
+"""What a first start makes: master keys, the issuer with its signing key, and the first administrator."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -15,16 +18,20 @@ from rpz_auth_server.crypto.handles import HandleKind, new_id, new_salt
 from rpz_auth_server.crypto.keyring import ENVIRONMENT_VARIABLE, KeyRing
 from rpz_auth_server.crypto.signing import SigningKeyring
 from rpz_auth_server.domain import scope
-from rpz_auth_server.domain.app import ApiToken, App, AppKind
+from rpz_auth_server.domain.app import ApiToken, App, AppKind, is_live
 from rpz_auth_server.domain.event import Audit
+from rpz_auth_server.domain.issuer import Issuer
+from rpz_auth_server.domain.refusal import Conflict
 from rpz_auth_server.flows.api_tokens import verify_api_token
-from rpz_auth_server.flows.pipeline import Authority
+from rpz_auth_server.flows.pipeline import Authority, retry_conflicts, revocation_of
 from rpz_auth_server.settings import Settings
+from rpz_auth_server.storage.lock import FileLock
 from rpz_auth_server.storage.store import Commit, Store
 
 _log = structlog.get_logger("rpz_auth_server")
 
 FILE_NAME = "bootstrap.json"
+_ACTOR = "bootstrap"
 _LIFETIME = 7 * 86400
 _LOOPBACK = ("127.0.0.0/8", "::1")
 
@@ -47,35 +54,25 @@ def open_keyring(settings: Settings, environ: Mapping[str, str]) -> KeyRing:
     return KeyRing.open(settings.keyring_path, environ)
 
 
-def check_issuer(settings: Settings) -> None:
-    """Let pass the issuer that the data directory was made for, as far as its bootstrap file tells.
+async def found(store: Store, signing: SigningKeyring, *, issuer: str) -> None:
+    """Take the signing keys of the database; give a new one its issuer and the first key, in one commit.
 
     Raises:
-        ConfigurationError: It is another one.
+        ConfigurationError: It is another issuer's, or its keys do not decrypt.
     """
-    path = settings.data_dir / FILE_NAME
-    try:
-        recorded = _read(path).get("issuer") if path.exists() else None
-    except ConfigurationError:  # `ensure_administrator` says what to do about a damaged file
-        return
-    if recorded is not None and recorded != settings.issuer:
+    held = await store.issuer()
+    if held is not None and held.issuer != issuer:
         raise ConfigurationError(
-            f"{settings.data_dir} belongs to the issuer {recorded}, not {settings.issuer}; all its keys and "
-            f"credentials are bound to that name, so add --issuer {recorded}"
+            f"the database belongs to the issuer {held.issuer}, not {issuer}; all its keys and credentials "
+            f"are bound to that name, so add --issuer {held.issuer}"
         )
-
-
-async def load_signing_keys(store: Store, signing: SigningKeyring) -> None:
-    """Take the signing keys of the database, and make the first.
-
-    Raises:
-        ConfigurationError: They do not decrypt.
-    """
-    records = await store.signing_keys()
-    if not records:
-        await store.commit(Commit(rows=(signing.generate(now=store.now()),)))
-        records = await store.signing_keys()
-    signing.replace(records)
+    # Of a database without an issuer, made by an earlier version: they decrypt for theirs only.
+    signing.replace(await store.signing_keys())
+    if held is None:
+        first = () if signing.is_ready else (signing.generate(now=store.now()),)
+        with contextlib.suppress(Conflict):  # another process founded it in this moment
+            await store.commit(Commit(rows=(Issuer(issuer=issuer), *first)))
+        await found(store, signing, issuer=issuer)
 
 
 async def ensure_administrator(
@@ -92,16 +89,21 @@ async def ensure_administrator(
         ConfigurationError: The file cannot be read or written.
     """
     path = data_dir / FILE_NAME
-    if not await authority.store.apps(owner=None, after="", limit=1):
-        await create_administrator(authority, path, connection)
-    elif path.exists():
-        content = _read(path)
-        if {**content, **connection} != content:
-            files.replace(path, _write({**content, **connection}))
-        if await verify_api_token(authority, content["app_id"], content["api_token"]) is None:
+    async with _alone_with(path):
+        if not await _is_founded(authority.store):
+            try:
+                await _create_administrator(authority, path, connection)
+            except Conflict:  # on another machine, so that the file here is nobody's
+                path.unlink()
+                return
+        elif path.exists():
+            content = _read(path)
+            if {**content, **connection} != content:
+                files.replace(path, _write({**content, **connection}))
+            if await verify_api_token(authority, content["app_id"], content["api_token"]) is None:
+                return
+        else:
             return
-    else:
-        return
     _log.warning(
         "the bootstrap token works from this machine for 7 days: create an administrator of your own, then "
         "delete the file and the token",
@@ -109,11 +111,41 @@ async def ensure_administrator(
     )
 
 
-async def create_administrator(authority: Authority, path: Path, connection: Mapping[str, object]) -> None:
+async def replace_administrator(authority: Authority, path: Path, connection: Mapping[str, object]) -> None:
+    """Make a new bootstrap administrator, and revoke the token of the one before.
+
+    Raises:
+        ConfigurationError: The file cannot be written; nothing was made then.
+    """
+    async with _alone_with(path):
+        await retry_conflicts(lambda: _create_administrator(authority, path, connection))
+
+
+async def _is_founded(store: Store) -> bool:
+    issuer = await store.issuer()
+    if issuer is not None and issuer.bootstrap_token_id is not None:
+        return True
+    return bool(await store.apps(owner=None, after="", limit=1))  # by an earlier version
+
+
+@contextlib.asynccontextmanager
+async def _alone_with(path: Path) -> AsyncIterator[None]:
+    """Keep other processes from the file: what is in it must fit what was committed last."""
+    lock = FileLock(path.with_name(f"{path.name}.lock"))
+    try:
+        with contextlib.ExitStack() as stack:
+            await asyncio.to_thread(stack.enter_context, lock.held())
+            yield
+    finally:
+        lock.close()
+
+
+async def _create_administrator(authority: Authority, path: Path, connection: Mapping[str, object]) -> None:
     """Make an administrator App with an API token that works from loopback for 7 days.
 
     Raises:
         ConfigurationError: The file cannot be written; nothing was made then.
+        Conflict: Another process made one in this moment.
     """
     now = authority.store.now()
     app_id = str(uuid.uuid4())
@@ -144,13 +176,41 @@ async def create_administrator(authority: Authority, path: Path, connection: Map
         HandleKind.API_TOKEN, token.api_token_id, 0, salt=token.salt, key_number=token.key_number
     )
     content = {"kind": "administrator", **connection, "app_id": app_id, "api_token": text}
+    succession = await _succeed(authority, token, now)
     try:
         # The file first: a token without a row is worthless, a row without its token is lost.
         files.replace(path, _write(content))
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}") from None
-    audit = Audit(actor="bootstrap", action="app.create", app_id=app_id)
-    await authority.store.commit(Commit(rows=(app, token), events=(app.state,), audit=(audit,)))
+    audit = Audit(actor=_ACTOR, action="app.create", app_id=app_id)
+    await authority.store.commit(
+        Commit(
+            rows=(app, token, *succession.rows),
+            events=(app.state, *succession.events),
+            audit=(audit, *succession.audit),
+        )
+    )
+
+
+async def _succeed(authority: Authority, token: ApiToken, now: float) -> Commit:
+    """What is written so that a token takes the place of the bootstrap token before it."""
+    issuer = await authority.store.issuer()
+    if issuer is None:
+        raise Conflict
+    successor = replace(issuer, bootstrap_token_id=token.api_token_id, version=issuer.version + 1)
+    older_id = issuer.bootstrap_token_id
+    older = None if older_id is None else await authority.store.api_token(older_id)
+    if older is None or not is_live(older, now):
+        return Commit(rows=(successor,))
+    revoked = replace(older, revoked_at=now, version=older.version + 1)
+    audit = Audit(
+        actor=_ACTOR,
+        action="api_token.revoke",
+        app_id=older.app_id,
+        details={"api_token_id": older.api_token_id},
+    )
+    event = revocation_of(authority, older.api_token_id, now)
+    return Commit(rows=(successor, revoked), events=(event,), audit=(audit,))
 
 
 def _read(path: Path) -> dict[str, str]:

@@ -82,7 +82,8 @@ def make_administrator(
 ) -> None:
     """Make a new administrator file, as the first start did, in the place of the one that was there.
 
-    Also while the authority runs, and when the old token has expired. Run it as the authority's own user.
+    The token of the one before is revoked. Also while the authority runs, and when the old token has
+    expired. Run it as the authority's own user.
     Where the file of the last start is still there, its address and issuer hold unless flags say otherwise.
     """
     flags = {name: value for name, value in locals().items() if value is not None}
@@ -122,7 +123,7 @@ async def _make_administrator(
     connection |= {name: recorded[name] for name in ("ca_certificate", "insecure") if name in recorded}
     async with AsyncExitStack() as cleanup:
         authority, _ = await open_authority(settings, environ, cleanup)
-        await bootstrap.create_administrator(authority, path, connection)
+        await bootstrap.replace_administrator(authority, path, connection)
     print(f"administrator: {path}")  # noqa: T201 - for the person or script that started it
 
 
@@ -185,13 +186,12 @@ async def open_authority(
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"data directory {settings.data_dir}: {error.strerror}") from None
-    bootstrap.check_issuer(settings)
     keyring = bootstrap.open_keyring(settings, environ)
     store = await open_store(settings.database_path)
     cleanup.push_async_callback(store.close)
     instance = await store.instance()
     signing = SigningKeyring(keyring, issuer=settings.issuer, instance=instance)
-    await bootstrap.load_signing_keys(store, signing)
+    await bootstrap.found(store, signing, issuer=settings.issuer)
     hub = Hub(store, signing, heartbeat_interval=settings.heartbeat_interval)
     await hub.start()
     cleanup.push_async_callback(hub.stop)

@@ -50,7 +50,7 @@ def test_new_administrator_works_at_once_when_the_old_one_is_gone(tmp_path: Path
         assert "--grpc-address" in unknown.stderr
         wrong = bootstrap(authority.data_dir, "--grpc-address", authority.address)
         assert wrong.returncode == 1
-        assert "the issuer is not the one that it was made for" in wrong.stderr
+        assert f"add --issuer {new['issuer']}" in wrong.stderr
         assert not path.exists()
         right = bootstrap(authority.data_dir, "--grpc-address", authority.address, "--issuer", new["issuer"])
         assert right.returncode == 0, right.stderr
@@ -60,6 +60,16 @@ def test_new_administrator_works_at_once_when_the_old_one_is_gone(tmp_path: Path
             "api_token": "",
         }
         assert Cli(path)("apps", "list").code == 0
+
+
+def test_new_administrator_ends_the_token_of_the_one_before(tmp_path: Path) -> None:
+    with running_authority(tmp_path / "data") as authority:
+        path, kept = authority.data_dir / "bootstrap.json", tmp_path / "old.json"
+        kept.write_text(path.read_text())
+        assert Cli(kept)("apps", "list").code == 0
+        assert bootstrap(authority.data_dir).returncode == 0
+        assert Cli(path)("apps", "list").code == 0
+        assert Cli(kept)("apps", "list").err.startswith("TOKEN_INVALID: ")
 
 
 def test_folder_without_an_authority_stays_as_it_is(tmp_path: Path) -> None:

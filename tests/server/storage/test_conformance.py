@@ -13,6 +13,7 @@ from rpz_auth.view import AppState, Revocation, SigningKeys
 from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret
 from rpz_auth_server.domain.event import BEGINNING, Audit, Cursor, StoredSnapshot
 from rpz_auth_server.domain.grant import MARGIN, MAX_ACCESS_TOKEN_LIFETIME, Grant, GrantState
+from rpz_auth_server.domain.issuer import Issuer
 from rpz_auth_server.domain.key import SealedKey
 from rpz_auth_server.domain.refusal import Conflict
 from rpz_auth_server.storage.audit import find_break
@@ -60,6 +61,19 @@ async def test_rows_come_back_as_they_were_written(store: Store) -> None:
     assert await store.api_token(token.api_token_id) == token
     assert await store.grant(grant.grant_id) == grant
     assert await store.signing_keys() == [key]
+
+
+async def test_database_is_of_one_issuer(store: Store) -> None:
+    assert await store.issuer() is None
+    issuer = Issuer(issuer="https://auth.example")
+    await store.commit(Commit(rows=(issuer,)))
+    assert await store.issuer() == issuer
+    with pytest.raises(Conflict):
+        await store.commit(Commit(rows=(Issuer(issuer="https://other.example"), an_app())))
+    assert await store.app(APP_ID) is None
+    issuer = replace(issuer, version=2, bootstrap_token_id="token")
+    await store.commit(Commit(rows=(issuer,)))
+    assert await store.issuer() == issuer
 
 
 async def test_unknown_ids_give_nothing(store: Store) -> None:
@@ -500,6 +514,8 @@ async def exists(store: Store, row: Row) -> bool:
             return await store.grant(row.grant_id) == row
         case SealedKey():
             return row in await store.signing_keys()
+        case Issuer():
+            return await store.issuer() == row
 
 
 async def test_dead_rows_are_collected_and_live_ones_kept(backend: Backend) -> None:

@@ -16,6 +16,7 @@ from rpz_auth_server.storage import rows, schema
         (rows.API_TOKENS, "api_tokens", set()),
         (rows.GRANTS, "grants", {"collect_at"}),
         (rows.SIGNING_KEYS, "signing_keys", set()),
+        (rows.ISSUER, "issuer", {"one"}),
     ],
 )
 def test_table_has_a_column_for_each_field(table: rows.Table[Any], name: str, own: set[str]) -> None:

@@ -134,6 +134,11 @@ class SigningKeyring:
         self._signs = _choose(held)
         self._keys = tuple(key for _, key in held)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a key that signs."""
+        return self._signs is not None
+
     def jwks(self) -> str:
         """The public keys as a JWK Set (RFC 7517 §5)."""
         return _json({"keys": [key.public_jwk for key in self._keys]}).decode("ascii")

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret, SignIn
 from rpz_auth_server.domain.grant import MARGIN, Grant, GrantState
+from rpz_auth_server.domain.issuer import Issuer
 from rpz_auth_server.domain.key import SealedKey
 from rpz_auth_server.domain.refusal import Conflict
 from rpz_auth_server.storage.store import Row
@@ -167,6 +168,7 @@ GRANTS: Table[Grant] = Table(
     derived={"collect_at": dead_at},
 )
 SIGNING_KEYS: Table[SealedKey] = Table(SealedKey, "signing_keys", _columns(SealedKey))
+ISSUER: Table[Issuer] = Table(Issuer, "issuer", _columns(Issuer))
 
 
 def write(connection: sqlite3.Connection, row: Row) -> None:
@@ -186,3 +188,5 @@ def write(connection: sqlite3.Connection, row: Row) -> None:
             GRANTS.write(connection, row)
         case SealedKey():
             SIGNING_KEYS.write(connection, row)
+        case Issuer():
+            ISSUER.write(connection, row)

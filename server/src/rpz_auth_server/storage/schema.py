@@ -153,6 +153,21 @@ def m0001_first(db: Database) -> None:
     db.execute("INSERT INTO meta VALUES (1, ?, 0, 0)", (secrets.token_hex(16),))
 
 
+@_migrations()
+def m0002_issuer(db: Database) -> None:
+    """Make the one row of the issuer, which the founding fills: a second one conflicts."""
+    db.execute(
+        """
+        CREATE TABLE issuer (
+            issuer TEXT PRIMARY KEY NOT NULL,
+            bootstrap_token_id TEXT,
+            version INTEGER NOT NULL,
+            one INTEGER NOT NULL DEFAULT 1 UNIQUE CHECK (one = 1)
+        ) STRICT
+        """
+    )
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring a database to this version's schema; the caller holds the file lock.
 

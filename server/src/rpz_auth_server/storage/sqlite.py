@@ -15,6 +15,7 @@ from rpz_auth.errors import BackendUnavailable
 from rpz_auth_server.domain.app import ApiToken, App, ClientSecret
 from rpz_auth_server.domain.event import AuditRecord, Cursor, Event, StoredSnapshot
 from rpz_auth_server.domain.grant import Grant, GrantState
+from rpz_auth_server.domain.issuer import Issuer
 from rpz_auth_server.domain.key import SealedKey
 from rpz_auth_server.domain.refusal import Conflict
 from rpz_auth_server.storage import audit, events
@@ -28,6 +29,7 @@ from rpz_auth_server.storage.rows import (
     APPS,
     CLIENT_SECRETS,
     GRANTS,
+    ISSUER,
     SIGNING_KEYS,
     R,
     Table,
@@ -110,6 +112,10 @@ class SqliteStore:
     async def instance(self) -> str:
         """See `Store.instance`."""
         return self._instance
+
+    async def issuer(self) -> Issuer | None:
+        """See `Store.issuer`."""
+        return self._one(ISSUER, "")
 
     async def app(self, app_id: str) -> App | None:
         """See `Store.app`."""

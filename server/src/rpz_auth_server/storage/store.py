@@ -11,9 +11,10 @@ from rpz_auth.view import Change
 from rpz_auth_server.domain.app import ApiToken, App, ClientSecret
 from rpz_auth_server.domain.event import Audit, AuditRecord, Cursor, Event, StoredSnapshot
 from rpz_auth_server.domain.grant import Grant
+from rpz_auth_server.domain.issuer import Issuer
 from rpz_auth_server.domain.key import SealedKey
 
-Row = App | ClientSecret | ApiToken | Grant | SealedKey
+Row = App | ClientSecret | ApiToken | Grant | SealedKey | Issuer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +42,10 @@ class Store(Protocol):
 
     async def instance(self) -> str:
         """The random name that this database was given when it was made."""
+        ...
+
+    async def issuer(self) -> Issuer | None:
+        """Whose database this is; None before its founding."""
         ...
 
     async def app(self, app_id: str) -> App | None:

@@ -1,0 +1,16 @@
+"""What is so of the authority as a whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issuer:
+    """The one row that each database has of it, from its founding on."""
+
+    issuer: str
+    """Its name (RFC 8414 §2), to which all keys and credentials are bound; for ever."""
+    bootstrap_token_id: str | None = None
+    """Of the API token in the newest bootstrap file; None before the first."""
+    version: int = 1
