@@ -684,3 +684,47 @@ def test_whatever_arrives_the_answer_is_an_admission_or_a_refusal(
     assert outcomes[0] == outcomes[1]
     if isinstance(outcomes[0], Admission) and policy not in (PUBLIC, CLIENT):
         assert any(value in GOOD for key, value in metadata if key in ("authorization", "x-rpz-auth"))
+
+
+ORIGIN = ("origin", "https://shop.example")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "reason"),
+    [
+        ([ORIGIN], None),
+        ([("origin", "https://evil.example")], Reason.ORIGIN_NOT_ALLOWED),
+        ([], Reason.ORIGIN_NOT_ALLOWED),
+        ([ORIGIN, ORIGIN], Reason.ORIGIN_NOT_ALLOWED),
+        ([("origin", b"https://shop.example")], Reason.ORIGIN_NOT_ALLOWED),
+        ([("x-origin", "https://shop.example")], Reason.ORIGIN_NOT_ALLOWED),
+    ],
+)
+def test_a79_a84_the_origin_of_a_page_is_read_from_the_call(
+    bench: Bench, metadata: list[tuple[str, str | bytes]], reason: Reason | None
+) -> None:
+    bench.authority.whitelist(["origin:https://shop.example"])
+    token = field(bench.authority.access_token(resource=RESOURCE, scopes=["orders.read"]))
+    assert bench.outcome(token, *metadata) is reason
+    assert bench.outcome(token, *metadata) is reason  # from the cache
+
+
+def test_the_origin_survives_a_trusted_proxy_and_reaches_the_handler(bench: Bench) -> None:
+    bench.authority.whitelist(["origin:https://shop.example", "203.0.113.9"])
+    bench.decider = Decider(
+        bench.authority.view,
+        issuer=bench.authority.issuer,
+        resource=RESOURCE,
+        trusted_proxies=TrustedProxies(["192.0.2.7"]),
+    )
+    token = field(bench.authority.access_token(resource=RESOURCE, scopes=["orders.read"]))
+    admission = bench.admit(token, ("x-forwarded-for", "203.0.113.9"), ORIGIN)
+    assert admission.peer == replace(parse_peer("ipv4:203.0.113.9:1"), origin="https://shop.example")
+    assert bench.outcome(token, ("x-forwarded-for", "203.0.113.8"), ORIGIN) is Reason.ORIGIN_NOT_ALLOWED
+
+
+def test_the_question_says_who_presents_the_token_and_is_the_same_without(bench: Bench) -> None:
+    token = bench.authority.api_token(resource=RESOURCE, scopes=["orders.read"])
+    bench.admit(field(token))
+    assert bench.asked == [ApiTokenQuestion(APP_ID, token.token)]
+    assert bench.asked[0].peer == "192.0.2.7"

@@ -16,7 +16,8 @@ import grpc.aio
 import pytest
 import rpz_auth
 from orders.v1 import orders_pb2, orders_pb2_grpc
-from rpz_auth import AccessToken, ApiToken, AuthInterceptor, Reason
+from rpz_auth import AccessToken, ApiToken, AuthInterceptor, Reason, TokenInvalid
+from rpz_auth.decide import ApiTokenQuestion
 from rpz_auth.testing import APP_ID, ISSUER, FakeAuthority
 
 RESOURCE = "https://orders"
@@ -423,3 +424,16 @@ def test_no_text_of_the_authority_shows_a_credential() -> None:
     credentials: list[AccessToken | ApiToken] = [authority.access_token(**READ), authority.api_token(**READ)]
     for credential in credentials:
         assert credential.token not in repr(credentials) + repr(authority) + repr(authority._token_ids)
+
+
+def test_an_api_token_may_travel_in_a_url_when_the_test_says_so_of_it_and_of_its_app() -> None:
+    authority = FakeAuthority()
+    authority.start()
+    may, may_not = (authority.api_token(**READ, query_token_allowed=may) for may in (True, False))
+    verdicts = [authority.ask(ApiTokenQuestion(APP_ID, token.token)) for token in (may, may_not)]
+    with pytest.raises(TokenInvalid):
+        authority.view.check_query_token(verdicts[0])
+    authority.allow_query_token()
+    authority.view.check_query_token(verdicts[0])
+    with pytest.raises(TokenInvalid):
+        authority.view.check_query_token(verdicts[1])

@@ -473,3 +473,18 @@ def test_a_snapshot_counts_as_a_change_of_every_app(view: View) -> None:
     before = view.version_of("an-app-that-no-snapshot-names")
     view.replace(Snapshot(KEYS, (), ()))
     assert view.version_of("an-app-that-no-snapshot-names") != before
+
+
+def test_a_token_travels_in_a_url_only_if_it_and_its_app_may(view: View) -> None:
+    allowed = replace(API_TOKEN, query_token_allowed=True)
+    for verdict in (API_TOKEN, allowed):
+        with pytest.raises(TokenInvalid):
+            view.check_query_token(verdict)
+    view.apply([AppState(app_id=APP, version=1, query_token_allowed=True)])
+    view.check_query_token(allowed)
+    for verdict in (API_TOKEN, TOKEN, replace(allowed, app_id=OTHER_APP)):
+        with pytest.raises(TokenInvalid):
+            view.check_query_token(verdict)
+    view.apply([AppState(app_id=APP, version=2)])
+    with pytest.raises(TokenInvalid):
+        view.check_query_token(allowed)

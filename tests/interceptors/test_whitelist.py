@@ -104,6 +104,17 @@ def test_a77_a_peer_that_cannot_be_read_matches_no_rule(text: str) -> None:
         ("san:xn--fa-hia.de", "san:xn--fa-hia.de"),
         ("san:" + "a" * 63 + ".example", "san:" + "a" * 63 + ".example"),
         ("unix", "unix"),
+        ("dns:API.Example.COM.", "dns:api.example.com"),
+        ("dns:xn--fa-hia.de", "dns:xn--fa-hia.de"),
+        ("origin:https://Shop.Example", "origin:https://shop.example"),
+        ("origin:HTTPS://shop.example.:443", "origin:https://shop.example"),
+        ("origin:https://shop.example:08443", "origin:https://shop.example:8443"),
+        ("origin:https://shop.example:80", "origin:https://shop.example:80"),
+        ("origin:https://192.0.2.1:8443", "origin:https://192.0.2.1:8443"),
+        ("origin:https://[2001:DB8:0::1]", "origin:https://[2001:db8::1]"),
+        ("origin:http://localhost:3000", "origin:http://localhost:3000"),
+        ("origin:http://127.0.0.1:80", "origin:http://127.0.0.1"),
+        ("origin:http://[::1]:3000", "origin:http://[::1]:3000"),
     ],
 )
 def test_an_entry_is_stored_in_one_way(typed: str, stored: str) -> None:
@@ -131,7 +142,6 @@ def test_an_entry_is_stored_in_one_way(typed: str, stored: str) -> None:
         ("example.com", r"san:name"),
         ("*", r"192\.0\.2\.0/24"),
         ("localhost", r"san:name"),
-        ("dns:example.com", r"san:name"),
         ("https://example.com", r"san:name"),
         ("null", r"san:name"),
         ("UNIX", r"san:name"),
@@ -163,6 +173,38 @@ def test_an_entry_is_stored_in_one_way(typed: str, stored: str) -> None:
         ("san:example.com/x", "exact host name"),
         ("san:example.com:443", "exact host name"),
         ("san:san:example.com", "exact host name"),
+        ("dns:*.example.com", "exact host name"),
+        ("dns:192.0.2.1", "exact host name"),
+        ("dns:0x7f.1", "exact host name"),
+        ("dns:fa\u00df.de", "exact host name"),
+        ("origin:shop.example", "origin:https://shop"),
+        ("origin:null", "origin:https://shop"),
+        ("origin:", "origin:https://shop"),
+        ("origin:https://", "origin:https://shop"),
+        ("origin:https://*.example", "origin:https://shop"),
+        ("origin:https://shop.example/", "without a path"),
+        ("origin:https://shop.example/cart", "without a path"),
+        ("origin:https://shop.example?x", "without a path"),
+        ("origin:https://a@shop.example", "origin:https://shop"),
+        ("origin:ftp://shop.example", "origin:https://shop"),
+        ("origin:https://shop.example:", "origin:https://shop"),
+        ("origin:https://shop.example:0", "a port is"),
+        ("origin:https://shop.example:65536", "a port is"),
+        ("origin:https://shop.example:\u0661", "origin:https://shop"),
+        ("origin:https://shop.example ", "origin:https://shop"),
+        ("origin:https://shop.example\n", "origin:https://shop"),
+        ("origin:https://fa\u00df.de", "origin:https://shop"),
+        ("origin:https://a..example", "exact host name"),
+        ("origin:https://127.1", "exact host name"),
+        ("origin:https://2130706433", "exact host name"),
+        ("origin:https://0x7f000001", "exact host name"),
+        ("origin:https://010.0.0.1", "exact host name"),
+        ("origin:https://[::1", "origin:https://shop"),
+        ("origin:https://[10.0.0.1.2]", "exact host name"),
+        ("origin:http://shop.example", "write https"),
+        ("origin:http://localhost.example", "write https"),
+        ("origin:http://192.0.2.1", "write https"),
+        ("origin:http://[2001:db8::1]", "write https"),
     ],
 )
 def test_r095_a78_a79_what_cannot_be_an_entry_is_refused_with_the_mend(typed: str, message: str) -> None:
@@ -208,6 +250,86 @@ def test_a79_a_name_in_a_certificate_satisfies_no_network_and_reverse() -> None:
     assert _allows(["san:a.example", "10.0.0.0/8"], _named("a.example"))
     assert not _allows(["san:a.example", "10.0.0.0/8"], _named("b.example"))
     assert not _allows(["192.0.2.2"], _named("192.0.2.2"))
+
+
+def _shows(origin: str | None, address: str = "192.0.2.1") -> Peer:
+    return Peer(parse_address(address), origin=origin)
+
+
+SHOP = "origin:https://shop.example"
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["https://shop.example", "https://SHOP.example", "https://shop.example.", "https://shop.example:443"],
+)
+def test_a79_an_origin_is_compared_by_scheme_host_and_port(origin: str) -> None:
+    assert _allows([SHOP, "origin:https://other.example"], _shows(origin))
+    Whitelist([SHOP]).check_origin(origin)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        None,
+        "",
+        "null",
+        "http://shop.example",
+        "https://shop.example:8443",
+        "https://shop.example.evil",
+        "https://evil-shop.example",
+        "https://a.shop.example",
+        "https://example",
+        "https://shop.example/",
+        "https://shop.example, https://evil.example",
+        " https://shop.example",
+        "https://shop.example\x00",
+        "https://shop.example@evil.example",
+        "shop.example",
+        "*",
+        "https://\u017fhop.example",
+    ],
+)
+def test_a79_a84_any_other_origin_is_refused_and_none_too(origin: str | None) -> None:
+    assert not _allows([SHOP], _shows(origin))
+    with pytest.raises(OriginNotAllowed):
+        Whitelist([SHOP]).check_origin(origin)
+
+
+def test_a80_what_the_codec_of_python_takes_for_one_domain_are_two() -> None:
+    assert "fa\u00df.de".encode("idna") == b"fass.de"  # what must not be used
+    assert _allows(["origin:https://xn--fa-hia.de"], _shows("https://xn--fa-hia.de"))
+    for origin in ("https://fass.de", "https://fa\u00df.de"):
+        assert not _allows(["origin:https://xn--fa-hia.de"], _shows(origin))
+
+
+def test_an_origin_never_stands_in_for_a_peer_nor_a_peer_for_an_origin() -> None:
+    both = [SHOP, "198.51.100.0/24"]
+    assert _allows(both, _shows("https://shop.example", "198.51.100.7"))
+    assert not _allows(both, _shows("https://shop.example", "192.0.2.1"))
+    assert not _allows(both, _shows("https://evil.example", "198.51.100.7"))
+    assert not _allows(both, _shows(None, "198.51.100.7"))
+    assert not _allows([SHOP], Peer(None, unix=True))
+
+
+def test_a_list_without_origins_asks_for_none() -> None:
+    for origin in (None, "null", "https://evil.example"):
+        assert _allows(["192.0.2.1"], _shows(origin))
+        assert _allows([], _shows(origin))
+        Whitelist(["192.0.2.1"]).check_origin(origin)
+
+
+@pytest.mark.parametrize("entry", ["origin:", "origin:null", "origin:https://shop.example/", "origin:x"])
+def test_an_origin_entry_that_cannot_be_read_matches_no_page_and_still_restricts(entry: str) -> None:
+    for origin in (None, "", "null", entry.removeprefix("origin:"), "https://shop.example"):
+        assert not _allows([entry], _shows(origin))
+    assert _allows([entry, SHOP], _shows("https://shop.example"))
+
+
+def test_a_name_to_resolve_matches_nobody_by_itself_and_still_restricts() -> None:
+    for peer in (_at("192.0.2.1"), _named("api.example.com"), Peer(None, unix=True), UNKNOWN):
+        assert not _allows(["dns:api.example.com"], peer)
+    assert _allows(["dns:api.example.com", "192.0.2.1"], _at("192.0.2.1"))
 
 
 UNREADABLE = [
@@ -293,6 +415,7 @@ def test_a78_normalising_twice_is_normalising_once(entry: str) -> None:
 @given(
     st.text(st.characters(), max_size=30)
     | st.builds("san:{}".format, st.text(st.sampled_from("aA1-._*K\u212a\u017f\u00df "), max_size=12))
+    | st.builds("origin:https://{}".format, st.text(st.sampled_from("aA1-.:[]*\u212a\u00df "), max_size=12))
     | st.from_regex(r"[0-9a-f:.%/]{0,30}", fullmatch=True)
 )
 def test_no_text_whatever_makes_an_entry_fail_otherwise(entry: str) -> None:
@@ -303,6 +426,8 @@ def test_no_text_whatever_makes_an_entry_fail_otherwise(entry: str) -> None:
     else:
         assert normalise(stored, allow_any=True) == stored
         assert stored.isascii()
+    if entry.startswith("origin:"):
+        return
     assert not _allows([entry], UNKNOWN)
 
 

@@ -7,7 +7,7 @@ import ipaddress
 import re
 import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rpz_auth.errors import ConfigurationError
 
@@ -15,7 +15,8 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _FORWARDED_KEY = "x-forwarded-for"
-_LAST_PORT = 65_535
+_ORIGIN_KEY = "origin"
+LAST_PORT = 65_535
 _PORT = re.compile(r"[0-9]{1,5}")
 _HOST_AND_PORT = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)\]|(?P<v4>[0-9.]+))(?::[0-9]{1,5})?")
 
@@ -28,6 +29,8 @@ class Peer:
     unix: bool = False
     names: frozenset[str] = frozenset()
     """DNS names (SAN) in the client certificate that the transport verified, in lower case."""
+    origin: str | None = None
+    """The page that a browser says it shows (RFC 6454 §7), as received. Other programs can claim any."""
 
     def __str__(self) -> str:
         if self.address is not None:
@@ -81,7 +84,7 @@ def parse_peer(text: str) -> Peer:
     if family == "unix" and colon:
         return Peer(None, unix=True)
     host, _, port = rest.rpartition(":")
-    if not _PORT.fullmatch(port) or not 0 < int(port) <= _LAST_PORT:
+    if not _PORT.fullmatch(port) or not 0 < int(port) <= LAST_PORT:
         return UNKNOWN
     return _peer_of_host(family, host)
 
@@ -101,6 +104,15 @@ def _peer_of_host(family: str, host: str) -> Peer:
         return UNKNOWN
     # Nobody calls from the address that stands for all.
     return UNKNOWN if address.is_unspecified else Peer(address)
+
+
+def with_origin(peer: Peer, metadata: Iterable[tuple[str, str | bytes]]) -> Peer:
+    """The peer with the `origin` that its metadata names; two of them are none that can be listed."""
+    origins = [value for key, value in metadata if key == _ORIGIN_KEY]
+    if not origins:
+        return peer
+    origin = origins[0] if len(origins) == 1 else ""
+    return replace(peer, origin=origin if isinstance(origin, str) else "")
 
 
 def certificate_names(auth_context: Mapping[str, Iterable[bytes]]) -> frozenset[str]:

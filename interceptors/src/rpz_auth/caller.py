@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextvars
 import enum
 import math
+import re
 from dataclasses import dataclass
 
 from rpz_auth.address import Peer
+
+APP_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+"""How every App ID is written: a UUID in lower case (RFC 9562 §4)."""
 
 APP_SUBJECT_PREFIX = "app:"
 """Begins the subject of an App that speaks for itself; no user's subject may (RFC 9700 §4.15)."""
@@ -42,6 +46,8 @@ class Verdict:
     """Of the App, when the access token was issued."""
     kid: str | None = None
     """The key that signed the access token."""
+    query_token_allowed: bool = False
+    """Whether this API token may travel in a URL, as far as it is the token's affair and not its App's."""
     issued_at: float = 0.0
     """Seconds since the epoch, on the authority's clock."""
     expires_at: float = math.inf

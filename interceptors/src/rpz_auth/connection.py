@@ -208,7 +208,9 @@ class Connection:
         running = self._running
         if running is None:
             raise BackendUnavailable
-        request = pb.VerifyApiTokenRequest(app_id=question.app_id, api_token=question.api_token)
+        request = pb.VerifyApiTokenRequest(
+            app_id=question.app_id, api_token=question.api_token, peer=question.peer
+        )
         try:
             return running.stub.VerifyApiToken.future(request, timeout=_ASK_TIMEOUT)
         except ValueError:  # the channel was closed in this moment
@@ -281,6 +283,7 @@ def _read_verdict(call: Any) -> Verdict:
         resources=frozenset(answer.resources),
         token_id=answer.api_token_id,
         expires_at=_seconds(answer.expire_time) if answer.HasField("expire_time") else math.inf,
+        query_token_allowed=answer.query_token_allowed,
     )
 
 
@@ -317,6 +320,7 @@ def _read_app(item: pb.AppState) -> AppState:
         deleted=item.deleted,
         epoch=item.epoch,
         whitelist=tuple(item.whitelist),
+        query_token_allowed=item.query_token_allowed,
     )
 
 

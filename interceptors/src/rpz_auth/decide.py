@@ -14,9 +14,9 @@ from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
 from rpz_auth import access_token, credentials
-from rpz_auth.address import Peer, TrustedProxies
+from rpz_auth.address import Peer, TrustedProxies, with_origin
 from rpz_auth.cache import BoundedCache
-from rpz_auth.caller import Admission, Caller, How, Verdict
+from rpz_auth.caller import APP_ID, Admission, Caller, How, Verdict
 from rpz_auth.errors import (
     CredentialsMissing,
     MethodUnknown,
@@ -37,7 +37,6 @@ REFUSAL_CACHE_SECONDS = 5.0
 _CACHE_SIZE = 16_384
 _REFUSAL_CACHE_SIZE = 4_096
 
-_APP_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _API_TOKEN = re.compile(r"rpzt_[A-Za-z0-9_-]{64}", re.ASCII)
 
 
@@ -47,6 +46,8 @@ class ApiTokenQuestion:
 
     app_id: str
     api_token: str = field(repr=False)
+    peer: str = field(default="", compare=False)
+    """Who presents it. The answer does not depend on it; its App's owner will see it as *last used*."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ class Decider:
         Raises:
             Refusal: Of any kind that `status.TABLE` maps; the call must not reach its handler.
         """
-        peer = self._proxies.resolve(peer, metadata)
+        peer = with_origin(self._proxies.resolve(peer, metadata), metadata)
         if policy is not None and policy.demand is not Demand.SCOPES:
             return Admission(peer, None)
         caller = yield from self._authenticate(metadata, peer)
@@ -111,7 +112,7 @@ class Decider:
         if kept is not None and kept.verdict is not None and self._holds(kept):
             verdict = kept.verdict
         else:
-            verdict = yield from self._verify(credential, key, self._view.now())
+            verdict = yield from self._verify(credential, key, peer)
         if self._view.now() >= verdict.expires_at:
             raise TokenExpired
         # On every call, cache or not: what was good a moment ago may have been revoked since.
@@ -119,8 +120,9 @@ class Decider:
         return Caller(verdict, peer)
 
     def _verify(
-        self, credential: credentials.Bearer | credentials.Basic, key: bytes, now: float
+        self, credential: credentials.Bearer | credentials.Basic, key: bytes, peer: Peer
     ) -> Generator[ApiTokenQuestion, Verdict, Verdict]:
+        now = self._view.now()
         match credential:
             case credentials.Bearer(token):
                 verdict = access_token.verify(
@@ -130,21 +132,23 @@ class Decider:
             case credentials.Basic(user, password):
                 # Read before the question: a change that passes the answer on its way makes it worthless.
                 version = self._view.version_of(user)
-                verdict = yield from self._ask(user, password, key, version, now)
+                question = ApiTokenQuestion(user, password, peer=str(peer))
+                verdict = yield from self._ask(question, key, version, now)
                 self._verdicts.put(key, _Kept(verdict, now + API_TOKEN_CACHE_SECONDS, user, version))
         return verdict
 
     def _ask(
-        self, app_id: str, api_token: str, key: bytes, version: tuple[int, int], now: float
+        self, question: ApiTokenQuestion, key: bytes, version: tuple[int, int], now: float
     ) -> Generator[ApiTokenQuestion, Verdict, Verdict]:
+        app_id = question.app_id
         # What cannot be an API token costs no question, and no place among the refused.
-        if not _APP_ID.fullmatch(app_id) or not _API_TOKEN.fullmatch(api_token):
+        if not APP_ID.fullmatch(app_id) or not _API_TOKEN.fullmatch(question.api_token):
             raise TokenInvalid
         refused = self._refused.get(key)
         if refused is not None and self._holds(refused):
             raise TokenInvalid
         try:
-            verdict = yield ApiTokenQuestion(app_id, api_token)
+            verdict = yield question
             if (
                 verdict.how is not How.API_TOKEN
                 or verdict.app_id != app_id

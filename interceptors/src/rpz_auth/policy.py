@@ -14,8 +14,8 @@ from rpz.auth.v1 import policy_pb2
 from rpz_auth.errors import ConfigurationError
 
 _PATH = re.compile(r"/([^/\s]+)/([^/\s]+)")
-_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
-"""RFC 6749 §3.3."""
+SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,128}", re.ASCII)
+"""One scope (RFC 6749 §3.3 `scope-token`), of a length that leaves room for others in a token."""
 
 
 class Demand(enum.Enum):
@@ -44,7 +44,7 @@ class Policy:
                 "name at least one scope, or use PUBLIC where anybody may call; not both"
             )
         for scope in self.scopes:
-            if not _SCOPE.fullmatch(scope):
+            if not SCOPE.fullmatch(scope):
                 raise ConfigurationError(f"{scope!r} is not a scope: write each by itself, without spaces")
 
     def __str__(self) -> str:

@@ -123,8 +123,11 @@ class FakeAuthority:
         scopes: Iterable[str] = (),
         app_id: str = APP_ID,
         expires_in: float = math.inf,
+        query_token_allowed: bool = False,
     ) -> ApiToken:
         """Make a valid API token of an App; `expires_in` is in seconds.
+
+        It travels in a URL only if it may, and `allow_query_token` was called for its App.
 
         Raises:
             ValueError: `app_id` is not a UUID in lower case, as the ID of every App is.
@@ -142,6 +145,7 @@ class FakeAuthority:
             resources=frozenset({resource}),
             token_id=token_id,
             expires_at=self.view.now() + expires_in,
+            query_token_allowed=query_token_allowed,
         )
         return credential
 
@@ -158,6 +162,10 @@ class FakeAuthority:
             ValueError: An entry is not one that the authority would take.
         """
         self._change(replace(self._app(app_id), whitelist=tuple(map(normalise, entries))))
+
+    def allow_query_token(self, *, app_id: str = APP_ID) -> None:
+        """Let API tokens of an App travel in URLs (`?token=`), those that may."""
+        self._change(replace(self._app(app_id), query_token_allowed=True))
 
     def lock(self, *, app_id: str = APP_ID) -> None:
         """Lock an App: its credentials stop."""

@@ -40,6 +40,8 @@ class AppState:
     deleted: bool = False
     epoch: int = 0
     whitelist: tuple[str, ...] = ()
+    query_token_allowed: bool = False
+    """Whether its API tokens may travel in a URL (`?token=`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,10 @@ Change = Revocation | AppState | SigningKeys
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything at one moment. Apps that it does not name are unlocked, in epoch 0 and unrestricted."""
+    """Everything at one moment.
+
+    Apps that it does not name are unlocked, in epoch 0, unrestricted, and their tokens do not travel in URLs.
+    """
 
     keys: SigningKeys
     revocations: Iterable[Revocation]
@@ -168,6 +173,16 @@ class View:
             raise TokenInvalid
         if peer is not None:
             app.whitelist.check(peer)
+
+    def check_query_token(self, verdict: Verdict) -> None:
+        """Let pass what may travel in a URL: an API token for which the authority and its App's state say so.
+
+        Raises:
+            TokenInvalid: It is not one of those.
+        """
+        app = self._apps.get(verdict.app_id)
+        if app is None or not (app.state.query_token_allowed and verdict.query_token_allowed):
+            raise TokenInvalid
 
     def version_of(self, app_id: str) -> tuple[int, int]:
         """What changes whenever an App may have: the number of snapshots so far, and its state's version."""

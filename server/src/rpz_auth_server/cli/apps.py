@@ -38,7 +38,10 @@ _KIND_NUMBERS = {
 }
 _KIND_NAMES = {number: str(kind) for kind, number in _KIND_NUMBERS.items()}
 
-_ALLOW_HELP = "From where it may call: an address, a network such as 192.0.2.0/24, or san:NAME."
+_ALLOW_HELP = (
+    "From where it may call: an address, a network such as 192.0.2.0/24, san:NAME, unix, or, for pages in "
+    "browsers, origin:https://NAME."
+)
 _REDIRECT_HELP = "https, or http on 127.0.0.1 or [::1]."
 _SCOPE_HELP = "What users may grant it, and its API tokens may carry."
 _RESOURCE_HELP = "A service that its tokens may be used at."

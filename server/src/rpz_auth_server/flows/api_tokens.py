@@ -11,8 +11,9 @@ from rpz_auth_server.crypto.handles import HandleInvalid, HandleKind, check_key,
 from rpz_auth_server.domain import scope
 from rpz_auth_server.domain.app import ApiToken, is_live
 from rpz_auth_server.domain.event import Audit
+from rpz_auth_server.domain.name import check_name
 from rpz_auth_server.domain.refusal import NotFound, ScopeInvalid, TargetInvalid
-from rpz_auth_server.flows.credentials import check_deadline, check_name
+from rpz_auth_server.flows.credentials import check_deadline
 from rpz_auth_server.flows.pipeline import Authority, retry_conflicts, revocation_of
 from rpz_auth_server.flows.rights import check_grantable, find_app
 from rpz_auth_server.storage.store import Commit
@@ -49,7 +50,7 @@ async def create_api_token(
     token = ApiToken(
         api_token_id=new_id(),
         app_id=app_id,
-        display_name=check_name(display_name),
+        display_name=check_name(display_name, "display_name", may_be_empty=True),
         scopes=wanted,
         resources=places,
         salt=new_salt(),

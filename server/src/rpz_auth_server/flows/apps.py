@@ -6,20 +6,20 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from rpz_auth.caller import APP_SUBJECT_PREFIX, Caller
+from rpz_auth.caller import APP_ID, APP_SUBJECT_PREFIX, Caller
 from rpz_auth.view import Change
-from rpz_auth.whitelist import MAX_ENTRIES, normalise
+from rpz_auth.whitelist import DNS, MAX_ENTRIES, normalise
 
 from rpz_auth_server.domain import scope
 from rpz_auth_server.domain.app import App, AppKind, SignIn
 from rpz_auth_server.domain.event import Audit
+from rpz_auth_server.domain.name import check_name
 from rpz_auth_server.domain.refusal import Conflict, RequestInvalid, RightsInsufficient
 from rpz_auth_server.domain.uri import check_redirect_uri, check_resource
-from rpz_auth_server.flows.pipeline import APP_ID, Authority, retry_conflicts
+from rpz_auth_server.flows.pipeline import Authority, retry_conflicts
 from rpz_auth_server.flows.rights import check_grantable, find_app, is_administrator
 from rpz_auth_server.storage.store import Commit
 
-_MAX_NAME = 128
 _MAX_LIST = 100
 
 
@@ -194,8 +194,10 @@ async def _apply(
         raise RequestInvalid("only a backend, which has a secret, can do without PKCE (RFC 9700 §2.1.1)")
     return replace(
         app,
-        display_name=app.display_name if fields.display_name is None else _name(fields.display_name),
-        owner=app.owner if fields.owner is None else _name(fields.owner),
+        display_name=app.display_name
+        if fields.display_name is None
+        else check_name(fields.display_name, "display_name"),
+        owner=app.owner if fields.owner is None else check_name(fields.owner, "owner"),
         redirect_uris=app.redirect_uris
         if fields.redirect_uris is None
         else _redirect_uris(fields.redirect_uris),
@@ -207,12 +209,6 @@ async def _apply(
         pkce_exempt=app.pkce_exempt if fields.pkce_exempt is None else fields.pkce_exempt,
         sign_in=app.sign_in if fields.sign_in is None else _sign_in(fields.sign_in),
     )
-
-
-def _name(text: str) -> str:
-    if not 0 < len(text) <= _MAX_NAME or not text.isprintable():
-        raise RequestInvalid(f"a name has 1 to {_MAX_NAME} printable characters")
-    return text
 
 
 def _redirect_uris(uris: Sequence[str]) -> tuple[str, ...]:
@@ -238,7 +234,7 @@ def _sign_in(listed: SignIn) -> SignIn | None:
     prefix = listed.subject_prefix
     if not prefix or prefix.startswith(APP_SUBJECT_PREFIX):  # an empty one would begin every subject
         raise RequestInvalid("sign_in.subject_prefix begins the subjects of users, as in 'user:'")
-    return replace(listed, subject_prefix=_name(prefix))
+    return replace(listed, subject_prefix=check_name(prefix, "sign_in.subject_prefix"))
 
 
 def _whitelist(app: App, entries: Sequence[str], *, allow_any_peer: bool) -> tuple[str, ...]:
@@ -251,9 +247,12 @@ def _whitelist(app: App, entries: Sequence[str], *, allow_any_peer: bool) -> tup
 def _entries(entries: Iterable[str], *, allow_any: bool) -> Iterable[str]:
     for number, entry in enumerate(entries, start=1):
         try:
-            yield normalise(entry, allow_any=allow_any)
+            normal = normalise(entry, allow_any=allow_any)
         except ValueError as error:
             raise RequestInvalid(f"whitelist entry {number}: {error}") from None
+        if normal.startswith(DNS):
+            raise RequestInvalid(f"whitelist entry {number}: this version does not resolve names")
+        yield normal
 
 
 def _check_length(values: Sequence[str], most: int, what: str) -> None:

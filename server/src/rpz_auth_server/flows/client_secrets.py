@@ -10,8 +10,9 @@ from rpz_auth.caller import Caller
 from rpz_auth_server.crypto.handles import HandleKind, new_id, new_salt
 from rpz_auth_server.domain.app import AppKind, ClientSecret
 from rpz_auth_server.domain.event import Audit
+from rpz_auth_server.domain.name import check_name
 from rpz_auth_server.domain.refusal import NotFound, RequestInvalid
-from rpz_auth_server.flows.credentials import check_deadline, check_name
+from rpz_auth_server.flows.credentials import check_deadline
 from rpz_auth_server.flows.pipeline import Authority, retry_conflicts, revocation_of
 from rpz_auth_server.flows.rights import find_app
 from rpz_auth_server.storage.store import Commit
@@ -39,7 +40,7 @@ async def create_client_secret(
     secret = ClientSecret(
         secret_id=new_id(),
         app_id=app_id,
-        display_name=check_name(display_name),
+        display_name=check_name(display_name, "display_name", may_be_empty=True),
         salt=new_salt(),
         key_number=authority.keyring.minting_number,
         created_at=now,

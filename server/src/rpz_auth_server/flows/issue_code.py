@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from rpz_auth.caller import APP_SUBJECT_PREFIX, Caller
+from rpz_auth.caller import APP_ID, APP_SUBJECT_PREFIX, Caller
 
 from rpz_auth_server.crypto.handles import HandleKind, new_id, new_salt
 from rpz_auth_server.domain import scope
@@ -13,7 +13,7 @@ from rpz_auth_server.domain.app import App, AppKind
 from rpz_auth_server.domain.grant import Grant, check_code_challenge
 from rpz_auth_server.domain.refusal import RequestInvalid, RightsInsufficient, ScopeInvalid, TargetInvalid
 from rpz_auth_server.domain.uri import redirect_uri_is
-from rpz_auth_server.flows.pipeline import APP_ID, Authority
+from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.flows.rights import is_administrator
 from rpz_auth_server.storage.store import Commit
 

@@ -7,13 +7,13 @@ commit. A flow brings the decision and nothing else.
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import structlog
 from rpz_auth.address import Peer
+from rpz_auth.caller import APP_ID
 from rpz_auth.view import Revocation, View
 from rpz_auth.whitelist import Whitelist
 
@@ -29,7 +29,6 @@ from rpz_auth_server.storage.store import Commit, Store
 _log = structlog.get_logger("rpz_auth_server")
 T = TypeVar("T")
 
-APP_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _MAX_ATTEMPTS = 16
 
 

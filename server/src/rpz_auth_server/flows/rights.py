@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from rpz_auth.caller import Caller
+from rpz_auth.caller import APP_ID, Caller
 
 from rpz_auth_server.domain import scope
 from rpz_auth_server.domain.app import App
 from rpz_auth_server.domain.refusal import NotFound, RightsInsufficient
-from rpz_auth_server.flows.pipeline import APP_ID, Authority
+from rpz_auth_server.flows.pipeline import Authority
 
 
 def is_administrator(caller: Caller) -> bool:

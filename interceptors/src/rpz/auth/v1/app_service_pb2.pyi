@@ -99,8 +99,9 @@ class App(google.protobuf.message.Message):
 
     @property
     def whitelist(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """From where it may call: networks in CIDR form, IP addresses, `san:` names of client certificates.
-        Empty: from anywhere.
+        """From where it may call. Entries about the peer, one of which must match if there are any: networks in
+        CIDR form, IP addresses, `san:` names of client certificates, `unix`. Entries about the page in a
+        browser, one of which must match if there are any: `origin:https://host:port`. Empty: from anywhere.
         """
 
     @property

@@ -19,15 +19,21 @@ class VerifyApiTokenRequest(google.protobuf.message.Message):
 
     APP_ID_FIELD_NUMBER: builtins.int
     API_TOKEN_FIELD_NUMBER: builtins.int
+    PEER_FIELD_NUMBER: builtins.int
     app_id: builtins.str
     api_token: builtins.str
+    peer: builtins.str
+    """From where it was presented, as the verifier sees it: an IP address or "unix". The owner of the App
+    is shown it as the place of last use; the answer does not depend on it.
+    """
     def __init__(
         self,
         *,
         app_id: builtins.str = ...,
         api_token: builtins.str = ...,
+        peer: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["api_token", b"api_token", "app_id", b"app_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["api_token", b"api_token", "app_id", b"app_id", "peer", b"peer"]) -> None: ...
 
 global___VerifyApiTokenRequest = VerifyApiTokenRequest
 
@@ -46,12 +52,15 @@ class VerifyApiTokenResponse(google.protobuf.message.Message):
     RESOURCES_FIELD_NUMBER: builtins.int
     EXPIRE_TIME_FIELD_NUMBER: builtins.int
     CURSOR_FIELD_NUMBER: builtins.int
+    QUERY_TOKEN_ALLOWED_FIELD_NUMBER: builtins.int
     active: builtins.bool
     """Everything but `cursor` is empty when the token is not valid for the verifier's resources."""
     app_id: builtins.str
     api_token_id: builtins.str
     cursor: builtins.str
     """Where in the stream of events this answer was read."""
+    query_token_allowed: builtins.bool
+    """Whether this token may travel in a URL (`?token=`), provided that its App's state allows that."""
     @property
     def scopes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     @property
@@ -72,9 +81,10 @@ class VerifyApiTokenResponse(google.protobuf.message.Message):
         resources: collections.abc.Iterable[builtins.str] | None = ...,
         expire_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         cursor: builtins.str = ...,
+        query_token_allowed: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["expire_time", b"expire_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["active", b"active", "api_token_id", b"api_token_id", "app_id", b"app_id", "cursor", b"cursor", "expire_time", b"expire_time", "resources", b"resources", "scopes", b"scopes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["active", b"active", "api_token_id", b"api_token_id", "app_id", b"app_id", "cursor", b"cursor", "expire_time", b"expire_time", "query_token_allowed", b"query_token_allowed", "resources", b"resources", "scopes", b"scopes"]) -> None: ...
 
 global___VerifyApiTokenResponse = VerifyApiTokenResponse
 
@@ -116,7 +126,7 @@ global___GetAppStateResponse = GetAppStateResponse
 @typing.final
 class AppState(google.protobuf.message.Message):
     """What a verifier must know of an App. An App that a complete snapshot does not name is unlocked, in
-    epoch 0, and has no whitelist.
+    epoch 0, has no whitelist, and its tokens do not travel in URLs.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -127,14 +137,21 @@ class AppState(google.protobuf.message.Message):
     DELETED_FIELD_NUMBER: builtins.int
     EPOCH_FIELD_NUMBER: builtins.int
     WHITELIST_FIELD_NUMBER: builtins.int
+    QUERY_TOKEN_ALLOWED_FIELD_NUMBER: builtins.int
     app_id: builtins.str
     version: builtins.int
     """Grows with every change; a lower one never replaces a higher one."""
     locked: builtins.bool
     deleted: builtins.bool
     epoch: builtins.int
+    query_token_allowed: builtins.bool
+    """Whether `?token=` is accepted for its API tokens."""
     @property
-    def whitelist(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def whitelist(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What names resolve to stands in it as networks, beside the `dns:` entries: verifiers never ask the
+        DNS. An entry that a verifier cannot read matches nobody.
+        """
+
     def __init__(
         self,
         *,
@@ -144,8 +161,9 @@ class AppState(google.protobuf.message.Message):
         deleted: builtins.bool = ...,
         epoch: builtins.int = ...,
         whitelist: collections.abc.Iterable[builtins.str] | None = ...,
+        query_token_allowed: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["app_id", b"app_id", "deleted", b"deleted", "epoch", b"epoch", "locked", b"locked", "version", b"version", "whitelist", b"whitelist"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["app_id", b"app_id", "deleted", b"deleted", "epoch", b"epoch", "locked", b"locked", "query_token_allowed", b"query_token_allowed", "version", b"version", "whitelist", b"whitelist"]) -> None: ...
 
 global___AppState = AppState
 

@@ -9,6 +9,7 @@ import rpz_auth
 from google.protobuf.message import Message
 from rpz.auth.v1 import verification_service_pb2 as pb
 from rpz.auth.v1 import verification_service_pb2_grpc as pb_grpc
+from rpz_auth.caller import APP_ID
 from rpz_auth.errors import TokenExpired
 from rpz_auth.view import AppState, Change, Revocation, SigningKeys
 
@@ -16,7 +17,7 @@ from rpz_auth_server.domain import scope
 from rpz_auth_server.domain.event import Cursor, StoredSnapshot
 from rpz_auth_server.domain.refusal import NotFound, RightsInsufficient
 from rpz_auth_server.flows.api_tokens import verify_api_token
-from rpz_auth_server.flows.pipeline import APP_ID, Authority
+from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.live.hub import Beat, Hub, News
 from rpz_auth_server.transport.grpc import messages
 
