@@ -22,6 +22,8 @@ class How(enum.StrEnum):
 
     ACCESS_TOKEN = "access_token"  # noqa: S105 - the name of a kind
     API_TOKEN = "api_token"  # noqa: S105 - the name of a kind
+    SESSION = "session"
+    """A person who is signed in at the authority's console; services never see it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from rpz_auth.errors import ConfigurationError, Refusal
 
 from rpz_auth_server import bootstrap, log
 from rpz_auth_server.crypto.handles import Handles
+from rpz_auth_server.crypto.passwords import Passwords
 from rpz_auth_server.crypto.signing import SigningKeyring
 from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.live.collector import collect_forever
@@ -200,6 +201,7 @@ async def open_authority(
         keyring=keyring,
         handles=Handles(keyring, issuer=settings.issuer, instance=instance),
         signing=signing,
+        passwords=Passwords(keyring, issuer=settings.issuer, instance=instance),
         view=hub.view,
         issuer=settings.issuer,
         lifetimes=settings.lifetimes,

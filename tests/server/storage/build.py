@@ -6,11 +6,21 @@ import secrets
 from dataclasses import replace
 from typing import Any
 
+from rpz_auth_server.domain.account import (
+    Account,
+    Consent,
+    ExternalIdentity,
+    Role,
+    Session,
+    consent_id,
+    identity_id,
+)
 from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret, SignIn
 from rpz_auth_server.domain.grant import Grant, GrantState
 from rpz_auth_server.domain.key import SealedKey
 
 NOW = 1_700_000_000.25
+ACCOUNT_ID = "0123456789abcdefghijkw"
 APP_ID = "0f9f3a52-8d0c-4d0e-9c39-6cf1f9b7a001"
 
 
@@ -98,3 +108,61 @@ def a_grant(**changes: Any) -> Grant:
 
 def a_key(**changes: Any) -> SealedKey:
     return replace(SealedKey(kid=new_id(), key_number=1, sealed=b"sealed\x00", created_at=NOW), **changes)
+
+
+def an_account(**changes: Any) -> Account:
+    account = Account(
+        account_id=ACCOUNT_ID,
+        user_name="bob",
+        display_name="Bob 'ß'; --",
+        role=Role.MEMBER,
+        scopes=frozenset({"orders.read"}),
+        resources=frozenset({"https://orders"}),
+        password_hash="$argon2id$made up",
+        key_number=2,
+        setup_hash="f" * 64,
+        setup_expires_at=NOW + 5,
+        setup_local=True,
+        created_at=NOW,
+        updated_at=NOW + 1,
+        signed_in_at=NOW + 2,
+    )
+    return replace(account, **changes)
+
+
+def a_session(**changes: Any) -> Session:
+    session = Session(
+        session_id=new_id(),
+        account_id=ACCOUNT_ID,
+        peer="127.0.0.1",
+        agent="Mozilla/5.0",
+        created_at=NOW,
+        seen_at=NOW + 1,
+        idle_expires_at=NOW + 60,
+        expires_at=NOW + 600,
+    )
+    return replace(session, **changes)
+
+
+def a_consent(**changes: Any) -> Consent:
+    consent = Consent(
+        consent_id=consent_id("user:bob", APP_ID),
+        subject="user:bob",
+        app_id=APP_ID,
+        scopes=frozenset({"orders.write", "orders.read"}),
+        resources=frozenset({"https://orders"}),
+        created_at=NOW,
+        expires_at=NOW + 60,
+    )
+    return replace(consent, **changes)
+
+
+def an_identity(**changes: Any) -> ExternalIdentity:
+    identity = ExternalIdentity(
+        identity_id=identity_id("https://op.example", "7"),
+        account_id=ACCOUNT_ID,
+        issuer="https://op.example",
+        subject="7",
+        created_at=NOW,
+    )
+    return replace(identity, **changes)

@@ -19,6 +19,7 @@ from rpz_auth.whitelist import Whitelist
 
 from rpz_auth_server.crypto.handles import HandleInvalid, HandleKind, Handles, OpenedHandle, check_key, new_id
 from rpz_auth_server.crypto.keyring import KeyRing
+from rpz_auth_server.crypto.passwords import Passwords
 from rpz_auth_server.crypto.signing import AccessTokenClaims, SigningKeyring
 from rpz_auth_server.domain.app import App, AppKind, is_live
 from rpz_auth_server.domain.event import Audit
@@ -40,6 +41,7 @@ class Authority:
     keyring: KeyRing
     handles: Handles
     signing: SigningKeyring
+    passwords: Passwords
     view: View
     """The authority's own, kept up to date like any verifier's."""
     issuer: str

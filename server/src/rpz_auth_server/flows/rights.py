@@ -7,6 +7,7 @@ from rpz_auth.caller import APP_ID, Caller
 from rpz_auth_server.domain import scope
 from rpz_auth_server.domain.app import App
 from rpz_auth_server.domain.refusal import NotFound, RightsInsufficient
+from rpz_auth_server.flows.person import Person
 from rpz_auth_server.flows.pipeline import Authority
 
 
@@ -30,7 +31,9 @@ async def find_app(authority: Authority, caller: Caller, app_id: str) -> App:
 async def check_grantable(
     authority: Authority, caller: Caller, scopes: frozenset[str], resources: frozenset[str]
 ) -> None:
-    """Let pass what the caller may hand on: anything for an administrator, else what its own App has.
+    """Let pass what the caller may hand on: anything for an administrator, else what is its own.
+
+    An App's own is what is registered for it; a person's, what an administrator entered in the account.
 
     Raises:
         RightsInsufficient: It asks for more.
@@ -39,6 +42,6 @@ async def check_grantable(
         return
     if any(name.startswith(scope.RESERVED_PREFIX) for name in scopes):
         raise RightsInsufficient("only an administrator grants the authority's own scopes")
-    own = await authority.store.app(caller.app_id)
+    own = caller.account if isinstance(caller, Person) else await authority.store.app(caller.app_id)
     if own is None or not (scopes <= own.scopes and resources <= own.resources):
-        raise RightsInsufficient("nobody grants scopes or resources beyond those of their own App")
+        raise RightsInsufficient("nobody grants scopes or resources beyond their own")

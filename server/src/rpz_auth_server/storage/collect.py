@@ -26,6 +26,8 @@ def collect(connection: sqlite3.Connection, now: float, limit: int) -> int:
         + _credentials(connection, now, limit)
         + _deleted_apps(connection, now, limit)
         + _signing_keys(connection, now)
+        + _sessions(connection, now, limit)
+        + _consents(connection, now, limit)
         + events.collect(connection, now, limit)
         + _audit(connection, now, limit)
     )
@@ -72,13 +74,15 @@ def _deleted_apps(connection: sqlite3.Connection, now: float, limit: int) -> int
             ("client_secrets", "secret_id"),
             ("api_tokens", "api_token_id"),
             ("grants", "grant_id"),
+            ("consents", "consent_id"),
         )
     )
     apps = connection.execute(
         "DELETE FROM apps WHERE app_id IN (SELECT app_id FROM apps WHERE deleted AND updated_at <= ?"
         " AND NOT EXISTS (SELECT 1 FROM client_secrets WHERE client_secrets.app_id = apps.app_id)"
         " AND NOT EXISTS (SELECT 1 FROM api_tokens WHERE api_tokens.app_id = apps.app_id)"
-        " AND NOT EXISTS (SELECT 1 FROM grants WHERE grants.app_id = apps.app_id) LIMIT ?)",
+        " AND NOT EXISTS (SELECT 1 FROM grants WHERE grants.app_id = apps.app_id)"
+        " AND NOT EXISTS (SELECT 1 FROM consents WHERE consents.app_id = apps.app_id) LIMIT ?)",
         (deleted_before, limit),
     ).rowcount
     return rows + apps
@@ -87,6 +91,23 @@ def _deleted_apps(connection: sqlite3.Connection, now: float, limit: int) -> int
 def _signing_keys(connection: sqlite3.Connection, now: float) -> int:
     # A handful of rows, so neither an index nor a limit.
     return connection.execute("DELETE FROM signing_keys WHERE retire_at <= ?", (now - MARGIN,)).rowcount
+
+
+def _sessions(connection: sqlite3.Connection, now: float, limit: int) -> int:
+    # No index: an account has a handful, and each use of a session would have to move its entry.
+    return connection.execute(
+        "DELETE FROM sessions WHERE session_id IN (SELECT session_id FROM sessions"
+        " WHERE ended_at IS NOT NULL OR idle_expires_at <= ? OR expires_at <= ? LIMIT ?)",
+        (now, now, limit),
+    ).rowcount
+
+
+def _consents(connection: sqlite3.Connection, now: float, limit: int) -> int:
+    return connection.execute(
+        "DELETE FROM consents WHERE consent_id IN (SELECT consent_id FROM consents"
+        " WHERE expires_at <= ? LIMIT ?)",
+        (now, limit),
+    ).rowcount
 
 
 def _audit(connection: sqlite3.Connection, now: float, limit: int) -> int:

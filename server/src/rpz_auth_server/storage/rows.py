@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar
 
+from rpz_auth_server.domain.account import Account, Consent, ExternalIdentity, Role, Session
 from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret, SignIn
 from rpz_auth_server.domain.grant import MARGIN, Grant, GrantState
 from rpz_auth_server.domain.issuer import Issuer
@@ -170,6 +171,34 @@ GRANTS: Table[Grant] = Table(
 SIGNING_KEYS: Table[SealedKey] = Table(SealedKey, "signing_keys", _columns(SealedKey))
 ISSUER: Table[Issuer] = Table(Issuer, "issuer", _columns(Issuer))
 
+ACCOUNTS: Table[Account] = Table(
+    Account,
+    "accounts",
+    _columns(Account),
+    fixed=("user_name",),
+    codecs={**_CREDENTIAL, "role": _Codec(str, Role), "setup_local": _BOOL, "disabled": _BOOL},
+)
+SESSIONS: Table[Session] = Table(Session, "sessions", _columns(Session), fixed=("account_id",))
+CONSENTS: Table[Consent] = Table(
+    Consent, "consents", _columns(Consent), fixed=("subject", "app_id"), codecs=_CREDENTIAL
+)
+EXTERNAL_IDENTITIES: Table[ExternalIdentity] = Table(
+    ExternalIdentity, "external_identities", _columns(ExternalIdentity), fixed=("issuer", "subject")
+)
+
+_TABLES: Mapping[type[Row], Table[Any]] = {
+    App: APPS,
+    ClientSecret: CLIENT_SECRETS,
+    ApiToken: API_TOKENS,
+    Grant: GRANTS,
+    SealedKey: SIGNING_KEYS,
+    Issuer: ISSUER,
+    Account: ACCOUNTS,
+    Session: SESSIONS,
+    Consent: CONSENTS,
+    ExternalIdentity: EXTERNAL_IDENTITIES,
+}
+
 
 def write(connection: sqlite3.Connection, row: Row) -> None:
     """Write a row to the table of its kind.
@@ -177,16 +206,4 @@ def write(connection: sqlite3.Connection, row: Row) -> None:
     Raises:
         Conflict: The table does not hold what this version follows.
     """
-    match row:
-        case App():
-            APPS.write(connection, row)
-        case ClientSecret():
-            CLIENT_SECRETS.write(connection, row)
-        case ApiToken():
-            API_TOKENS.write(connection, row)
-        case Grant():
-            GRANTS.write(connection, row)
-        case SealedKey():
-            SIGNING_KEYS.write(connection, row)
-        case Issuer():
-            ISSUER.write(connection, row)
+    _TABLES[type(row)].write(connection, row)

@@ -145,6 +145,71 @@ _FIRST = (
 )
 
 
+_ACCOUNTS = (
+    """
+    CREATE TABLE accounts (
+        account_id TEXT PRIMARY KEY NOT NULL,
+        user_name TEXT NOT NULL UNIQUE,
+        display_name TEXT NOT NULL,
+        role TEXT NOT NULL,
+        scopes TEXT NOT NULL,
+        resources TEXT NOT NULL,
+        password_hash TEXT,
+        key_number INTEGER NOT NULL,
+        setup_hash TEXT,
+        setup_expires_at REAL,
+        setup_local INTEGER NOT NULL,
+        disabled INTEGER NOT NULL,
+        created_at REAL NOT NULL,
+        updated_at REAL NOT NULL,
+        signed_in_at REAL,
+        version INTEGER NOT NULL
+    ) STRICT
+    """,
+    """
+    CREATE TABLE sessions (
+        session_id TEXT PRIMARY KEY NOT NULL,
+        account_id TEXT NOT NULL REFERENCES accounts,
+        peer TEXT NOT NULL,
+        agent TEXT NOT NULL,
+        created_at REAL NOT NULL,
+        seen_at REAL NOT NULL,
+        idle_expires_at REAL NOT NULL,
+        expires_at REAL NOT NULL,
+        ended_at REAL,
+        version INTEGER NOT NULL
+    ) STRICT
+    """,
+    "CREATE INDEX sessions_account ON sessions (account_id)",
+    """
+    CREATE TABLE consents (
+        consent_id TEXT PRIMARY KEY NOT NULL,
+        subject TEXT NOT NULL,
+        app_id TEXT NOT NULL REFERENCES apps,
+        scopes TEXT NOT NULL,
+        resources TEXT NOT NULL,
+        created_at REAL NOT NULL,
+        expires_at REAL NOT NULL,
+        version INTEGER NOT NULL
+    ) STRICT
+    """,
+    "CREATE INDEX consents_subject ON consents (subject)",
+    "CREATE INDEX consents_app ON consents (app_id)",
+    "CREATE INDEX consents_expired ON consents (expires_at)",
+    """
+    CREATE TABLE external_identities (
+        identity_id TEXT PRIMARY KEY NOT NULL,
+        account_id TEXT REFERENCES accounts,
+        issuer TEXT NOT NULL,
+        subject TEXT NOT NULL,
+        created_at REAL NOT NULL,
+        version INTEGER NOT NULL
+    ) STRICT
+    """,
+    "CREATE INDEX external_identities_account ON external_identities (account_id)",
+)
+
+
 @_migrations()
 def m0001_first(db: Database) -> None:
     """Make the first tables."""
@@ -166,6 +231,13 @@ def m0002_issuer(db: Database) -> None:
         ) STRICT
         """
     )
+
+
+@_migrations()
+def m0003_accounts(db: Database) -> None:
+    """Make the tables of people."""
+    for statement in _ACCOUNTS:
+        db.execute(statement)
 
 
 def migrate(connection: sqlite3.Connection) -> None:

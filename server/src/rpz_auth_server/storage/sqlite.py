@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rpz_auth.errors import BackendUnavailable
 
+from rpz_auth_server.domain.account import Account, Consent, ExternalIdentity, Session
 from rpz_auth_server.domain.app import ApiToken, App, ClientSecret
 from rpz_auth_server.domain.event import AuditRecord, Cursor, Event, StoredSnapshot
 from rpz_auth_server.domain.grant import Grant, GrantState
@@ -25,11 +26,15 @@ from rpz_auth_server.storage.collect import collect
 from rpz_auth_server.storage.file import connect, prepare
 from rpz_auth_server.storage.lock import FileLock
 from rpz_auth_server.storage.rows import (
+    ACCOUNTS,
     API_TOKENS,
     APPS,
     CLIENT_SECRETS,
+    CONSENTS,
+    EXTERNAL_IDENTITIES,
     GRANTS,
     ISSUER,
+    SESSIONS,
     SIGNING_KEYS,
     R,
     Table,
@@ -149,14 +154,63 @@ class SqliteStore:
         """See `Store.grant`."""
         return self._one(GRANTS, "WHERE grant_id = ?", grant_id)
 
-    async def grants_of_subject(self, subject: str, *, limit: int) -> Sequence[Grant]:
+    async def grants_of_subject(
+        self, subject: str, *, app_id: str | None = None, limit: int
+    ) -> Sequence[Grant]:
         """See `Store.grants_of_subject`."""
-        condition = "WHERE subject = ? AND state <> ? AND min(idle_expires_at, expires_at) > ? LIMIT ?"
-        return self._all(GRANTS, condition, subject, str(GrantState.REVOKED), self.now(), limit)
+        alive = "state <> ? AND idle_expires_at > ? AND expires_at > ? LIMIT ?"
+        now = self.now()
+        values = (str(GrantState.REVOKED), now, now, limit)
+        if app_id is None:
+            return self._all(GRANTS, f"WHERE subject = ? AND {alive}", subject, *values)
+        return self._all(GRANTS, f"WHERE subject = ? AND app_id = ? AND {alive}", subject, app_id, *values)
 
     async def signing_keys(self) -> Sequence[SealedKey]:
         """See `Store.signing_keys`."""
         return self._all(SIGNING_KEYS, "ORDER BY created_at, kid")
+
+    async def account(self, account_id: str) -> Account | None:
+        """See `Store.account`."""
+        return self._one(ACCOUNTS, "WHERE account_id = ?", account_id)
+
+    async def account_of_user(self, user_name: str) -> Account | None:
+        """See `Store.account_of_user`."""
+        return self._one(ACCOUNTS, "WHERE user_name = ?", user_name)
+
+    async def accounts(self, *, after: str, limit: int) -> Sequence[Account]:
+        """See `Store.accounts`."""
+        return self._all(ACCOUNTS, "WHERE user_name > ? ORDER BY user_name LIMIT ?", after, limit)
+
+    async def session(self, session_id: str) -> Session | None:
+        """See `Store.session`."""
+        return self._one(SESSIONS, "WHERE session_id = ?", session_id)
+
+    async def sessions(self, account_id: str) -> Sequence[Session]:
+        """See `Store.sessions`."""
+        condition = (
+            "WHERE account_id = ? AND ended_at IS NULL AND idle_expires_at > ? AND expires_at > ?"
+            " ORDER BY created_at, session_id"
+        )
+        now = self.now()
+        return self._all(SESSIONS, condition, account_id, now, now)
+
+    async def consent(self, consent_id: str) -> Consent | None:
+        """See `Store.consent`."""
+        return self._one(CONSENTS, "WHERE consent_id = ?", consent_id)
+
+    async def consents(self, subject: str, *, after: str, limit: int) -> Sequence[Consent]:
+        """See `Store.consents`."""
+        condition = "WHERE subject = ? AND consent_id > ? AND expires_at > ? ORDER BY consent_id LIMIT ?"
+        return self._all(CONSENTS, condition, subject, after, self.now(), limit)
+
+    async def external_identity(self, identity_id: str) -> ExternalIdentity | None:
+        """See `Store.external_identity`."""
+        return self._one(EXTERNAL_IDENTITIES, "WHERE identity_id = ?", identity_id)
+
+    async def external_identities(self, account_id: str) -> Sequence[ExternalIdentity]:
+        """See `Store.external_identities`."""
+        condition = "WHERE account_id = ? ORDER BY created_at, identity_id"
+        return self._all(EXTERNAL_IDENTITIES, condition, account_id)
 
     async def audit_records(self, *, after: int, limit: int) -> Sequence[AuditRecord]:
         """See `Store.audit_records`."""
@@ -240,8 +294,8 @@ def _prepare(path: Path, lock: FileLock) -> sqlite3.Connection:
 
 def _write(commit: Commit, connection: sqlite3.Connection, now: float) -> None:
     try:
-        # Apps first: the other rows refer to them.
-        for row in sorted(commit.rows, key=lambda row: not isinstance(row, App)):
+        # Apps and accounts first: the other rows refer to them.
+        for row in sorted(commit.rows, key=lambda row: not isinstance(row, App | Account)):
             write(connection, row)
     except sqlite3.IntegrityError as error:
         if error.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY:

@@ -8,13 +8,25 @@ from typing import Protocol
 
 from rpz_auth.view import Change
 
+from rpz_auth_server.domain.account import Account, Consent, ExternalIdentity, Session
 from rpz_auth_server.domain.app import ApiToken, App, ClientSecret
 from rpz_auth_server.domain.event import Audit, AuditRecord, Cursor, Event, StoredSnapshot
 from rpz_auth_server.domain.grant import Grant
 from rpz_auth_server.domain.issuer import Issuer
 from rpz_auth_server.domain.key import SealedKey
 
-Row = App | ClientSecret | ApiToken | Grant | SealedKey | Issuer
+Row = (
+    App
+    | ClientSecret
+    | ApiToken
+    | Grant
+    | SealedKey
+    | Issuer
+    | Account
+    | Session
+    | Consent
+    | ExternalIdentity
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,12 +88,50 @@ class Store(Protocol):
         """The grant of an ID, in whatever state."""
         ...
 
-    async def grants_of_subject(self, subject: str, *, limit: int) -> Sequence[Grant]:
-        """Grants of a user that are neither revoked nor expired."""
+    async def grants_of_subject(
+        self, subject: str, *, app_id: str | None = None, limit: int
+    ) -> Sequence[Grant]:
+        """Grants of a user that are neither revoked nor expired, to one App or to all."""
         ...
 
     async def signing_keys(self) -> Sequence[SealedKey]:
         """All signing keys, the oldest first."""
+        ...
+
+    async def account(self, account_id: str) -> Account | None:
+        """The account of an ID."""
+        ...
+
+    async def account_of_user(self, user_name: str) -> Account | None:
+        """The account of a user name."""
+        ...
+
+    async def accounts(self, *, after: str, limit: int) -> Sequence[Account]:
+        """Accounts in order of user name, beyond the name `after`."""
+        ...
+
+    async def session(self, session_id: str) -> Session | None:
+        """The session of an ID, whether signed in or not."""
+        ...
+
+    async def sessions(self, account_id: str) -> Sequence[Session]:
+        """The sessions of an account in which somebody is signed in, the oldest first."""
+        ...
+
+    async def consent(self, consent_id: str) -> Consent | None:
+        """The consent of an ID, whether remembered still or not."""
+        ...
+
+    async def consents(self, subject: str, *, after: str, limit: int) -> Sequence[Consent]:
+        """Consents of a user that are remembered, in order of ID, beyond the ID `after`."""
+        ...
+
+    async def external_identity(self, identity_id: str) -> ExternalIdentity | None:
+        """The link of an outside identity to an account."""
+        ...
+
+    async def external_identities(self, account_id: str) -> Sequence[ExternalIdentity]:
+        """The outside identities of an account, the oldest first."""
         ...
 
     async def audit_records(self, *, after: int, limit: int) -> Sequence[AuditRecord]:

@@ -1,0 +1,90 @@
+"""Passwords: made slow to guess, and impossible to guess for who has the database alone."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hmac
+import unicodedata
+
+import argon2
+from argon2.exceptions import InvalidHashError, VerifyMismatchError
+from argon2.low_level import Type
+from rpz_auth.errors import RpzAuthError
+
+from rpz_auth_server.crypto.keyring import KeyRing
+
+_AT_ONCE = 2
+"""Each takes 64 MiB and a core; those who wait hold nothing."""
+
+
+class PasswordInvalid(RpzAuthError):  # noqa: N818 - named like the refusals it turns into
+    """Not the password, or there is none."""
+
+
+class Passwords:
+    """Hashes and checks passwords with Argon2id (RFC 9106), outside the event loop.
+
+    What is hashed is an HMAC of the password under a master key: without the key ring a hash cannot even be
+    tried against a list of passwords.
+    """
+
+    def __init__(
+        self, keyring: KeyRing, *, issuer: str, instance: str, hasher: argon2.PasswordHasher | None = None
+    ) -> None:
+        """Derive the keys of all master keys.
+
+        Args:
+            keyring: The master keys.
+            issuer: Of the authority.
+            instance: Of its database.
+            hasher: What hashes; None for the second recommended option of RFC 9106 §4.
+        """
+        self._keys = {
+            number: keyring.derive(number, b"password", issuer=issuer, instance=instance)
+            for number in keyring.numbers
+        }
+        self._minting = keyring.minting_number
+        self._hasher = hasher or argon2.PasswordHasher(
+            time_cost=3, memory_cost=65536, parallelism=4, type=Type.ID
+        )
+        self._running = asyncio.Semaphore(_AT_ONCE)
+        self._nobodys = self._hasher.hash(b"nobody's password")
+
+    @property
+    def key_number(self) -> int:
+        """The master key that new hashes are made with."""
+        return self._minting
+
+    async def hash(self, password: str) -> str:
+        """Make the hash of a password, with the minting key."""
+        peppered = self._pepper(password, self._minting)
+        async with self._running:
+            return await asyncio.to_thread(self._hasher.hash, peppered)
+
+    async def verify(self, password: str, password_hash: str | None, *, key_number: int) -> None:
+        """Let pass the password of a hash; takes as long where there is no hash.
+
+        Raises:
+            PasswordInvalid: It is another, or there is none.
+        """
+        peppered = self._pepper(password, key_number if key_number in self._keys else self._minting)
+        async with self._running:
+            await asyncio.to_thread(self._verify, peppered, password_hash or self._nobodys)
+        if password_hash is None or key_number not in self._keys:
+            raise PasswordInvalid
+
+    def is_outdated(self, password_hash: str, *, key_number: int) -> bool:
+        """Tell whether a hash should be made anew, now that its password is at hand."""
+        return key_number != self._minting or self._hasher.check_needs_rehash(password_hash)
+
+    def _verify(self, peppered: bytes, password_hash: str) -> None:
+        try:
+            self._hasher.verify(password_hash, peppered)
+        except (VerifyMismatchError, InvalidHashError):
+            raise PasswordInvalid from None
+
+    def _pepper(self, password: str, key_number: int) -> bytes:
+        # One person's keyboard composes an umlaut, the next one's does not (RFC 8265 §4).
+        text = unicodedata.normalize("NFC", password).encode("utf-8", "surrogatepass")
+        return base64.b64encode(hmac.digest(self._keys[key_number], text, "sha256"))

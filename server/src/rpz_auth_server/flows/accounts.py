@@ -1,0 +1,352 @@
+"""Accounts of people: invited, given rights, disabled; and their passwords."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+
+from rpz_auth.address import Peer
+from rpz_auth.caller import Caller
+
+from rpz_auth_server.crypto.handles import new_id
+from rpz_auth_server.crypto.passwords import PasswordInvalid
+from rpz_auth_server.domain import scope
+from rpz_auth_server.domain.account import Account, Role, check_password, read_user_name
+from rpz_auth_server.domain.event import Audit
+from rpz_auth_server.domain.name import check_name
+from rpz_auth_server.domain.refusal import (
+    Conflict,
+    NotFound,
+    RequestInvalid,
+    RightsInsufficient,
+    ScopeInvalid,
+)
+from rpz_auth_server.domain.uri import check_resource
+from rpz_auth_server.flows.person import Person
+from rpz_auth_server.flows.pipeline import Authority, retry_conflicts
+from rpz_auth_server.flows.revoke_subject import revoke_subject
+from rpz_auth_server.flows.rights import is_administrator
+from rpz_auth_server.flows.sign_in import (
+    Browser,
+    SignedIn,
+    SignInRefused,
+    end_all_sessions,
+    end_other_sessions,
+    start_session,
+)
+from rpz_auth_server.storage.store import Commit
+
+SETUP_LIFETIME = 3 * 86400.0
+"""Seconds for which somebody may choose a first password, or a new one."""
+
+_MAX_RESOURCES = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountFields:
+    """What an administrator enters; None for what stays as it is."""
+
+    display_name: str | None = None
+    role: Role | None = None
+    scopes: Collection[str] | None = None
+    resources: Collection[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Invited:
+    """An account, and the one-time code by which its person chooses a password."""
+
+    account: Account
+    code: str = field(repr=False)
+
+
+async def create_account(
+    authority: Authority, caller: Caller, user_name: str, fields: AccountFields
+) -> Invited:
+    """Make an account; its person chooses the password by the code.
+
+    Raises:
+        RightsInsufficient: The caller is no administrator.
+        RequestInvalid: A field is not of its form, or the name is taken.
+    """
+    check_administrator(caller)
+    return await make_account(authority, user_name, fields, actor=caller.subject, peer=str(caller.peer))
+
+
+async def make_account(
+    authority: Authority,
+    user_name: str,
+    fields: AccountFields,
+    *,
+    actor: str,
+    peer: str = "",
+    local: bool = False,
+) -> Invited:
+    """Make an account without asking who wants it: the first start's, and a new outside identity's.
+
+    Raises:
+        RequestInvalid: A field is not of its form, or the name is taken.
+    """
+    now = authority.store.now()
+    name = read_user_name(user_name)
+    blank = Account(
+        account_id=new_id(),
+        user_name=name,
+        display_name=name,
+        key_number=authority.passwords.key_number,
+        created_at=now,
+        updated_at=now,
+    )
+    account, code = _with_code(_apply(blank, fields), now, local=local)
+    account = replace(account, version=1)
+    try:
+        await authority.store.commit(
+            Commit(rows=(account,), audit=(_audit(actor, "account.create", account, peer),))
+        )
+    except Conflict:
+        raise RequestInvalid(f"the user name {name} is taken") from None
+    return Invited(account, code)
+
+
+async def list_accounts(authority: Authority, caller: Caller, *, after: str, limit: int) -> Sequence[Account]:
+    """Show accounts in order of user name, beyond the name `after`.
+
+    Raises:
+        RightsInsufficient: The caller is no administrator.
+    """
+    check_administrator(caller)
+    return await authority.store.accounts(after=after, limit=limit)
+
+
+async def get_account(authority: Authority, caller: Caller, account_id: str) -> Account:
+    """Show an account.
+
+    Raises:
+        RightsInsufficient: The caller is no administrator.
+        NotFound: There is none.
+    """
+    check_administrator(caller)
+    account = await authority.store.account(account_id)
+    if account is None:
+        raise NotFound
+    return account
+
+
+async def update_account(
+    authority: Authority, caller: Person, account_id: str, fields: AccountFields
+) -> Account:
+    """Change what an account may do.
+
+    Raises:
+        RightsInsufficient: The caller is no administrator, or would stop being one.
+        NotFound: There is none.
+        RequestInvalid: A field is not of its form.
+    """
+    if account_id == caller.account.account_id and fields.role not in (None, caller.account.role):
+        raise RightsInsufficient("have another administrator change your role, so that one remains")
+    return await _change(authority, caller, account_id, "account.update", lambda found: _apply(found, fields))
+
+
+async def invite_again(authority: Authority, caller: Caller, account_id: str) -> Invited:
+    """Make a new one-time code for somebody who lost the password, or the code before.
+
+    Raises:
+        RightsInsufficient: The caller is no administrator.
+        NotFound: There is none.
+    """
+    code = ""
+
+    def change(account: Account) -> Account:
+        nonlocal code
+        invited, code = _with_code(account, authority.store.now(), local=False)
+        return invited
+
+    account = await _change(authority, caller, account_id, "account.invite", change)
+    return Invited(account, code)
+
+
+async def disable_account(authority: Authority, caller: Person, account_id: str) -> Account:
+    """Sign somebody out everywhere, let nobody in, and revoke all that they allowed Apps to do.
+
+    Raises:
+        RightsInsufficient: The caller is no administrator, or means itself.
+        NotFound: There is none.
+    """
+    if account_id == caller.account.account_id:
+        raise RightsInsufficient("have another administrator disable your account, so that one remains")
+    disabled = await _change(
+        authority,
+        caller,
+        account_id,
+        "account.disable",
+        lambda account: replace(account, disabled=True, setup_hash=None, setup_expires_at=None),
+    )
+    await end_all_sessions(authority, account_id)
+    await revoke_subject(authority, caller, disabled.subject)
+    return disabled
+
+
+async def enable_account(authority: Authority, caller: Caller, account_id: str) -> Account:
+    """Let somebody in again.
+
+    Raises:
+        RightsInsufficient: The caller is no administrator.
+        NotFound: There is none.
+    """
+    return await _change(
+        authority, caller, account_id, "account.enable", lambda account: replace(account, disabled=False)
+    )
+
+
+async def find_invited(authority: Authority, account_id: str, code: str, peer: Peer) -> Account:
+    """Let pass who holds the one-time code of an account, from where it is good.
+
+    Raises:
+        SignInRefused: Unknown, used, expired, or of another account: one answer.
+    """
+    account = await authority.store.account(account_id)
+    digest = _hash_code(code)
+    if (
+        account is None
+        or account.disabled
+        or account.setup_hash is None
+        or account.setup_expires_at is None
+        or authority.store.now() >= account.setup_expires_at
+        or not hmac.compare_digest(account.setup_hash, digest)
+        or (account.setup_local and not _is_local(peer))
+    ):
+        raise SignInRefused
+    return account
+
+
+async def choose_password(
+    authority: Authority, *, account_id: str, code: str, password: str, browser: Browser
+) -> SignedIn:
+    """Set the password of who holds the one-time code, which is used up, and sign in.
+
+    Raises:
+        SignInRefused: The code is good for nothing.
+        RequestInvalid: The password is too weak; the code stays good.
+    """
+    account = await find_invited(authority, account_id, code, browser.peer)
+    check_password(password, user_name=account.user_name)
+    changed = await _with_password(authority, account, password)
+    audit = _audit(account.subject, "account.choose_password", account, str(browser.peer))
+    try:
+        await authority.store.commit(Commit(rows=(changed,), audit=(audit,)))
+    except Conflict:  # a second use of the code was faster
+        raise SignInRefused from None
+    await end_all_sessions(authority, account_id)
+    return await start_session(authority, changed, browser, how="one-time code")
+
+
+async def change_password(authority: Authority, caller: Person, *, current: str, chosen: str) -> None:
+    """Change the caller's own password; every other browser is signed out.
+
+    Raises:
+        SignInRefused: The current one is another.
+        RequestInvalid: The new one is too weak.
+    """
+    account = caller.account
+    try:
+        await authority.passwords.verify(current, account.password_hash, key_number=account.key_number)
+    except PasswordInvalid:
+        raise SignInRefused from None
+    check_password(chosen, user_name=account.user_name)
+    changed = await _with_password(authority, account, chosen)
+    audit = _audit(account.subject, "account.change_password", account, str(caller.peer))
+    await authority.store.commit(Commit(rows=(changed,), audit=(audit,)))
+    await end_other_sessions(authority, caller)
+
+
+def check_administrator(caller: Caller) -> None:
+    """Let administrators pass.
+
+    Raises:
+        RightsInsufficient: The caller is none.
+    """
+    if not is_administrator(caller):
+        raise RightsInsufficient("only an administrator does this")
+
+
+async def _change(
+    authority: Authority,
+    caller: Caller,
+    account_id: str,
+    action: str,
+    change: Callable[[Account], Account],
+) -> Account:
+    check_administrator(caller)
+
+    async def attempt() -> Account:
+        account = await get_account(authority, caller, account_id)
+        changed = change(account)
+        if changed == account:
+            return account
+        changed = replace(changed, updated_at=authority.store.now(), version=account.version + 1)
+        audit = _audit(caller.subject, action, account, str(caller.peer))
+        await authority.store.commit(Commit(rows=(changed,), audit=(audit,)))
+        return changed
+
+    return await retry_conflicts(attempt)
+
+
+def _apply(account: Account, fields: AccountFields) -> Account:
+    scopes = account.scopes
+    if fields.scopes is not None:
+        scopes = scope.check_scopes(fields.scopes)
+        if any(name.startswith(scope.RESERVED_PREFIX) for name in scopes):
+            raise ScopeInvalid("the authority's own scopes come with the role of administrator")
+    resources = account.resources
+    if fields.resources is not None:
+        resources = frozenset(fields.resources)
+        if len(resources) > _MAX_RESOURCES:
+            raise RequestInvalid(f"an account has at most {_MAX_RESOURCES} resources")
+        for uri in resources:
+            check_resource(uri)
+    return replace(
+        account,
+        display_name=check_name(fields.display_name or account.user_name, "display_name")
+        if fields.display_name is not None
+        else account.display_name,
+        role=fields.role or account.role,
+        scopes=scopes,
+        resources=resources,
+    )
+
+
+async def _with_password(authority: Authority, account: Account, password: str) -> Account:
+    return replace(
+        account,
+        password_hash=await authority.passwords.hash(password),
+        key_number=authority.passwords.key_number,
+        setup_hash=None,
+        setup_expires_at=None,
+        setup_local=False,
+        updated_at=authority.store.now(),
+        version=account.version + 1,
+    )
+
+
+def _with_code(account: Account, now: float, *, local: bool) -> tuple[Account, str]:
+    code = secrets.token_urlsafe(32)
+    invited = replace(
+        account, setup_hash=_hash_code(code), setup_expires_at=now + SETUP_LIFETIME, setup_local=local
+    )
+    return invited, code
+
+
+def _hash_code(code: str) -> str:
+    # A random code of 256 bits needs no slow hash.
+    return hashlib.sha256(code.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _is_local(peer: Peer) -> bool:
+    return peer.unix or (peer.address is not None and peer.address.is_loopback)
+
+
+def _audit(actor: str, action: str, account: Account, peer: str) -> Audit:
+    return Audit(actor=actor, action=action, peer=peer, details={"account": account.subject})

@@ -1,0 +1,248 @@
+"""Signing in and out, and the sessions in between."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from rpz_auth.address import Peer
+from rpz_auth.errors import RpzAuthError
+
+from rpz_auth_server.crypto.passwords import PasswordInvalid
+from rpz_auth_server.domain.account import Account, Session, is_signed_in, read_user_name
+from rpz_auth_server.domain.event import Audit
+from rpz_auth_server.domain.refusal import Conflict, NotFound, RequestInvalid
+from rpz_auth_server.flows.person import Person, person
+from rpz_auth_server.flows.pipeline import Authority, retry_conflicts
+from rpz_auth_server.storage.store import Commit
+
+IDLE_LIFETIME = 8 * 3600.0
+"""Seconds after which a session that nobody uses ends."""
+
+ABSOLUTE_LIFETIME = 7 * 86400.0
+
+MAX_SESSIONS = 20
+"""Of one account; one more ends the oldest."""
+
+_TOUCH_AFTER = 60.0
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
+_MAX_AGENT = 160
+
+
+class SignInRefused(RpzAuthError):  # noqa: N818 - like a refusal, but of a page and not of the contract
+    """Wrong name or password, a disabled account, no session: one answer for all (ASVS 6.3.8)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Browser:
+    """From where somebody signs in."""
+
+    peer: Peer
+    agent: str = ""
+    replaces: str = field(default="", repr=False)
+    """The cookie that the browser had; its session ends (ASVS 7.2.4)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """A new session, and its cookie's value, which is nowhere else."""
+
+    person: Person
+    token: str = field(repr=False)
+
+
+async def sign_in(authority: Authority, *, user_name: str, password: str, browser: Browser) -> SignedIn:
+    """Sign a person in by name and password.
+
+    Raises:
+        SignInRefused: Whatever is wrong; it takes as long as if nothing were.
+    """
+    account = await _find(authority, user_name)
+    known = account is not None and not account.disabled
+    try:
+        await authority.passwords.verify(
+            password,
+            account.password_hash if account is not None and known else None,
+            key_number=account.key_number if account is not None else authority.passwords.key_number,
+        )
+    except PasswordInvalid:
+        raise SignInRefused from None
+    if account is None or account.password_hash is None:
+        raise SignInRefused
+    if authority.passwords.is_outdated(account.password_hash, key_number=account.key_number):
+        account = await _renew_hash(authority, account, password)
+    return await start_session(authority, account, browser, how="password")
+
+
+async def start_session(authority: Authority, account: Account, browser: Browser, *, how: str) -> SignedIn:
+    """Open a session for somebody who has proved who they are.
+
+    Raises:
+        SignInRefused: The account was disabled or changed meanwhile.
+    """
+    proved = account.password_hash
+
+    async def attempt(found: Account) -> SignedIn:
+        if found.disabled:
+            raise SignInRefused
+        now = authority.store.now()
+        token = secrets.token_urlsafe(32)
+        session = Session(
+            session_id=session_id_of(token),
+            account_id=found.account_id,
+            peer=str(browser.peer),
+            agent=_printable(browser.agent),
+            created_at=now,
+            seen_at=now,
+            idle_expires_at=now + IDLE_LIFETIME,
+            expires_at=now + ABSOLUTE_LIFETIME,
+        )
+        # Also written so that a session cannot slip through while the password is changed.
+        signed_in = replace(found, signed_in_at=now, version=found.version + 1)
+        ended = await _superseded(authority, found, browser, now)
+        audit = Audit(actor=found.subject, action="account.sign_in", peer=session.peer, details={"how": how})
+        await authority.store.commit(Commit(rows=(signed_in, session, *ended), audit=(audit,)))
+        return SignedIn(person(signed_in, session, browser.peer), token)
+
+    async def again() -> SignedIn:
+        found = await authority.store.account(account.account_id)
+        if found is None or found.password_hash != proved:
+            raise SignInRefused
+        return await attempt(found)
+
+    try:
+        return await attempt(account)
+    except Conflict:  # somebody signs in, or changes the account, in this moment
+        return await retry_conflicts(again)
+
+
+async def authenticate(authority: Authority, token: str, peer: Peer) -> Person:
+    """Find out who a session cookie speaks for, and note that it was used.
+
+    Raises:
+        SignInRefused: Nobody, any more.
+    """
+    if not _TOKEN.fullmatch(token):
+        raise SignInRefused
+    session = await authority.store.session(session_id_of(token))
+    now = authority.store.now()
+    if session is None or not is_signed_in(session, now):
+        raise SignInRefused
+    account = await authority.store.account(session.account_id)
+    if account is None or account.disabled:
+        raise SignInRefused
+    if now >= session.seen_at + _TOUCH_AFTER:
+        session = await _touch(authority, session, peer, now)
+    return person(account, session, peer)
+
+
+async def list_sessions(authority: Authority, caller: Person) -> Sequence[Session]:
+    """Show in which browsers the caller is signed in."""
+    return await authority.store.sessions(caller.account.account_id)
+
+
+async def end_session(authority: Authority, caller: Person, session_id: str) -> None:
+    """Sign one of the caller's browsers out; a second time does nothing.
+
+    Raises:
+        NotFound: No session, or somebody else's.
+    """
+
+    async def attempt() -> None:
+        session = await authority.store.session(session_id)
+        if session is None or session.account_id != caller.account.account_id:
+            raise NotFound
+        if session.ended_at is None:
+            audit = Audit(actor=caller.subject, action="account.sign_out", peer=str(caller.peer))
+            await authority.store.commit(
+                Commit(rows=(ended(session, authority.store.now()),), audit=(audit,))
+            )
+
+    await retry_conflicts(attempt)
+
+
+async def end_other_sessions(authority: Authority, caller: Person) -> int:
+    """Sign the caller out everywhere but here; return of how many browsers."""
+    return await _end_sessions(authority, caller.account.account_id, kept=caller.session.session_id)
+
+
+async def end_all_sessions(authority: Authority, account_id: str) -> int:
+    """Sign somebody out everywhere; return of how many browsers."""
+    return await _end_sessions(authority, account_id, kept="")
+
+
+async def _end_sessions(authority: Authority, account_id: str, *, kept: str) -> int:
+    async def attempt() -> int:
+        now = authority.store.now()
+        found = [one for one in await authority.store.sessions(account_id) if one.session_id != kept]
+        if found:
+            await authority.store.commit(Commit(rows=tuple(ended(session, now) for session in found)))
+        return len(found)
+
+    return await retry_conflicts(attempt)
+
+
+def ended(session: Session, now: float) -> Session:
+    """End a session for ever."""
+    return replace(session, ended_at=now, version=session.version + 1)
+
+
+def session_id_of(token: str) -> str:
+    """The session's name in the database: the cookie's value cannot be had from it."""
+    return hashlib.sha256(token.encode("ascii")).hexdigest()
+
+
+async def _find(authority: Authority, user_name: str) -> Account | None:
+    try:
+        return await authority.store.account_of_user(read_user_name(user_name))
+    except RequestInvalid:
+        return None
+
+
+async def _renew_hash(authority: Authority, account: Account, password: str) -> Account:
+    renewed = replace(
+        account,
+        password_hash=await authority.passwords.hash(password),
+        key_number=authority.passwords.key_number,
+        version=account.version + 1,
+    )
+    try:
+        await authority.store.commit(Commit(rows=(renewed,)))
+    except Conflict:  # the next sign-in will
+        return account
+    return renewed
+
+
+async def _superseded(
+    authority: Authority, account: Account, browser: Browser, now: float
+) -> Sequence[Session]:
+    """The sessions that a new one ends: this browser's own, and the oldest of too many."""
+    current = await authority.store.sessions(account.account_id)
+    gone = {session.session_id: session for session in current[: max(0, len(current) - MAX_SESSIONS + 1)]}
+    if _TOKEN.fullmatch(browser.replaces):
+        before = await authority.store.session(session_id_of(browser.replaces))
+        if before is not None and before.ended_at is None:
+            gone[before.session_id] = before
+    return [ended(session, now) for session in gone.values()]
+
+
+async def _touch(authority: Authority, session: Session, peer: Peer, now: float) -> Session:
+    touched = replace(
+        session,
+        seen_at=now,
+        peer=str(peer),
+        idle_expires_at=now + IDLE_LIFETIME,
+        version=session.version + 1,
+    )
+    try:
+        await authority.store.commit(Commit(rows=(touched,)))
+    except Conflict:  # a request beside this one noted it, or ended the session, which the next one will see
+        return session
+    return touched
+
+
+def _printable(text: str) -> str:
+    return "".join(character for character in text if character.isprintable())[:_MAX_AGENT]

@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from rpz_auth.errors import Refusal
+from rpz_auth_server.domain.account import Role
+from rpz_auth_server.domain.app import AppKind
+from rpz_auth_server.domain.refusal import NotFound, RequestInvalid, RightsInsufficient, ScopeInvalid
+from rpz_auth_server.flows import accounts, apps, sign_in
+from rpz_auth_server.flows.accounts import SETUP_LIFETIME, AccountFields
+from rpz_auth_server.flows.apps import AppFields
+from rpz_auth_server.flows.pipeline import Authority
+from rpz_auth_server.flows.sign_in import SignedIn, SignInRefused
+from server.authority import ORDERS, TestAuthority
+from server.people import (
+    ELSEWHERE,
+    LOCAL,
+    PASSWORD,
+    a_person,
+    an_administrator,
+    hurried,
+    sign_in_again,
+    signed_in,
+)
+
+
+@pytest.fixture
+def flows(authority: TestAuthority) -> Authority:
+    return hurried(authority.authority)
+
+
+async def choose(flows: Authority, invited: accounts.Invited, **fields: Any) -> SignedIn:
+    given = {
+        "account_id": invited.account.account_id,
+        "code": invited.code,
+        "password": PASSWORD,
+        "browser": ELSEWHERE,
+    }
+    return await accounts.choose_password(flows, **{**given, **fields})
+
+
+async def test_invited_person_chooses_a_password_once(flows: Authority) -> None:
+    root = await an_administrator(flows)
+    invited = await accounts.create_account(flows, root, "Bob", AccountFields(display_name="Bob B."))
+    assert invited.code not in repr(invited)
+    with pytest.raises(SignInRefused):
+        await sign_in_again(flows, "bob", password=invited.code)
+    with pytest.raises(RequestInvalid):
+        await choose(flows, invited, password="short")
+    bob = (await choose(flows, invited)).person
+    assert (bob.account.user_name, bob.account.display_name) == ("bob", "Bob B.")
+    with pytest.raises(SignInRefused):
+        await choose(flows, invited, password="another good password")
+    await sign_in_again(flows)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"code": "x"}, {"code": ""}, {"account_id": "unknown"}, {"code": "\ud800"}]
+)
+async def test_wrong_code_is_refused(flows: Authority, fields: dict[str, str]) -> None:
+    invited = await accounts.make_account(flows, "bob", AccountFields(), actor="test")
+    with pytest.raises(SignInRefused):
+        await choose(flows, invited, **fields)
+
+
+async def test_code_expires(authority: TestAuthority, flows: Authority) -> None:
+    invited = await accounts.make_account(flows, "bob", AccountFields(), actor="test")
+    await authority.advance(SETUP_LIFETIME)
+    with pytest.raises(SignInRefused):
+        await choose(flows, invited)
+
+
+async def test_first_persons_code_is_good_on_this_machine_only(flows: Authority) -> None:
+    invited = await accounts.make_account(flows, "root", AccountFields(), actor="test", local=True)
+    with pytest.raises(SignInRefused):
+        await choose(flows, invited, browser=ELSEWHERE)
+    await choose(flows, invited, browser=LOCAL)
+
+
+async def test_code_is_used_once_in_a_race(flows: Authority) -> None:
+    invited = await accounts.make_account(flows, "bob", AccountFields(), actor="test")
+    tries = [choose(flows, invited, password=f"a good password {number}") for number in range(4)]
+    outcomes = await asyncio.gather(*tries, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes].count(SignedIn) == 1
+    assert [type(outcome) for outcome in outcomes].count(SignInRefused) == 3
+
+
+async def test_a143_changed_password_signs_every_other_browser_out(flows: Authority) -> None:
+    here, there = await signed_in(flows), await sign_in_again(flows)
+    newest = await sign_in.authenticate(flows, here.token, LOCAL.peer)
+    with pytest.raises(SignInRefused):
+        await accounts.change_password(flows, newest, current="wrong", chosen="another good password")
+    with pytest.raises(RequestInvalid):
+        await accounts.change_password(flows, newest, current=PASSWORD, chosen="short")
+    await accounts.change_password(flows, newest, current=PASSWORD, chosen="another good password")
+    await sign_in.authenticate(flows, here.token, LOCAL.peer)
+    with pytest.raises(SignInRefused):
+        await sign_in.authenticate(flows, there.token, LOCAL.peer)
+    with pytest.raises(SignInRefused):
+        await sign_in_again(flows)
+    await sign_in_again(flows, password="another good password")
+
+
+async def test_new_code_does_not_end_the_password_and_a_chosen_one_ends_every_session(
+    flows: Authority,
+) -> None:
+    root, bob = await an_administrator(flows), await signed_in(flows)
+    invited = await accounts.invite_again(flows, root, bob.person.account.account_id)
+    await sign_in.authenticate(flows, bob.token, LOCAL.peer)
+    await choose(flows, invited, password="another good password")
+    with pytest.raises(SignInRefused):
+        await sign_in.authenticate(flows, bob.token, LOCAL.peer)
+
+
+async def test_r066_disabled_person_is_out_everywhere_with_all_that_was_allowed(
+    authority: TestAuthority, flows: Authority
+) -> None:
+    root, bob = await an_administrator(flows), await signed_in(flows)
+    client = await authority.create_client()
+    tokens = await authority.sign_in(client, subject=bob.person.subject)
+    invited = await accounts.invite_again(flows, root, bob.person.account.account_id)
+    await accounts.disable_account(flows, root, bob.person.account.account_id)
+    assert not await authority.is_alive(tokens.access_token)
+    with pytest.raises(SignInRefused):
+        await sign_in.authenticate(flows, bob.token, LOCAL.peer)
+    for attempt in (sign_in_again(flows), choose(flows, invited)):
+        with pytest.raises(SignInRefused):
+            await attempt
+    await accounts.enable_account(flows, root, bob.person.account.account_id)
+    await sign_in_again(flows)
+    assert not await authority.is_alive(tokens.access_token)
+
+
+async def test_only_administrators_see_and_change_accounts(flows: Authority) -> None:
+    bob, eve = await a_person(flows), await a_person(flows, "eve")
+    target = eve.account.account_id
+    for attempt in (
+        accounts.create_account(flows, bob, "new", AccountFields()),
+        accounts.list_accounts(flows, bob, after="", limit=10),
+        accounts.get_account(flows, bob, target),
+        accounts.update_account(flows, bob, bob.account.account_id, AccountFields(scopes=["a"])),
+        accounts.update_account(flows, bob, target, AccountFields(role=Role.ADMINISTRATOR)),
+        accounts.invite_again(flows, bob, target),
+        accounts.disable_account(flows, bob, target),
+        accounts.enable_account(flows, bob, target),
+    ):
+        with pytest.raises(RightsInsufficient):
+            await attempt
+    assert (await sign_in_again(flows, "eve")).person.account.role is Role.MEMBER
+
+
+async def test_administrator_cannot_take_its_own_rights_away(flows: Authority) -> None:
+    root = await an_administrator(flows)
+    with pytest.raises(RightsInsufficient):
+        await accounts.disable_account(flows, root, root.account.account_id)
+    with pytest.raises(RightsInsufficient):
+        await accounts.update_account(flows, root, root.account.account_id, AccountFields(role=Role.MEMBER))
+
+
+async def test_missing_account_is_not_found(flows: Authority) -> None:
+    root = await an_administrator(flows)
+    for attempt in (
+        accounts.get_account(flows, root, "unknown"),
+        accounts.update_account(flows, root, "unknown", AccountFields(display_name="x")),
+        accounts.disable_account(flows, root, "unknown"),
+    ):
+        with pytest.raises(NotFound):
+            await attempt
+
+
+@pytest.mark.parametrize(
+    ("fields", "refusal"),
+    [
+        ({"scopes": ["rpz.admin"]}, ScopeInvalid),
+        ({"scopes": ["a b"]}, ScopeInvalid),
+        ({"resources": ["no uri"]}, RequestInvalid),
+        ({"resources": [f"https://{number}.example" for number in range(101)]}, RequestInvalid),
+        ({"display_name": "x" * 129}, RequestInvalid),
+        ({"display_name": "\u202e"}, RequestInvalid),
+    ],
+)
+async def test_field_outside_its_form_is_refused(
+    flows: Authority, fields: dict[str, Any], refusal: type[Refusal]
+) -> None:
+    root = await an_administrator(flows)
+    with pytest.raises(refusal):
+        await accounts.create_account(flows, root, "bob", AccountFields(**fields))
+
+
+async def test_user_name_is_given_once(flows: Authority) -> None:
+    root = await an_administrator(flows)
+    with pytest.raises(RequestInvalid, match="taken"):
+        await accounts.create_account(flows, root, "ROOT", AccountFields())
+
+
+async def test_accounts_are_listed_by_name_a_page_at_a_time(flows: Authority) -> None:
+    root, bob = await an_administrator(flows), await a_person(flows)
+    first = await accounts.list_accounts(flows, root, after="", limit=1)
+    rest = await accounts.list_accounts(flows, root, after="bob", limit=10)
+    assert [*first, *rest] == [bob.account, root.account]
+
+
+# What people may do with Apps
+
+
+async def test_member_hands_on_what_an_administrator_entered_and_no_more(flows: Authority) -> None:
+    bob = await a_person(flows, scopes=["orders.read"], resources=[ORDERS])
+    fields = AppFields(display_name="shop", scopes=["orders.read"], resources=[ORDERS])
+    app = await apps.create_app(flows, bob, AppKind.BACKEND, fields)
+    assert app.owner == bob.subject
+    for more in (
+        {"scopes": ["orders.write"]},
+        {"scopes": ["rpz.apps"]},
+        {"resources": ["https://stock.example"]},
+        {"owner": "user:eve"},
+    ):
+        with pytest.raises(RightsInsufficient):
+            await apps.create_app(flows, bob, AppKind.BACKEND, replace(fields, **more))
+
+
+async def test_r144_person_sees_its_own_apps_and_an_administrator_all(flows: Authority) -> None:
+    root, bob, eve = await an_administrator(flows), await a_person(flows), await a_person(flows, "eve")
+    app = await apps.create_app(flows, bob, AppKind.FRONTEND, AppFields(display_name="shop"))
+    assert await apps.list_apps(flows, bob, after="", limit=10) == [app]
+    assert await apps.list_apps(flows, eve, after="", limit=10) == []
+    assert app in await apps.list_apps(flows, root, after="", limit=10)
+    for attempt in (apps.get_app(flows, eve, app.app_id), apps.lock_app(flows, eve, app.app_id)):
+        with pytest.raises(NotFound):
+            await attempt
+
+
+async def test_account_that_is_disabled_keeps_its_apps_for_the_administrator(flows: Authority) -> None:
+    root, bob = await an_administrator(flows), await a_person(flows)
+    app = await apps.create_app(flows, bob, AppKind.FRONTEND, AppFields(display_name="shop"))
+    await accounts.disable_account(flows, root, bob.account.account_id)
+    given = await apps.update_app(
+        flows, root, app.app_id, AppFields(owner=root.subject), allow_any_peer=False
+    )
+    assert given.owner == root.subject
