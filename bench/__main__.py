@@ -1,0 +1,45 @@
+"""`python -m bench [NAME...]`: measure, show, and keep what was measured."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import time
+
+from bench.machine import Noise
+from bench.report import keep
+
+SUBJECTS: dict[str, str] = {}
+"""Each is a module `bench.<name>` with `run(*, quick: bool) -> Report`, and what it measures in a few words."""
+
+
+def main() -> None:
+    """Run the subjects that were named, or all."""
+    listed = "\n".join(f"  {name:<14} {what}" for name, what in SUBJECTS.items())
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench",
+        description="Measures rpz-auth on this machine; opens no connection beyond it.",
+        epilog=f"subjects:\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("subjects", metavar="NAME", nargs="*", help="what to measure; all when none is named")
+    parser.add_argument("--quick", action="store_true", help="a short look, that is not for quoting")
+    parser.add_argument(
+        "--keep", action="store_true", help="write the results into docs/performance.md and docs/performance/"
+    )
+    options = parser.parse_args()
+    for name in options.subjects:
+        if name not in SUBJECTS:
+            parser.error(f"no subject {name!r}; there are {', '.join(SUBJECTS)}")
+    for name in options.subjects or SUBJECTS:
+        started, noise = time.monotonic(), Noise()
+        print(f"\n# {name}: {SUBJECTS[name]}", flush=True)
+        report = importlib.import_module(f"bench.{name}").run(quick=options.quick)
+        print(report.markdown(), flush=True)
+        print(f"\n{time.monotonic() - started:.0f} s; {noise.describe()}", flush=True)
+        if options.keep:
+            keep(name, report)
+
+
+if __name__ == "__main__":
+    main()
