@@ -10,7 +10,7 @@ from bench.machine import Noise
 from bench.report import keep
 
 SUBJECTS: dict[str, str] = {}
-"""Each is a module `bench.<name>` with `run(*, quick: bool) -> Report`, and what it measures in a few words."""
+"""Each is a module `bench.<name>` with `run(*, quick: bool) -> Report`; the text is for people."""
 
 
 def main() -> None:

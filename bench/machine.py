@@ -45,7 +45,7 @@ class Noise:
         others = max(0.0, busy - own) / total
         steal = (now.steal - self._before.steal) / total
         return (
-            f"{os.cpu_count()} processors, others used {others:.0%} of their time and the host took {steal:.1%}"
+            f"{os.cpu_count()} processors; others used {others:.0%} of their time, the host took {steal:.1%}"
         )
 
 
@@ -55,5 +55,7 @@ def _own_seconds() -> float:
 
 
 def _read() -> _Reading:
-    values = [int(value) for value in Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()[1:9]]
+    values = [
+        int(value) for value in Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()[1:9]
+    ]
     return _Reading(sum(values), values[3] + values[4], values[7])

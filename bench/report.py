@@ -55,11 +55,13 @@ class Report:
 
 
 def keep(name: str, report: Report) -> None:
-    """Put a report into `docs/performance.md`, between the marks of its subject, and its numbers beside it."""
+    """Put a report into `docs/performance.md`, between the marks of its subject, and its numbers beside."""
     text = PAGE.read_text(encoding="utf-8")
     section = re.compile(rf"(<!-- bench: {name} -->\n).*?(<!-- end: {name} -->)", re.DOTALL)
     if not section.search(text):
-        raise SystemExit(f"{PAGE} has no place for {name}: add <!-- bench: {name} --> and <!-- end: {name} -->")
+        raise SystemExit(
+            f"{PAGE} has no place for {name}: add <!-- bench: {name} --> and <!-- end: {name} -->"
+        )
     PAGE.write_text(
         section.sub(lambda marks: f"{marks[1]}\n{report.markdown()}\n\n{marks[2]}", text), encoding="utf-8"
     )
