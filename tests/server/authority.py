@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import logging
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import httpx
 import rpz_auth
 import rpz_auth.aio
 import structlog
@@ -41,6 +43,9 @@ from rpz_auth_server.main import describe_connection, open_authority
 from rpz_auth_server.settings import Settings
 from rpz_auth_server.storage.sqlite import SqliteStore
 from rpz_auth_server.transport.grpc.server import GrpcServer
+from rpz_auth_server.transport.http.app import build
+from rpz_auth_server.transport.http.server import HttpServer
+from rpz_auth_server.transport.http.tls import server_context
 from rpz_auth_server.transport.tls import server_credentials
 
 START = 1_700_000_000.25
@@ -205,6 +210,7 @@ class TestAuthority:
         store: HeldStore,
         time: FakeTime | None,
         port: int,
+        http_port: int,
     ) -> None:
         self.settings = settings
         self.authority = authority
@@ -215,6 +221,9 @@ class TestAuthority:
         self.bootstrap: dict[str, Any] = json.loads((settings.data_dir / bootstrap.FILE_NAME).read_text())
         self.ca = Path(self.bootstrap["ca_certificate"]).read_text()
         self.tls = grpc.ssl_channel_credentials(self.ca.encode())
+        self._clients: list[httpx.AsyncClient] = []
+        self.url = f"https://127.0.0.1:{http_port}"
+        self.http = self.http_client()
         self.logged = io.StringIO()
         self._time = time
         self._channels: list[grpc.aio.Channel] = []
@@ -231,9 +240,19 @@ class TestAuthority:
         self._channels.append(channel)
         return Stubs(channel)
 
+    def http_client(self, **options: Any) -> httpx.AsyncClient:
+        """Somebody who speaks HTTPS to it, without a credential."""
+        trusted = ssl.create_default_context(cadata=self.ca)
+        defaults: dict[str, Any] = {"base_url": self.url, "timeout": TIMEOUT, "trust_env": False}
+        client = httpx.AsyncClient(verify=trusted, **{**defaults, **options})
+        self._clients.append(client)
+        return client
+
     async def close(self) -> None:
         for channel in self._channels:
             await channel.close()
+        for client in self._clients:
+            await client.aclose()
 
     async def advance(self, seconds: float) -> None:
         """Let time pass, with the heartbeats that it would have had."""
@@ -406,6 +425,7 @@ def _logging() -> Iterator[io.StringIO]:
     root = logging.getLogger()
     before = root.handlers, root.level
     stream = io.StringIO()
+    logging.getLogger("httpx").setLevel("WARNING")  # the tests' own client would log its URLs
     log.configure(log_format="json", log_level="info", stream=stream)
     try:
         yield stream
@@ -435,7 +455,10 @@ async def running_authority(
         port = server.listen(settings.grpc_address, server_credentials(settings))
         await bootstrap.ensure_administrator(authority, data_dir, describe_connection(settings, port))
         await server.start()
-        running = TestAuthority(settings, authority, hub, server, held[0], time, port)
+        http = HttpServer(build(authority, settings))
+        http_port = http.listen(settings.http_address, server_context(settings))
+        await http.start()
+        running = TestAuthority(settings, authority, hub, server, held[0], time, port, http_port)
         running.logged = logged
         try:
             yield running
@@ -444,4 +467,5 @@ async def running_authority(
             held[0].before.clear()
             held[0].after.clear()
             await running.close()
+            await http.stop()
             await server.stop(hub)

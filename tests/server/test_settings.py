@@ -26,7 +26,11 @@ def test_defaults_serve_on_loopback_with_tls(tmp_path: Path) -> None:
     assert settings.model_dump() == {
         "data_dir": tmp_path,
         "grpc_address": "127.0.0.1:8470",
-        "issuer": "https://localhost:8470",
+        "http_address": "127.0.0.1:8471",
+        "console_address": "127.0.0.1:8472",
+        "trusted_proxies": (),
+        "cors_origins": (),
+        "issuer": "https://localhost:8471",
         "database": f"sqlite:///{tmp_path}/rpz-auth.db",
         "insecure": False,
         "tls_certificate": None,
@@ -175,15 +179,55 @@ def test_empty_setting_is_an_error_not_a_default(tmp_path: Path, name: str) -> N
     ],
 )
 def test_issuer_is_derived_from_the_address(tmp_path: Path, address: str, issuer: str) -> None:
-    assert load(tmp_path, grpc_address=address).issuer == issuer
+    assert load(tmp_path, http_address=address).issuer == issuer
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:8470", "[::]:8470"])
 def test_issuer_must_be_given_where_the_address_says_nothing(tmp_path: Path, address: str) -> None:
-    text = problems(tmp_path, grpc_address=address)
+    text = problems(tmp_path, http_address=address)
     assert "issuer (--issuer, RPZ_AUTH_ISSUER, or issuer in a TOML file): cannot be derived" in text
-    settings = load(tmp_path, grpc_address=address, issuer="https://auth.example")
+    settings = load(tmp_path, http_address=address, issuer="https://auth.example")
     assert settings.issuer == "https://auth.example"
+
+
+@pytest.mark.parametrize(
+    ("grpc", "http", "console"),
+    [
+        ("127.0.0.1:8470", "127.0.0.1:8471", "127.0.0.1:8472"),
+        ("[::1]:50", "[::1]:51", "[::1]:52"),
+        ("127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"),
+        ("10.0.0.5:443", "10.0.0.5:444", "off"),
+        ("localhost:8470", "localhost:8471", "off"),
+    ],
+)
+def test_http_and_console_follow_the_address_of_grpc(
+    tmp_path: Path, grpc: str, http: str, console: str
+) -> None:
+    settings = load(tmp_path, grpc_address=grpc)
+    assert (settings.http_address, settings.console_address) == (http, console)
+
+
+def test_console_without_tls_is_on_loopback_or_nowhere(tmp_path: Path) -> None:
+    for address in ("0.0.0.0:8472", "10.0.0.5:8472", "localhost:8472", "[::]:1"):
+        assert "the network could read credentials" in problems(tmp_path, console_address=address)
+    assert load(tmp_path, console_address="off").console_address == "off"
+    assert load(tmp_path, console_address="127.0.0.9:1").console_address == "127.0.0.9:1"
+    assert load(tmp_path, insecure=True).console_address == "off"  # http_address is without TLS then
+
+
+def test_lists_come_as_one_text_from_flags_and_as_lists_from_files(tmp_path: Path) -> None:
+    settings = load(tmp_path, {"RPZ_AUTH_CORS_ORIGINS": "https://a.example,https://b.example:8443"})
+    assert settings.cors_origins == ("https://a.example", "https://b.example:8443")
+    (tmp_path / "rpz-auth.toml").write_text('trusted_proxies = ["10.0.0.0/8", "::1"]\n')
+    assert load(tmp_path).trusted_proxies == ("10.0.0.0/8", "::1")
+
+
+def test_list_with_a_typing_error_is_refused(tmp_path: Path) -> None:
+    for network in ("10.0.0.1/8", "10.0.0.0/0.0.0.255", "proxy.example", "*"):
+        assert "trusted_proxies (--trusted-proxies" in problems(tmp_path, trusted_proxies=network)
+    for origin in ("*", "null", "http://a.example", "https://a.example/", "https://A.example", "a.example"):
+        assert "is not an origin" in problems(tmp_path, cors_origins=origin)
+    assert "is not an origin" in problems(tmp_path, cors_origins="https://a.example:443")
 
 
 @pytest.mark.parametrize(

@@ -48,14 +48,15 @@ class AuthorityProcess:
         self.data_dir = data_dir
         self.log = data_dir.with_name(f"{data_dir.name}-{os.urandom(4).hex()}.log")
         program = str(Path(sys.executable).with_name("rpz-auth-server"))
-        command = [*prefix, program, "serve", "--data-dir", str(data_dir), "--grpc-address", "127.0.0.1:0"]
+        addresses = ("--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0")
+        command = [*prefix, program, "serve", "--data-dir", str(data_dir), *addresses]
         environ = {name: value for name, value in os.environ.items() if not name.startswith("RPZ_AUTH_")}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(  # noqa: S603 - our own program
                 [*command, *flags], stdout=subprocess.PIPE, stderr=log, text=True, env=environ
             )
         try:
-            self.address = self._wait_until_ready()
+            self.address, self.url = self._wait_until_ready()
         except BaseException:
             self.kill()
             raise
@@ -72,7 +73,7 @@ class AuthorityProcess:
         self.anonymous = token_grpc.TokenServiceStub(self._channels[1])
         """Without a credential, for OAuth 2 clients."""
 
-    def _wait_until_ready(self) -> str:
+    def _wait_until_ready(self) -> tuple[str, str]:
         lines: queue.SimpleQueue[str] = queue.SimpleQueue()
 
         def read() -> None:
@@ -85,7 +86,9 @@ class AuthorityProcess:
         first = lines.get(timeout=START_TIMEOUT)
         assert first, f"it ended before it was ready: {self.log.read_text()}"
         assert lines.get(timeout=START_TIMEOUT).startswith("administrator:")
-        return first.split()[3]
+        last = lines.get(timeout=START_TIMEOUT)
+        assert last.startswith("OAuth 2: ")
+        return first.split()[3], last.split()[2]
 
     def stop(self) -> int:
         """Ask it to stop, as a service manager would, and return its exit code."""

@@ -23,10 +23,13 @@ from rpz_auth_server.crypto.signing import SigningKeyring
 from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.live.collector import collect_forever
 from rpz_auth_server.live.hub import Hub
-from rpz_auth_server.settings import Settings
+from rpz_auth_server.settings import OFF, Settings
 from rpz_auth_server.storage.sqlite import SqliteStore
 from rpz_auth_server.storage.store import Store
 from rpz_auth_server.transport.grpc.server import GrpcServer
+from rpz_auth_server.transport.http.app import build
+from rpz_auth_server.transport.http.server import HttpServer
+from rpz_auth_server.transport.http.tls import server_context
 from rpz_auth_server.transport.tls import DevelopmentFiles, server_credentials
 
 _log = structlog.get_logger("rpz_auth_server")
@@ -46,6 +49,18 @@ def serve(  # noqa: PLR0913, PLR0917 - one for each setting
     config: Annotated[Path | None, typer.Option(help="A TOML file with settings.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where everything is kept.")] = None,
     grpc_address: Annotated[str | None, typer.Option(help="host:port to listen on.")] = None,
+    http_address: Annotated[
+        str | None, typer.Option(help="host:port of OAuth 2 over HTTPS and the console.")
+    ] = None,
+    console_address: Annotated[
+        str | None, typer.Option(help="host:port on loopback of the console without TLS, or off.")
+    ] = None,
+    trusted_proxies: Annotated[
+        str | None, typer.Option(help="Networks, by commas, whose x-forwarded-for is believed.")
+    ] = None,
+    cors_origins: Annotated[
+        str | None, typer.Option(help="Origins, by commas, whose pages may call OAuth 2 endpoints.")
+    ] = None,
     issuer: Annotated[str | None, typer.Option(help="The https URL that clients know it by.")] = None,
     database: Annotated[str | None, typer.Option(help="sqlite:///path/to/file.db")] = None,
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM file of the server's chain.")] = None,
@@ -78,6 +93,9 @@ def make_administrator(
     config: Annotated[Path | None, typer.Option(help="A TOML file with settings.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where everything is kept.")] = None,
     grpc_address: Annotated[str | None, typer.Option(help="host:port that it listens on.")] = None,
+    http_address: Annotated[
+        str | None, typer.Option(help="host:port of OAuth 2 over HTTPS and the console.")
+    ] = None,
     issuer: Annotated[str | None, typer.Option(help="The https URL that clients know it by.")] = None,
     database: Annotated[str | None, typer.Option(help="sqlite:///path/to/file.db")] = None,
 ) -> None:
@@ -149,26 +167,43 @@ async def run(settings: Settings, environ: Mapping[str, str]) -> None:
 
     async with AsyncExitStack() as cleanup:
         authority, hub = await open_authority(settings, environ, cleanup)
-        server = GrpcServer(authority, hub, offer_reflection=settings.reflection)
+        server = GrpcServer(
+            authority,
+            hub,
+            offer_reflection=settings.reflection,
+            trusted_proxies=settings.trusted_proxies,
+        )
         if settings.insecure:
             _log.warning("INSECURE: credentials travel without TLS; for development on this machine only")
         port = server.listen(
             settings.grpc_address, None if settings.insecure else server_credentials(settings)
         )
+        http = HttpServer(build(authority, settings))
+        address = _listen_http(http, settings)
         connection = describe_connection(settings, port)
         await bootstrap.ensure_administrator(authority, settings.data_dir, connection)
         await server.start()
+        await http.start()
         collecting = asyncio.create_task(collect_forever(authority.store))
         cleanup.callback(collecting.cancel)
         print(  # noqa: T201 - for the person or script that started it
             f"rpz-auth-server listens on {connection['grpc_address']} as {settings.issuer}\n"
-            f"administrator: {settings.data_dir / bootstrap.FILE_NAME}",
+            f"administrator: {settings.data_dir / bootstrap.FILE_NAME}\n"
+            f"OAuth 2: {address}",
             flush=True,
         )
         await stopping.wait()
         _log.info("stopping")
-        await server.stop(hub)
+        await asyncio.gather(server.stop(hub), http.stop())
     _log.info("stopped")
+
+
+def _listen_http(http: HttpServer, settings: Settings) -> str:
+    """Take the ports of HTTP; return the URL of the one that everybody uses."""
+    port = http.listen(settings.http_address, None if settings.insecure else server_context(settings))
+    if settings.console_address != OFF:
+        http.listen(settings.console_address, None, flag="--console-address")
+    return f"{'http' if settings.insecure else 'https'}://{_connectable(settings.http_address, port)}"
 
 
 async def open_authority(
@@ -211,16 +246,20 @@ async def open_authority(
 
 def describe_connection(settings: Settings, port: int) -> dict[str, object]:
     """How clients on this machine connect, as it stands in the files that are made for them."""
-    host = settings.grpc_address.rpartition(":")[0]
-    if host in ("0.0.0.0", "[::]"):  # noqa: S104 - not to listen on, but to connect to
-        host = "localhost"
     own_ca = settings.insecure or settings.tls_certificate is not None
     return {
-        "grpc_address": f"{host}:{port}",
+        "grpc_address": _connectable(settings.grpc_address, port),
         "issuer": settings.issuer,
         "ca_certificate": None if own_ca else str(DevelopmentFiles.of(settings.data_dir).ca),
         "insecure": settings.insecure,
     }
+
+
+def _connectable(address: str, port: int) -> str:
+    host = address.rpartition(":")[0]
+    if host in ("0.0.0.0", "[::]"):  # noqa: S104 - not to listen on, but to connect to
+        host = "localhost"
+    return f"{host}:{port}"
 
 
 def main() -> None:

@@ -12,8 +12,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from rpz_auth.address import parse_address
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from rpz_auth.address import parse_address, parse_network
 from rpz_auth.errors import ConfigurationError
 
 from rpz_auth_server.crypto.keyring import ENVIRONMENT_VARIABLE as KEYRING_VARIABLE
@@ -35,10 +43,12 @@ _MAX_PORT = 65535
 _MAX_ISSUER = 255  # it stands in every access token
 _URL_PATH = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*", re.ASCII)
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?", re.ASCII)
+_ORIGIN = re.compile(r"https://[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::(?!443$)[0-9]{1,5})?", re.ASCII)
 _SQLITE = "sqlite:///"
+OFF = "off"
 
 
-def _split_address(text: str) -> tuple[str, int]:
+def split_address(text: str) -> tuple[str, int]:
     """Split `host:port` or `[IPv6]:port`; the host without brackets."""
     host, colon, port = text.rpartition(":")
     if not colon or not (port.isascii() and port.isdigit()) or int(port) > _MAX_PORT:
@@ -65,7 +75,7 @@ def _is_wildcard(host: str) -> bool:
 
 
 def _check_address(text: str) -> str:
-    _split_address(text)
+    split_address(text)
     return text
 
 
@@ -73,7 +83,7 @@ def _check_issuer(issuer: str) -> str:
     """RFC 8414 §2; a trailing slash is refused because clients append paths (§3.1)."""
     if not issuer:
         raise ValueError(
-            "cannot be derived, as grpc_address stands for every address of this machine; "
+            "cannot be derived, as http_address stands for every address of this machine; "
             "set the https URL that clients know this authority by"
         )
     mend = "write an https URL without query, fragment or trailing slash, as in https://auth.example.com"
@@ -82,7 +92,7 @@ def _check_issuer(issuer: str) -> str:
     if scheme != "https" or not separator or not _URL_PATH.fullmatch(slash + path):
         raise ValueError(mend)
     try:
-        _split_address(authority if authority.rpartition("]")[2].count(":") else f"{authority}:443")
+        split_address(authority if authority.rpartition("]")[2].count(":") else f"{authority}:443")
     except ValueError:
         raise ValueError(mend) from None
     if len(issuer) > _MAX_ISSUER:
@@ -90,8 +100,25 @@ def _check_issuer(issuer: str) -> str:
     return issuer
 
 
+def _next_port(address: str) -> str:
+    """The address with the port behind its own; what the system chooses stays so."""
+    host, _, port = address.rpartition(":")
+    return f"{host}:{int(port) + 1 if int(port) else 0}"
+
+
+def _derive_http_address(data: dict[str, Any]) -> str:
+    return _next_port(data["grpc_address"])
+
+
+def _derive_console_address(data: dict[str, Any]) -> str:
+    """Where nobody but this machine can listen, so that a newcomer's browser need not trust a certificate."""
+    host, _ = split_address(data["http_address"])
+    return _next_port(data["http_address"]) if _is_loopback(host) and not data["insecure"] else OFF
+
+
 def _derive_issuer(data: dict[str, Any]) -> str:
-    host, port = _split_address(data["grpc_address"])
+    """Where RFC 8414 §3 looks for its metadata."""
+    host, port = split_address(data["http_address"])
     if _is_wildcard(host):
         return ""
     if _is_loopback(host):
@@ -99,6 +126,41 @@ def _derive_issuer(data: dict[str, Any]) -> str:
     elif ":" in host:
         host = f"[{host}]"
     return f"https://{host}:{port}" if port else f"https://{host}"
+
+
+def _check_console_address(text: str) -> str:
+    if text == OFF:
+        return text
+    host, _ = split_address(text)
+    if not _is_loopback(host):
+        raise ValueError(
+            f"without TLS the network could read credentials; write a loopback IP address, or {OFF}"
+        )
+    return text
+
+
+def _split_list(value: Any) -> Any:
+    """From flags and environment a list comes as one text, its members between commas."""
+    return [member for member in value.split(",") if member] if isinstance(value, str) else value
+
+
+def _check_networks(networks: tuple[str, ...]) -> tuple[str, ...]:
+    for network in networks:
+        try:
+            parse_network(network)
+        except ValueError as error:
+            raise ValueError(f"{network!r}: {error}") from None
+    return networks
+
+
+def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    for origin in origins:
+        if not _ORIGIN.fullmatch(origin):
+            raise ValueError(
+                f"{origin!r} is not an origin as browsers send it; write https://app.example, with a port "
+                "only if it is not 443"
+            )
+    return origins
 
 
 def _check_database(url: str) -> str:
@@ -130,13 +192,27 @@ class Settings(BaseModel):
     data_dir: AbsolutePath = Path("rpz-auth-data")
     """Where the authority keeps what it needs."""
     grpc_address: Annotated[str, AfterValidator(_check_address)] = "127.0.0.1:8470"
+    insecure: bool = False
+    """Serve without TLS, on a loopback address only."""
+    http_address: Annotated[str, AfterValidator(_check_address)] = Field(default_factory=_derive_http_address)
+    """Of OAuth 2 over HTTPS and the console; the port behind that of gRPC."""
+    console_address: Annotated[str, AfterValidator(_check_console_address)] = Field(
+        default_factory=_derive_console_address
+    )
+    """Plain HTTP for the console, on a loopback address only; `off` for none."""
+    trusted_proxies: Annotated[
+        tuple[str, ...], BeforeValidator(_split_list), AfterValidator(_check_networks)
+    ] = ()
+    """Addresses and networks whose `x-forwarded-for` is believed."""
+    cors_origins: Annotated[
+        tuple[str, ...], BeforeValidator(_split_list), AfterValidator(_check_origins)
+    ] = ()
+    """Whose pages may call the OAuth 2 endpoints from a browser, without cookies."""
     issuer: Annotated[str, AfterValidator(_check_issuer)] = Field(default_factory=_derive_issuer)
     """The authority's name in access tokens (RFC 8414 §2), compared character by character."""
     database: Annotated[str, AfterValidator(_check_database)] = Field(
         default_factory=_derive_database, repr=False
     )
-    insecure: bool = False
-    """Serve without TLS, on a loopback address only."""
     tls_certificate: AbsolutePath | None = None
     """PEM, the chain after the certificate; without one a development certificate is made."""
     tls_key: AbsolutePath | None = None
@@ -228,12 +304,13 @@ class Settings(BaseModel):
             raise ValueError(
                 f"{_spellings('tls_certificate')} and {_spellings('tls_key')}: set both or neither"
             )
-        host, _ = _split_address(self.grpc_address)
-        if self.insecure and not _is_loopback(host):
-            raise ValueError(
-                f"{_spellings('insecure')}: without TLS the network could read credentials; leave it out, "
-                f"or set {_spellings('grpc_address')} to a loopback IP address such as 127.0.0.1:8470"
-            )
+        for name, example in (("grpc_address", "127.0.0.1:8470"), ("http_address", "127.0.0.1:8471")):
+            host, _ = split_address(getattr(self, name))
+            if self.insecure and not _is_loopback(host):
+                raise ValueError(
+                    f"{_spellings('insecure')}: without TLS the network could read credentials; leave it "
+                    f"out, or set {_spellings(name)} to a loopback IP address such as {example}"
+                )
         if self.insecure and (self.tls_certificate or self.tls_client_ca):
             raise ValueError(f"{_spellings('insecure')}: leave it out, or leave out the tls_ settings")
         if self.refresh_idle_lifetime > self.refresh_absolute_lifetime:

@@ -189,6 +189,18 @@ def issue_client_certificate(
     )
 
 
+def certificate_files(settings: Settings) -> tuple[Path, Path]:
+    """Where the server's certificate and its key are; without settings, made for development.
+
+    Raises:
+        ConfigurationError: A development certificate cannot be made.
+    """
+    if settings.tls_certificate is not None and settings.tls_key is not None:
+        return settings.tls_certificate, settings.tls_key
+    paths = ensure_development_files(settings.data_dir)
+    return paths.server, paths.server_key
+
+
 def server_credentials(settings: Settings) -> grpc.ServerCredentials:
     """Make credentials for a server's port, which follow their files when these are replaced.
 
@@ -198,11 +210,7 @@ def server_credentials(settings: Settings) -> grpc.ServerCredentials:
     Raises:
         ConfigurationError: A file cannot be used.
     """
-    if settings.tls_certificate is not None and settings.tls_key is not None:
-        source = _Source(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
-    else:
-        paths = ensure_development_files(settings.data_dir)
-        source = _Source(paths.server, paths.server_key, settings.tls_client_ca)
+    source = _Source(*certificate_files(settings), settings.tls_client_ca)
     return grpc.dynamic_ssl_server_credentials(
         source.read(),
         source.changed,  # type: ignore[arg-type]  # the stub forgets None, which means no change

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import grpc
@@ -55,7 +55,14 @@ _OPTIONS: Sequence[tuple[str, Any]] = (
 class GrpcServer:
     """The authority on one address."""
 
-    def __init__(self, authority: Authority, hub: Hub, *, offer_reflection: bool) -> None:
+    def __init__(
+        self,
+        authority: Authority,
+        hub: Hub,
+        *,
+        offer_reflection: bool,
+        trusted_proxies: Iterable[str] = (),
+    ) -> None:
         """Put the services together; nothing listens yet."""
         policies = {_HEALTH: rpz_auth.PUBLIC}
         if offer_reflection:
@@ -67,6 +74,7 @@ class GrpcServer:
             resource=authority.issuer,
             services=_SERVICES,
             policies=policies,
+            trusted_proxies=trusted_proxies,
             allow_client_policy=True,
         )
         self._server = grpc.aio.server(interceptors=[auth, RefusalInterceptor()], options=_OPTIONS)

@@ -1,0 +1,1 @@
+"""What HTTP is for the authority: listening, limits, headers, errors; who serves what stands beside it."""

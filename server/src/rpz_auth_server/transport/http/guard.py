@@ -1,0 +1,224 @@
+"""What every request over HTTP goes through, whoever serves it: bounds, headers, faults, the log."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Iterable, Sequence
+
+import structlog
+from rpz_auth.address import UNKNOWN, Peer, TrustedProxies, parse_address
+from rpz_auth.errors import Refusal
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from rpz_auth_server.transport.http.answers import failed, plain, refused
+
+_log = structlog.get_logger("rpz_auth_server.http")
+
+MAX_BODY = 64 * 1024
+"""Bytes; forms are small, and what is not is refused before it is parsed."""
+BODY_TIMEOUT = 10.0
+"""Seconds for a body to be there, from the moment that it is asked for."""
+REQUEST_TIMEOUT = 30.0
+
+_LOGGED_REFUSALS = 20
+"""A second; more are counted. A flood must not fill the disk."""
+
+SECURITY_HEADERS: Sequence[tuple[bytes, bytes]] = (
+    (b"cache-control", b"no-store"),
+    (
+        b"content-security-policy",
+        b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+)
+"""On every answer that does not bring its own of the same name (RFC 9700 §4.16, §4.2.4)."""
+_HSTS = (b"strict-transport-security", b"max-age=31536000")
+
+_HOST = re.compile(rb"(?:localhost|127(?:\.[0-9]{1,3}){3}|\[::1\])(?::[0-9]{1,5})?", re.IGNORECASE)
+
+
+class Guard:
+    """The outermost layer of the application."""
+
+    def __init__(self, app: ASGIApp, *, trusted_proxies: Iterable[str] = ()) -> None:
+        """Guard `app`.
+
+        Args:
+            app: Serves the requests.
+            trusted_proxies: Addresses and networks whose `x-forwarded-for` is believed.
+        """
+        self._app = app
+        self._proxies = TrustedProxies(trusted_proxies)
+        self._budget = _Budget()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            return
+        began = time.monotonic()
+        peer = self._resolve(scope)
+        scope["state"]["peer"] = peer
+        answer = _Answer(send, secure=scope["scheme"] == "https")
+        try:
+            async with asyncio.timeout(REQUEST_TIMEOUT):
+                await self._serve(scope, _Body(scope, receive), answer)
+        except _TooLarge:
+            await answer.give(scope, plain(413, "The body is too large."))
+        except _TooSlow:
+            await answer.give(scope, plain(408, "The body did not come in time."))
+        except TimeoutError:
+            await answer.give(scope, plain(503, "The request took too long; try again."))
+        except Refusal as refusal:
+            await answer.give(scope, refused(refusal))
+        except Exception as error:  # noqa: BLE001 - uvicorn would log it with the request
+            _log.error("a request failed", exc_info=error, path=_shown(scope))
+            await answer.give(scope, failed())
+        finally:
+            self._record(scope, answer.status, peer, time.monotonic() - began)
+
+    async def _serve(self, scope: Scope, body: _Body, answer: _Answer) -> None:
+        host = [value for key, value in scope["headers"] if key == b"host"]
+        # Without TLS no certificate proves the name, and a page may have let its own lead here (DNS
+        # rebinding): only names that are always this machine are taken.
+        if scope["scheme"] != "https" and not (len(host) == 1 and _HOST.fullmatch(host[0])):
+            await answer.give(scope, plain(421, "Use the address that rpz-auth-server printed."))
+            return
+        body.check_length()
+        await self._app(scope, body.receive, answer.send)
+
+    def _resolve(self, scope: Scope) -> Peer:
+        client = scope.get("client")
+        try:
+            address = parse_address(client[0]) if client else None
+        except ValueError:
+            address = None
+        if address is None or address.is_unspecified:
+            return UNKNOWN
+        peer = Peer(address, names=scope["state"].get("certificate_names", frozenset()))
+        headers = [(key.decode("latin-1"), value.decode("latin-1")) for key, value in scope["headers"]]
+        return self._proxies.resolve(peer, headers)
+
+    def _record(self, scope: Scope, status: int, peer: Peer, seconds: float) -> None:
+        """Write the access log: no query, no header, nothing that could hold a credential."""
+        if status >= 400 and not self._budget.take():  # noqa: PLR2004 - where refusals begin
+            return
+        _log.info(
+            "request",
+            method=scope["method"][:16],
+            path=_shown(scope),
+            status=status,
+            peer=str(peer),
+            ms=round(seconds * 1000, 1),
+        )
+
+
+def peer_of(request: Request) -> Peer:
+    """The client's end of the connection, or the client behind a trusted proxy."""
+    peer: Peer = request.state.peer
+    return peer
+
+
+def _shown(scope: Scope) -> str:
+    return str(scope["path"])[:100]
+
+
+class _TooLarge(Exception):  # noqa: N818 - an answer, not a fault
+    pass
+
+
+class _TooSlow(Exception):  # noqa: N818 - an answer, not a fault
+    pass
+
+
+class _Body:
+    """A request's body, up to a size and a time."""
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self._headers = scope["headers"]
+        self._receive = receive
+        self._size = 0
+        self._deadline: float | None = None
+
+    def check_length(self) -> None:
+        """Refuse what says by itself that it is too large, before any of it is read."""
+        for key, value in self._headers:
+            if key == b"content-length" and int(value) > MAX_BODY:  # h11 has let nothing but digits pass
+                raise _TooLarge
+
+    async def receive(self) -> Message:
+        """Receive the next part."""
+        loop = asyncio.get_running_loop()
+        if self._deadline is None:
+            self._deadline = loop.time() + BODY_TIMEOUT
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._receive()
+        except TimeoutError:
+            raise _TooSlow from None
+        self._size += len(message.get("body", b""))
+        if self._size > MAX_BODY:
+            raise _TooLarge
+        if not message.get("more_body"):
+            self._deadline = loop.time() + REQUEST_TIMEOUT  # from here on only a disconnection can come
+        return message
+
+
+class _Answer:
+    """What goes out, with the headers that nothing may leave without."""
+
+    def __init__(self, send: Send, *, secure: bool) -> None:
+        self._send = send
+        self._headers = (*SECURITY_HEADERS, _HSTS) if secure else SECURITY_HEADERS
+        self.status = 0
+
+    async def send(self, message: Message) -> None:
+        """Send on."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            given = list(message.get("headers", ()))
+            names = {name.lower() for name, _ in given}
+            message = {
+                **message,
+                "headers": [*given, *((name, value) for name, value in self._headers if name not in names)],
+            }
+        await self._send(message)
+
+    async def give(self, scope: Scope, response: ASGIApp) -> None:
+        """Answer in place of the application, if it has not begun to."""
+        if (
+            not self.status
+        ):  # what has begun cannot be taken back; uvicorn closes on it, and the client sees that
+            await response(scope, _nothing, self.send)
+
+
+async def _nothing() -> Message:
+    return {"type": "http.disconnect"}
+
+
+class _Budget:
+    """So many a second."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._left = 0
+        self._dropped = 0
+
+    def take(self) -> bool:
+        second = int(time.monotonic())
+        if second != self._second:
+            if self._dropped:
+                _log.info("refused requests that were not logged one by one", count=self._dropped)
+            self._second, self._left, self._dropped = second, _LOGGED_REFUSALS, 0
+        if self._left == 0:
+            self._dropped += 1
+            return False
+        self._left -= 1
+        return True

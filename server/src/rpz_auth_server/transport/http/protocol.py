@@ -1,0 +1,65 @@
+"""HTTP/1.1 as uvicorn speaks it, with bounds on connections that send nothing, or slowly."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rpz_auth.address import certificate_names
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+MAX_CONNECTIONS = 1000
+HEAD_TIMEOUT = 10.0
+"""Seconds from when a connection stands, or from its last answer, until the next request's head is there."""
+
+
+class Protocol(H11Protocol):
+    """One connection. h11 is strict where others guess: what it cannot read exactly is refused (A148)."""
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin, unless there are too many already."""
+        if len(self.connections) >= MAX_CONNECTIONS:
+            transport.abort()
+            return
+        super().connection_made(transport)
+        # Of this connection only: its requests get copies.
+        self.app_state = {**self.app_state, "certificate_names": _names(transport)}
+        self._expect_head()
+
+    def data_received(self, data: bytes) -> None:
+        """Read on; a request's head must be whole in time, however slowly it trickles in."""
+        cycle = self.cycle
+        super().data_received(data)
+        if self.cycle is not cycle:
+            self._set_deadline(None)
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request."""
+        self._expect_head()
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the deadline with the connection."""
+        self._set_deadline(None)
+        if self.transport is not None:
+            super().connection_lost(exc)
+
+    def _expect_head(self) -> None:
+        self._set_deadline(self.loop.call_later(HEAD_TIMEOUT, self.transport.abort))
+
+    def _set_deadline(self, deadline: asyncio.TimerHandle | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = deadline
+
+
+def _names(transport: asyncio.Transport) -> frozenset[str]:
+    """The DNS names in a client certificate that TLS has verified."""
+    tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+    certificate: Mapping[str, Any] = (tls.getpeercert() if tls else None) or {}
+    names: Iterable[tuple[str, str]] = certificate.get("subjectAltName", ())
+    return certificate_names({"peer_dns": [name.encode() for kind, name in names if kind == "DNS"]})
