@@ -12,6 +12,7 @@ from rpz_auth.errors import BackendUnavailable, Reason
 from rpz_auth_server.crypto.handles import HandleKind
 from rpz_auth_server.domain.grant import MAX_REPEATS
 from server.authority import ORDERS, STOCK, Client, TestAuthority, basic, outcome, refusal
+from server.storage.build import statement
 
 DAY = 86400
 
@@ -163,9 +164,7 @@ async def test_repeat_from_elsewhere_is_audited_and_from_the_same_peer_is_not(
     assert "grant.repeated_from_elsewhere" not in await authority.actions()
     grant_id = read(authority, second.access_token).grant_id
     assert grant_id is not None
-    moved = await authority.store.inner._writer.submit(
-        lambda connection, _: connection.execute("UPDATE grants SET peer = '192.0.2.1'").rowcount
-    )
+    moved = await authority.store.inner._write(statement("UPDATE grants SET peer = '192.0.2.1'"))
     assert moved == 1
     await authority.refresh(client, first.refresh_token)
     assert (await authority.audit())[-1].audit.action == "grant.repeated_from_elsewhere"
@@ -224,7 +223,7 @@ async def test_commit_whose_client_gave_up_is_carried_out_and_can_be_repeated(
 
     async def hold(commit: Any) -> None:
         authority.store.before.clear()
-        pending = authority.store.inner._writer.submit(lambda *_: None)  # the writer is at work
+        pending = asyncio.ensure_future(authority.store.inner.heartbeat())  # the writer is at work
         committing = asyncio.ensure_future(authority.store.inner.commit(commit))
         at_commit.set()
         try:

@@ -18,6 +18,7 @@ from rpz_auth_server.domain.account import (
 from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret, SignIn
 from rpz_auth_server.domain.grant import Grant, GrantState
 from rpz_auth_server.domain.key import SealedKey
+from rpz_auth_server.storage.steps import Steps, Work, sql
 
 NOW = 1_700_000_000.25
 ACCOUNT_ID = "0123456789abcdefghijkw"
@@ -166,3 +167,13 @@ def an_identity(**changes: Any) -> ExternalIdentity:
         created_at=NOW,
     )
     return replace(identity, **changes)
+
+
+def statement(text: str, *values: Any) -> Work[int]:
+    """Work behind the store's back; gives the number of rows."""
+
+    def work(_now: float) -> Steps[int]:
+        result = yield sql(text, *values)
+        return result.count
+
+    return work

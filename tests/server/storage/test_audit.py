@@ -5,17 +5,18 @@ from dataclasses import replace
 
 import pytest
 from rpz_auth_server.domain.event import Audit, AuditRecord
-from rpz_auth_server.storage import audit, schema
+from rpz_auth_server.storage import audit, file
 from server.storage.build import NOW
 
 
 @pytest.fixture
 def records() -> list[AuditRecord]:
     connection = sqlite3.connect(":memory:", isolation_level=None)
-    schema.migrate(connection)
+    file.migrate(connection)
     for number in range(4):
-        audit.append(connection, Audit(actor="a", action=str(number), details={"k": "v"}), NOW + number)
-    records = audit.after(connection, 0, 10)
+        record = Audit(actor="a", action=str(number), details={"k": "v"})
+        file.run(connection, audit.append(record, NOW + number))
+    records = file.run(connection, audit.after(0, 10))
     connection.close()
     return records
 

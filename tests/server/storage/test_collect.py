@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rpz_auth.view import AppState, Change, Revocation
 from rpz_auth_server.domain.event import BEGINNING, Cursor
 from rpz_auth_server.domain.grant import Grant, GrantState
-from rpz_auth_server.storage import events, rows, schema
+from rpz_auth_server.storage import events, file, rows
 from rpz_auth_server.storage.collect import collect
 from server.storage.build import NOW, a_grant, an_app
 
@@ -21,7 +21,7 @@ LEEWAY = 60.0
 
 def a_database() -> sqlite3.Connection:
     connection = sqlite3.connect(":memory:", isolation_level=None)
-    schema.migrate(connection)
+    file.migrate(connection)
     return connection
 
 
@@ -57,13 +57,13 @@ def test_grants_live_as_long_as_anything_of_them_can_be_presented(
     ends: list[tuple[float, float]], steps: list[Step]
 ) -> None:
     connection = a_database()
-    rows.write(connection, an_app())
+    file.run(connection, rows.write(an_app()))
     grants: list[Grant] = []
     for idle, absolute in ends:
         grant = a_grant(
             state=GrantState.ACTIVE, idle_expires_at=NOW + idle * HOUR, expires_at=NOW + absolute * HOUR
         )
-        rows.write(connection, grant)
+        file.run(connection, rows.write(grant))
         grants.append(grant)
 
     def stored(grant: Grant) -> bool:
@@ -85,16 +85,16 @@ def test_grants_live_as_long_as_anything_of_them_can_be_presented(
             else:
                 idle = now + 40 * HOUR
                 changed = replace(changed, idle_expires_at=idle, access_expires_at=now + ACCESS_TOKEN)
-            rows.write(connection, changed)
+            file.run(connection, rows.write(changed))
             grants[place] = changed
-        collect(connection, now, step.limit)
+        file.run(connection, collect(now, step.limit))
         for grant in grants:
             refresh_token_is_told_from_garbage = now < grant.ends_at
             access_token_may_live = now <= grant.access_expires_at + LEEWAY
             if refresh_token_is_told_from_garbage or access_token_may_live:
                 assert stored(grant)
 
-    while collect(connection, now, 2):
+    while file.run(connection, collect(now, 2)):
         pass
     assert {grant.grant_id for grant in grants if stored(grant)} == {
         grant.grant_id for grant in grants if rows.dead_at(grant) > now
@@ -126,24 +126,24 @@ def test_no_cursor_ever_skips_a_collected_event(steps: list[tuple[str, float]]) 
                 now += seconds
                 continue
             case "collect":
-                collect(connection, now, 3)
+                file.run(connection, collect(now, 3))
             case "app":
                 written.append(AppState(app_id="a", version=number))
             case _:
                 written.append(Revocation(str(number), now + seconds))
         if what != "collect":
-            events.write(connection, written[-1], now)
-            cursors.append(events.newest(connection))
+            file.run(connection, events.write(written[-1], now))
+            cursors.append(file.run(connection, events.newest()))
             made.append(now)
         for place, cursor in enumerate(cursors):
-            found = events.after(connection, cursor, 1000)
+            found = file.run(connection, events.after(cursor, 1000))
             if found is not None:
                 assert [event.change for event in found] == written[place:]
             else:  # for ten minutes, whoever stood there could have gone on
                 assert place < len(cursors) - 1
                 assert made[place + 1] + events.KEEP <= now
         live = {change for change in written if isinstance(change, Revocation) and change.forget_at > now}
-        assert set(events.snapshot(connection, now).revocations) == live
+        assert set(file.run(connection, events.snapshot(now)).revocations) == live
     connection.close()
 
 
@@ -155,13 +155,13 @@ def test_no_cursor_ever_skips_a_collected_event(steps: list[tuple[str, float]]) 
         ("SELECT 1 FROM grants WHERE app_id = 'a'", "grants_app"),
         ("SELECT 1 FROM client_secrets WHERE coalesce(revoked_at, expires_at) <= 1", "client_secrets_dead"),
         ("SELECT 1 FROM api_tokens WHERE coalesce(revoked_at, expires_at) <= 1", "api_tokens_dead"),
-        ("SELECT 1 FROM apps WHERE deleted AND updated_at <= 1", "apps_deleted"),
+        ("SELECT 1 FROM apps WHERE deleted = 1 AND updated_at <= 1", "apps_deleted"),
         (
-            "SELECT 1 FROM apps WHERE owner = 'a' AND app_id > '' AND NOT deleted ORDER BY app_id",
+            "SELECT 1 FROM apps WHERE owner = 'a' AND app_id > '' AND deleted = 0 ORDER BY app_id",
             "apps_owner",
         ),
         (
-            "SELECT 1 FROM apps WHERE locked OR deleted OR epoch > 0 OR whitelist <> '[]' ORDER BY app_id",
+            "SELECT 1 FROM apps WHERE locked = 1 OR deleted = 1 OR epoch > 0 OR whitelist <> '[]'",
             "apps_special",
         ),
         ("SELECT 1 FROM events WHERE forget_at <= 1 ORDER BY forget_at LIMIT 5", "events_forgotten"),
@@ -177,12 +177,13 @@ def test_recurring_searches_use_their_index(statement: str, index: str) -> None:
 
 def test_refresh_rewrites_no_index() -> None:
     connection = a_database()
-    rows.write(connection, an_app())
+    file.run(connection, rows.write(an_app()))
     grant = a_grant()
-    rows.write(connection, grant)
+    file.run(connection, rows.write(grant))
     statements: list[str] = []
     connection.set_trace_callback(statements.append)
-    rows.write(connection, replace(grant, version=2, generation=1, idle_expires_at=NOW + HOUR))
+    renewed = replace(grant, version=2, generation=1, idle_expires_at=NOW + HOUR)
+    file.run(connection, rows.write(renewed))
     connection.set_trace_callback(None)
     (update,) = statements
     written = {

@@ -5,7 +5,7 @@ import sqlite3
 from typing import Any
 
 import pytest
-from rpz_auth_server.storage import rows, schema
+from rpz_auth_server.storage import file, rows
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from rpz_auth_server.storage import rows, schema
 )
 def test_table_has_a_column_for_each_field(table: rows.Table[Any], name: str, own: set[str]) -> None:
     with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
-        schema.migrate(connection)
+        file.migrate(connection)
         columns = {row[1] for row in connection.execute(f"PRAGMA table_info({name})")}
     assert columns == {*table.columns, *own}
 

@@ -34,6 +34,7 @@ from server.authority import (
     refusal,
     running_authority,
 )
+from server.storage.build import statement
 
 SERVICES = ("TokenService", "AppService", "VerificationService", "AdministrationService")
 NOT_IMPLEMENTED = {
@@ -415,13 +416,7 @@ async def test_flow_that_loses_every_race_is_a_conflict(authority: TestAuthority
     async def somebody_faster(*_: Any) -> None:
         row = await inner.app(app.app_id)
         assert row is not None
-        await inner._writer.submit(
-            lambda connection, _: (
-                connection.execute(
-                    "UPDATE apps SET version = version + 1 WHERE app_id = ?", (app.app_id,)
-                ).rowcount
-            )
-        )
+        await inner._write(statement("UPDATE apps SET version = version + 1 WHERE app_id = ?", app.app_id))
 
     authority.store.before["commit"] = somebody_faster
     found = await refusal(authority.update_app(app.app_id, display_name="x"))

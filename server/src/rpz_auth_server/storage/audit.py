@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
 from collections.abc import Iterable
 
 from rpz_auth_server.domain.event import Audit, AuditRecord
 from rpz_auth_server.storage.rows import to_json
+from rpz_auth_server.storage.steps import Steps, sql
 
 GENESIS = bytes(32)
 """What stands for the digest before the first record."""
@@ -48,32 +48,31 @@ def find_break(records: Iterable[AuditRecord]) -> int | None:
     return None
 
 
-def append(connection: sqlite3.Connection, audit: Audit, now: float) -> None:
+def append(audit: Audit, now: float) -> Steps[None]:
     """Add a record; within the transaction that writes, since other processes append too."""
-    row = connection.execute("SELECT sequence, digest FROM audit ORDER BY sequence DESC LIMIT 1").fetchone()
-    last, before = row or (0, GENESIS)
-    connection.execute(
+    found = yield sql("SELECT sequence, digest FROM audit ORDER BY sequence DESC LIMIT 1")
+    last, before = found.row or (0, GENESIS)
+    yield sql(
         "INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            last + 1,
-            now,
-            audit.actor,
-            audit.action,
-            audit.app_id,
-            audit.peer,
-            to_json(dict(audit.details)),
-            digest(before, last + 1, now, audit),
-        ),
+        last + 1,
+        now,
+        audit.actor,
+        audit.action,
+        audit.app_id,
+        audit.peer,
+        to_json(dict(audit.details)),
+        digest(before, last + 1, now, audit),
     )
 
 
-def after(connection: sqlite3.Connection, sequence: int, limit: int) -> list[AuditRecord]:
+def after(sequence: int, limit: int) -> Steps[list[AuditRecord]]:
     """Read records in order."""
-    rows = connection.execute(
+    found = yield sql(
         "SELECT sequence, recorded_at, actor, action, app_id, peer, details, digest FROM audit"
         " WHERE sequence > ? ORDER BY sequence LIMIT ?",
-        (sequence, limit),
-    ).fetchall()
+        sequence,
+        limit,
+    )
     return [
         AuditRecord(
             sequence=number,
@@ -81,5 +80,5 @@ def after(connection: sqlite3.Connection, sequence: int, limit: int) -> list[Aud
             audit=Audit(actor=actor, action=action, app_id=app_id, peer=peer, details=json.loads(details)),
             digest=chained,
         )
-        for number, recorded_at, actor, action, app_id, peer, details, chained in rows
+        for number, recorded_at, actor, action, app_id, peer, details, chained in found.rows
     ]

@@ -2,119 +2,129 @@
 
 from __future__ import annotations
 
-import sqlite3
-
 from rpz_auth_server.domain.grant import MARGIN
 from rpz_auth_server.storage import events
+from rpz_auth_server.storage.steps import Steps, sql
 
 SHOWN = 30 * 86400.0
 """Seconds for which people see a secret or API token that has ended."""
 
 AUDIT_KEPT = 90 * 86400.0
 
-_DEAD_AT = f"max(min(idle_expires_at, expires_at), access_expires_at) + {MARGIN}"
+_ENDS_AT = "CASE WHEN idle_expires_at < expires_at THEN idle_expires_at ELSE expires_at END"
+_DEAD_AT = f"CASE WHEN {_ENDS_AT} > access_expires_at THEN {_ENDS_AT} ELSE access_expires_at END + {MARGIN}"
 """The same as `rows.dead_at`."""
 
 
-def collect(connection: sqlite3.Connection, now: float, limit: int) -> int:
+def collect(now: float, limit: int) -> Steps[int]:
     """Delete up to `limit` rows of each kind, within the caller's transaction.
 
     Return how many rows were deleted or put off; 0 says that nothing is left to do for now.
     """
-    return (
-        _grants(connection, now, limit)
-        + _credentials(connection, now, limit)
-        + _deleted_apps(connection, now, limit)
-        + _signing_keys(connection, now)
-        + _sessions(connection, now, limit)
-        + _consents(connection, now, limit)
-        + events.collect(connection, now, limit)
-        + _audit(connection, now, limit)
-    )
+    collected = yield from _grants(now, limit)
+    collected += yield from _credentials(now, limit)
+    collected += yield from _deleted_apps(now, limit)
+    collected += yield from _signing_keys(now)
+    collected += yield from _sessions(now, limit)
+    collected += yield from _consents(now, limit)
+    collected += yield from events.collect(now, limit)
+    collected += yield from _audit(now, limit)
+    return collected
 
 
-def _grants(connection: sqlite3.Connection, now: float, limit: int) -> int:
-    due = "SELECT grant_id FROM grants WHERE collect_at <= :now ORDER BY collect_at LIMIT :limit"
-    values = {"now": now, "limit": limit}
+def _grants(now: float, limit: int) -> Steps[int]:
+    due = "SELECT grant_id FROM grants WHERE collect_at <= ? ORDER BY collect_at LIMIT ?"
+    values = (now, limit, now)
     # S608: nothing of these texts comes from outside this module.
     # Those that were renewed since are looked at again when they may be dead.
-    put_off = connection.execute(
-        f"UPDATE grants SET collect_at = {_DEAD_AT} WHERE grant_id IN ({due}) AND {_DEAD_AT} > :now",  # noqa: S608 - see above
-        values,
-    ).rowcount
-    deleted = connection.execute(
-        f"DELETE FROM grants WHERE grant_id IN ({due}) AND {_DEAD_AT} <= :now",  # noqa: S608 - see above
-        values,
-    ).rowcount
-    return put_off + deleted
-
-
-def _credentials(connection: sqlite3.Connection, now: float, limit: int) -> int:
-    ended_before = now - MARGIN - SHOWN
-    return sum(
-        connection.execute(
-            f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table}"  # noqa: S608 - names from the line below
-            " WHERE coalesce(revoked_at, expires_at) <= ? LIMIT ?)",
-            (ended_before, limit),
-        ).rowcount
-        for table, key in (("client_secrets", "secret_id"), ("api_tokens", "api_token_id"))
+    put_off = yield sql(
+        f"UPDATE grants SET collect_at = {_DEAD_AT} WHERE grant_id IN ({due}) AND {_DEAD_AT} > ?",  # noqa: S608 - see above
+        *values,
     )
+    deleted = yield sql(
+        f"DELETE FROM grants WHERE grant_id IN ({due}) AND {_DEAD_AT} <= ?",  # noqa: S608 - see above
+        *values,
+    )
+    return put_off.count + deleted.count
 
 
-def _deleted_apps(connection: sqlite3.Connection, now: float, limit: int) -> int:
+def _credentials(now: float, limit: int) -> Steps[int]:
+    collected = 0
+    for table, key in (("client_secrets", "secret_id"), ("api_tokens", "api_token_id")):
+        deleted = yield sql(
+            f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table}"  # noqa: S608 - names from the line above
+            " WHERE coalesce(revoked_at, expires_at) <= ? LIMIT ?)",
+            now - MARGIN - SHOWN,
+            limit,
+        )
+        collected += deleted.count
+    return collected
+
+
+def _deleted_apps(now: float, limit: int) -> Steps[int]:
     # An App may have had any number of grants, so they go in batches too, and the App after the last.
     deleted_before = now - MARGIN
-    rows = sum(
-        connection.execute(
-            f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE app_id IN"  # noqa: S608 - names from the lines below
-            " (SELECT app_id FROM apps WHERE deleted AND updated_at <= ?) LIMIT ?)",
-            (deleted_before, limit),
-        ).rowcount
-        for table, key in (
-            ("client_secrets", "secret_id"),
-            ("api_tokens", "api_token_id"),
-            ("grants", "grant_id"),
-            ("consents", "consent_id"),
+    collected = 0
+    for table, key in (
+        ("client_secrets", "secret_id"),
+        ("api_tokens", "api_token_id"),
+        ("grants", "grant_id"),
+        ("consents", "consent_id"),
+    ):
+        deleted = yield sql(
+            f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE app_id IN"  # noqa: S608 - names from the lines above
+            " (SELECT app_id FROM apps WHERE deleted = 1 AND updated_at <= ?) LIMIT ?)",
+            deleted_before,
+            limit,
         )
-    )
-    apps = connection.execute(
-        "DELETE FROM apps WHERE app_id IN (SELECT app_id FROM apps WHERE deleted AND updated_at <= ?"
+        collected += deleted.count
+    deleted = yield sql(
+        "DELETE FROM apps WHERE app_id IN (SELECT app_id FROM apps WHERE deleted = 1 AND updated_at <= ?"
         " AND NOT EXISTS (SELECT 1 FROM client_secrets WHERE client_secrets.app_id = apps.app_id)"
         " AND NOT EXISTS (SELECT 1 FROM api_tokens WHERE api_tokens.app_id = apps.app_id)"
         " AND NOT EXISTS (SELECT 1 FROM grants WHERE grants.app_id = apps.app_id)"
         " AND NOT EXISTS (SELECT 1 FROM consents WHERE consents.app_id = apps.app_id) LIMIT ?)",
-        (deleted_before, limit),
-    ).rowcount
-    return rows + apps
+        deleted_before,
+        limit,
+    )
+    return collected + deleted.count
 
 
-def _signing_keys(connection: sqlite3.Connection, now: float) -> int:
+def _signing_keys(now: float) -> Steps[int]:
     # A handful of rows, so neither an index nor a limit.
-    return connection.execute("DELETE FROM signing_keys WHERE retire_at <= ?", (now - MARGIN,)).rowcount
+    deleted = yield sql("DELETE FROM signing_keys WHERE retire_at <= ?", now - MARGIN)
+    return deleted.count
 
 
-def _sessions(connection: sqlite3.Connection, now: float, limit: int) -> int:
+def _sessions(now: float, limit: int) -> Steps[int]:
     # No index: an account has a handful, and each use of a session would have to move its entry.
-    return connection.execute(
+    deleted = yield sql(
         "DELETE FROM sessions WHERE session_id IN (SELECT session_id FROM sessions"
         " WHERE ended_at IS NOT NULL OR idle_expires_at <= ? OR expires_at <= ? LIMIT ?)",
-        (now, now, limit),
-    ).rowcount
+        now,
+        now,
+        limit,
+    )
+    return deleted.count
 
 
-def _consents(connection: sqlite3.Connection, now: float, limit: int) -> int:
-    return connection.execute(
+def _consents(now: float, limit: int) -> Steps[int]:
+    deleted = yield sql(
         "DELETE FROM consents WHERE consent_id IN (SELECT consent_id FROM consents"
         " WHERE expires_at <= ? LIMIT ?)",
-        (now, limit),
-    ).rowcount
+        now,
+        limit,
+    )
+    return deleted.count
 
 
-def _audit(connection: sqlite3.Connection, now: float, limit: int) -> int:
+def _audit(now: float, limit: int) -> Steps[int]:
     # Times rise with the sequence, so the oldest are the first: no index. The newest stays, for the chain.
-    return connection.execute(
+    deleted = yield sql(
         "DELETE FROM audit WHERE sequence IN (SELECT sequence FROM"
-        " (SELECT sequence, recorded_at FROM audit ORDER BY sequence LIMIT ?) WHERE recorded_at <= ?)"
-        " AND sequence < (SELECT max(sequence) FROM audit)",
-        (limit, now - AUDIT_KEPT),
-    ).rowcount
+        " (SELECT sequence, recorded_at FROM audit ORDER BY sequence LIMIT ?) AS oldest"
+        " WHERE recorded_at <= ?) AND sequence < (SELECT max(sequence) FROM audit)",
+        limit,
+        now - AUDIT_KEPT,
+    )
+    return deleted.count

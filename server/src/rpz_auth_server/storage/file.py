@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from rpz_auth.errors import ConfigurationError
+from sqlite_utils import Database, Migrations
 
-from rpz_auth_server.storage.schema import migrate
+from rpz_auth_server.domain.refusal import Conflict
+from rpz_auth_server.storage.schema import MIGRATIONS
+from rpz_auth_server.storage.steps import Result, Steps, T
 
 _OLDEST_SQLITE = (3, 37, 0)
 """The first with STRICT tables; RETURNING came before."""
@@ -42,6 +46,60 @@ def prepare(path: Path) -> sqlite3.Connection:
             raise ConfigurationError(f"{path} is not an SQLite database: name another file") from error
         raise
     return connection
+
+
+def run(connection: sqlite3.Connection, steps: Steps[T]) -> T:
+    """Run steps in the caller's transaction.
+
+    Raises:
+        Conflict: A row refers to one that has gone since it was read; or the steps say so.
+    """
+    try:
+        statement, values = next(steps)
+        while True:
+            cursor = connection.execute(statement, values)
+            rows = cursor.fetchall()
+            statement, values = steps.send(Result(rows, max(cursor.rowcount, len(rows))))
+    except StopIteration as ended:
+        result: T = ended.value
+        return result
+    except sqlite3.IntegrityError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY:
+            raise Conflict from error
+        raise
+
+
+def run_reading(connection: sqlite3.Connection, steps: Steps[T]) -> T:
+    """Run steps that see one state of the database."""
+    connection.execute("BEGIN")
+    try:
+        return run(connection, steps)
+    finally:
+        connection.execute("ROLLBACK")
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring a database to this version's schema; the caller holds the file lock.
+
+    Raises:
+        ConfigurationError: It is of a newer version, or not ours.
+    """
+    db = Database(connection)
+    migrations = Migrations("rpz-auth-server")
+    for name, steps in MIGRATIONS.items():
+        migrations(name=name)(_applying(steps))
+    applied = {migration.name for migration in migrations.applied(db)}
+    if applied - set(MIGRATIONS):
+        raise ConfigurationError(
+            "the database was made by a newer rpz-auth-server: start that version or a later one"
+        )
+    if not applied and set(db.table_names()) - {migrations.migrations_table}:
+        raise ConfigurationError("the database belongs to another program: name another file")
+    migrations.apply(db)
+
+
+def _applying(steps: Callable[[], Steps[None]]) -> Callable[[Database], None]:
+    return lambda db: run(db.conn, steps())
 
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar
@@ -14,6 +13,7 @@ from rpz_auth_server.domain.grant import MARGIN, Grant, GrantState
 from rpz_auth_server.domain.issuer import Issuer
 from rpz_auth_server.domain.key import SealedKey
 from rpz_auth_server.domain.refusal import Conflict
+from rpz_auth_server.storage.steps import Steps
 from rpz_auth_server.storage.store import Row
 
 R = TypeVar("R", bound=Row)
@@ -70,14 +70,14 @@ class Table(Generic[R]):
             columns: The fields, in the order of the class.
             fixed: Columns that stay as they were inserted. They are part of an update's condition instead of
                 its changes: SQLite rewrites the index of a column that is set, changed or not.
-            codecs: For the fields that SQLite does not know.
+            codecs: For the fields that the databases do not know.
             derived: Columns that no field has; computed at the insert, and the store's own from then on.
         """
         self.columns = tuple(columns)
         self._row_type = row_type
         self._codecs = dict(codecs or {})
         self._derived = dict(derived or {})
-        key = self.columns[0]
+        self.key = key = self.columns[0]
         same = (key, *fixed)
         self._same = same
         self._changing = tuple(column for column in self.columns if column not in same)
@@ -85,6 +85,7 @@ class Table(Generic[R]):
         listed = ", ".join(self.columns)
         # S608: nothing of these texts comes from outside this module.
         self.select = f"SELECT {listed} FROM {name} "  # noqa: S608 - see above
+        self.of_key = f"WHERE {key} = ?"
         self._insert = (
             f"INSERT INTO {name} ({', '.join(inserted)}) "  # noqa: S608 - see above
             f"VALUES ({', '.join('?' * len(inserted))}) ON CONFLICT DO NOTHING"
@@ -101,7 +102,7 @@ class Table(Generic[R]):
             loaded[column] = codec.load(loaded[column])
         return self._row_type(**loaded)
 
-    def write(self, connection: sqlite3.Connection, row: R) -> None:
+    def write(self, row: R) -> Steps[None]:
         """Insert version 1, or replace the version before by a later one.
 
         Raises:
@@ -109,11 +110,11 @@ class Table(Generic[R]):
         """
         if row.version == 1:
             derived = [derive(row) for derive in self._derived.values()]
-            cursor = connection.execute(self._insert, [*self._dump(row, self.columns), *derived])
+            result = yield self._insert, [*self._dump(row, self.columns), *derived]
         else:
             values = [*self._dump(row, self._changing), *self._dump(row, self._same), row.version - 1]
-            cursor = connection.execute(self._update, values)
-        if cursor.rowcount != 1:
+            result = yield self._update, values
+        if result.count != 1:
             raise Conflict
 
     def _dump(self, row: R, columns: Iterable[str]) -> list[Any]:
@@ -186,24 +187,25 @@ EXTERNAL_IDENTITIES: Table[ExternalIdentity] = Table(
     ExternalIdentity, "external_identities", _columns(ExternalIdentity), fixed=("issuer", "subject")
 )
 
-_TABLES: Mapping[type[Row], Table[Any]] = {
+TABLES: Mapping[type[Row], Table[Any]] = {
     App: APPS,
+    Account: ACCOUNTS,
     ClientSecret: CLIENT_SECRETS,
     ApiToken: API_TOKENS,
     Grant: GRANTS,
     SealedKey: SIGNING_KEYS,
     Issuer: ISSUER,
-    Account: ACCOUNTS,
     Session: SESSIONS,
     Consent: CONSENTS,
     ExternalIdentity: EXTERNAL_IDENTITIES,
 }
+"""Those that others refer to come first."""
 
 
-def write(connection: sqlite3.Connection, row: Row) -> None:
+def write(row: Row) -> Steps[None]:
     """Write a row to the table of its kind.
 
     Raises:
         Conflict: The table does not hold what this version follows.
     """
-    _TABLES[type(row)].write(connection, row)
+    return TABLES[type(row)].write(row)

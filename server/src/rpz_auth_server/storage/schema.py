@@ -1,15 +1,20 @@
-"""The SQLite schema, as the migrations that lead to it."""
+"""The schema, as the migrations that lead to it: the same for every database, numbered once."""
 
 from __future__ import annotations
 
-import contextlib
 import secrets
-import sqlite3
+from collections.abc import Callable
 
-from rpz_auth.errors import ConfigurationError
-from sqlite_utils import Database, Migrations
+from rpz_auth_server.storage.steps import Steps, sql
 
-_migrations = Migrations("rpz-auth-server")
+MIGRATIONS: dict[str, Callable[[], Steps[None]]] = {}
+"""By name, in the order in which they are applied."""
+
+
+def _migration(steps: Callable[[], Steps[None]]) -> Callable[[], Steps[None]]:
+    MIGRATIONS[steps.__name__] = steps
+    return steps
+
 
 # Sets, tuples and `sign_in` are JSON. Times are seconds since the epoch on the database's clock. Tables of
 # short rows under random ids are WITHOUT ROWID: a read descends one tree instead of two, an insert dirties
@@ -44,8 +49,11 @@ _FIRST = (
     ) STRICT
     """,
     "CREATE INDEX apps_owner ON apps (owner, app_id)",
-    "CREATE INDEX apps_special ON apps (app_id) WHERE locked OR deleted OR epoch > 0 OR whitelist <> '[]'",
-    "CREATE INDEX apps_deleted ON apps (updated_at) WHERE deleted",
+    """
+    CREATE INDEX apps_special ON apps (app_id)
+        WHERE locked = 1 OR deleted = 1 OR epoch > 0 OR whitelist <> '[]'
+    """,
+    "CREATE INDEX apps_deleted ON apps (updated_at) WHERE deleted = 1",
     """
     CREATE TABLE client_secrets (
         secret_id TEXT PRIMARY KEY NOT NULL,
@@ -210,18 +218,18 @@ _ACCOUNTS = (
 )
 
 
-@_migrations()
-def m0001_first(db: Database) -> None:
+@_migration
+def m0001_first() -> Steps[None]:
     """Make the first tables."""
     for statement in _FIRST:
-        db.execute(statement)
-    db.execute("INSERT INTO meta VALUES (1, ?, 0, 0)", (secrets.token_hex(16),))
+        yield sql(statement)
+    yield sql("INSERT INTO meta VALUES (1, ?, 0, 0)", secrets.token_hex(16))
 
 
-@_migrations()
-def m0002_issuer(db: Database) -> None:
+@_migration
+def m0002_issuer() -> Steps[None]:
     """Make the one row of the issuer, which the founding fills: a second one conflicts."""
-    db.execute(
+    yield sql(
         """
         CREATE TABLE issuer (
             issuer TEXT PRIMARY KEY NOT NULL,
@@ -233,30 +241,8 @@ def m0002_issuer(db: Database) -> None:
     )
 
 
-@_migrations()
-def m0003_accounts(db: Database) -> None:
+@_migration
+def m0003_accounts() -> Steps[None]:
     """Make the tables of people."""
     for statement in _ACCOUNTS:
-        db.execute(statement)
-
-
-def migrate(connection: sqlite3.Connection) -> None:
-    """Bring a database to this version's schema; the caller holds the file lock.
-
-    Raises:
-        ConfigurationError: It is of a newer version, or not ours.
-    """
-    db = Database(connection)
-    applied = {migration.name for migration in _migrations.applied(db)}
-    if applied - _names():
-        raise ConfigurationError(
-            "the database was made by a newer rpz-auth-server: start that version or a later one"
-        )
-    if not applied and set(db.table_names()) - {_migrations.migrations_table}:
-        raise ConfigurationError("the database belongs to another program: name another file")
-    _migrations.apply(db)
-
-
-def _names() -> set[str]:
-    with contextlib.closing(sqlite3.connect(":memory:")) as empty:
-        return {migration.name for migration in _migrations.pending(Database(empty))}
+        yield sql(statement)

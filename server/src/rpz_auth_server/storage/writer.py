@@ -9,17 +9,15 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from rpz_auth.errors import BackendUnavailable
 
 from rpz_auth_server.storage.clock import DatabaseClock
+from rpz_auth_server.storage.file import run
 from rpz_auth_server.storage.lock import FileLock
-
-T = TypeVar("T")
-
-Work = Callable[[sqlite3.Connection, float], T]
-"""One operation: all of it is written, or nothing if it raises. The number is the time of its transaction."""
+from rpz_auth_server.storage.sql import TICK
+from rpz_auth_server.storage.steps import T, Work
 
 BATCH = 256
 """How many operations one transaction takes."""
@@ -137,9 +135,8 @@ class Writer:
 
     def _tick(self) -> float:
         # Every transaction stores its time, so that no later start begins before a time that was used.
-        ((now,),) = self._connection.execute(
-            "UPDATE meta SET now = max(now, ?) RETURNING now", (self._clock.now(),)
-        ).fetchall()
+        now = self._clock.now()
+        ((now,),) = self._connection.execute(TICK, (now, now)).fetchall()
         self._clock.catch_up(now)
         return float(now)
 
@@ -147,7 +144,7 @@ class Writer:
         connection = self._connection
         connection.execute("SAVEPOINT operation")
         try:
-            value = work(connection, now)
+            value = run(connection, work(now))
         except Exception as error:
             # Without its transaction everything before this operation is lost, and everything after it would
             # commit by itself.

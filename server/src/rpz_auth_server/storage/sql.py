@@ -1,0 +1,202 @@
+"""What every SQL database does alike: each look-up and each write, as statements."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from functools import partial
+
+from rpz_auth_server.domain.account import Account, Consent, ExternalIdentity, Session
+from rpz_auth_server.domain.app import ApiToken, App, ClientSecret
+from rpz_auth_server.domain.event import AuditRecord, Cursor, Event, StoredSnapshot
+from rpz_auth_server.domain.grant import Grant, GrantState
+from rpz_auth_server.domain.issuer import Issuer
+from rpz_auth_server.domain.key import SealedKey
+from rpz_auth_server.storage import audit, events
+from rpz_auth_server.storage.collect import collect
+from rpz_auth_server.storage.rows import (
+    ACCOUNTS,
+    API_TOKENS,
+    APPS,
+    CLIENT_SECRETS,
+    CONSENTS,
+    EXTERNAL_IDENTITIES,
+    GRANTS,
+    ISSUER,
+    SESSIONS,
+    SIGNING_KEYS,
+    R,
+    Table,
+    write,
+)
+from rpz_auth_server.storage.steps import Steps, T, Work
+from rpz_auth_server.storage.store import Commit
+
+TICK = "UPDATE meta SET now = CASE WHEN now < ? THEN ? ELSE now END RETURNING now"
+"""The first statement of every transaction that writes; both values are the time on the writer's clock."""
+
+
+class SqlStore(abc.ABC):
+    """`Store` on SQL. A backend says how statements get to its database; what they are is said here."""
+
+    @abc.abstractmethod
+    def now(self) -> float:
+        """See `Store.now`."""
+
+    @abc.abstractmethod
+    async def _look_up(self, table: Table[R], key: str) -> R | None:
+        """Read the row of a key."""
+
+    @abc.abstractmethod
+    async def _select(self, table: Table[R], condition: str, *values: object) -> list[R]:
+        """Read rows."""
+
+    @abc.abstractmethod
+    async def _read(self, steps: Steps[T], *, long: bool = False) -> T:
+        """Run statements that see one state of the database; `long` if they read without a bound."""
+
+    @abc.abstractmethod
+    async def _write(self, work: Work[T]) -> T:
+        """Write durably, and to the end also when the caller is cancelled."""
+
+    async def issuer(self) -> Issuer | None:
+        """See `Store.issuer`."""
+        found = await self._select(ISSUER, "")
+        return found[0] if found else None
+
+    async def app(self, app_id: str) -> App | None:
+        """See `Store.app`."""
+        return await self._look_up(APPS, app_id)
+
+    async def apps(self, *, owner: str | None, after: str, limit: int) -> Sequence[App]:
+        """See `Store.apps`."""
+        if owner is None:
+            condition = "WHERE app_id > ? AND deleted = 0 ORDER BY app_id LIMIT ?"
+            return await self._select(APPS, condition, after, limit)
+        condition = "WHERE owner = ? AND app_id > ? AND deleted = 0 ORDER BY app_id LIMIT ?"
+        return await self._select(APPS, condition, owner, after, limit)
+
+    async def client_secret(self, secret_id: str) -> ClientSecret | None:
+        """See `Store.client_secret`."""
+        return await self._look_up(CLIENT_SECRETS, secret_id)
+
+    async def client_secrets(self, app_id: str) -> Sequence[ClientSecret]:
+        """See `Store.client_secrets`."""
+        return await self._select(CLIENT_SECRETS, "WHERE app_id = ? ORDER BY created_at, secret_id", app_id)
+
+    async def api_token(self, api_token_id: str) -> ApiToken | None:
+        """See `Store.api_token`."""
+        return await self._look_up(API_TOKENS, api_token_id)
+
+    async def api_tokens(self, app_id: str, *, after: str, limit: int) -> Sequence[ApiToken]:
+        """See `Store.api_tokens`."""
+        condition = "WHERE app_id = ? AND api_token_id > ? ORDER BY api_token_id LIMIT ?"
+        return await self._select(API_TOKENS, condition, app_id, after, limit)
+
+    async def grant(self, grant_id: str) -> Grant | None:
+        """See `Store.grant`."""
+        return await self._look_up(GRANTS, grant_id)
+
+    async def grants_of_subject(
+        self, subject: str, *, app_id: str | None = None, limit: int
+    ) -> Sequence[Grant]:
+        """See `Store.grants_of_subject`."""
+        alive = "state <> ? AND idle_expires_at > ? AND expires_at > ? LIMIT ?"
+        now = self.now()
+        values = (str(GrantState.REVOKED), now, now, limit)
+        if app_id is None:
+            return await self._select(GRANTS, f"WHERE subject = ? AND {alive}", subject, *values)
+        condition = f"WHERE subject = ? AND app_id = ? AND {alive}"
+        return await self._select(GRANTS, condition, subject, app_id, *values)
+
+    async def signing_keys(self) -> Sequence[SealedKey]:
+        """See `Store.signing_keys`."""
+        return await self._select(SIGNING_KEYS, "ORDER BY created_at, kid")
+
+    async def account(self, account_id: str) -> Account | None:
+        """See `Store.account`."""
+        return await self._look_up(ACCOUNTS, account_id)
+
+    async def account_of_user(self, user_name: str) -> Account | None:
+        """See `Store.account_of_user`."""
+        found = await self._select(ACCOUNTS, "WHERE user_name = ?", user_name)
+        return found[0] if found else None
+
+    async def accounts(self, *, after: str, limit: int) -> Sequence[Account]:
+        """See `Store.accounts`."""
+        return await self._select(ACCOUNTS, "WHERE user_name > ? ORDER BY user_name LIMIT ?", after, limit)
+
+    async def session(self, session_id: str) -> Session | None:
+        """See `Store.session`."""
+        return await self._look_up(SESSIONS, session_id)
+
+    async def sessions(self, account_id: str) -> Sequence[Session]:
+        """See `Store.sessions`."""
+        condition = (
+            "WHERE account_id = ? AND ended_at IS NULL AND idle_expires_at > ? AND expires_at > ?"
+            " ORDER BY created_at, session_id"
+        )
+        now = self.now()
+        return await self._select(SESSIONS, condition, account_id, now, now)
+
+    async def consent(self, consent_id: str) -> Consent | None:
+        """See `Store.consent`."""
+        return await self._look_up(CONSENTS, consent_id)
+
+    async def consents(self, subject: str, *, after: str, limit: int) -> Sequence[Consent]:
+        """See `Store.consents`."""
+        condition = "WHERE subject = ? AND consent_id > ? AND expires_at > ? ORDER BY consent_id LIMIT ?"
+        return await self._select(CONSENTS, condition, subject, after, self.now(), limit)
+
+    async def external_identity(self, identity_id: str) -> ExternalIdentity | None:
+        """See `Store.external_identity`."""
+        return await self._look_up(EXTERNAL_IDENTITIES, identity_id)
+
+    async def external_identities(self, account_id: str) -> Sequence[ExternalIdentity]:
+        """See `Store.external_identities`."""
+        condition = "WHERE account_id = ? ORDER BY created_at, identity_id"
+        return await self._select(EXTERNAL_IDENTITIES, condition, account_id)
+
+    async def audit_records(self, *, after: int, limit: int) -> Sequence[AuditRecord]:
+        """See `Store.audit_records`."""
+        return await self._read(audit.after(after, limit))
+
+    async def commit(self, commit: Commit) -> None:
+        """See `Store.commit`."""
+        await self._write(partial(_write, commit))
+
+    async def snapshot(self) -> StoredSnapshot:
+        """See `Store.snapshot`."""
+        return await self._read(events.snapshot(self.now()), long=True)
+
+    async def cursor(self) -> Cursor:
+        """See `Store.cursor`."""
+        return await self._read(events.newest())
+
+    async def events_after(self, cursor: Cursor, *, limit: int) -> tuple[Event, ...] | None:
+        """See `Store.events_after`."""
+        return await self._read(events.after(cursor, limit))
+
+    async def heartbeat(self) -> float:
+        """See `Store.heartbeat`."""
+        return await self._write(_nothing)
+
+    async def collect(self, *, limit: int) -> int:
+        """See `Store.collect`."""
+        return await self._write(partial(collect, limit=limit))
+
+
+def _write(commit: Commit, now: float) -> Steps[None]:
+    # Apps and accounts first: the other rows refer to them.
+    for row in sorted(commit.rows, key=lambda row: not isinstance(row, App | Account)):
+        yield from write(row)
+    for change in commit.events:
+        yield from events.write(change, now)
+    for record in commit.audit:
+        yield from audit.append(record, now)
+
+
+def _nothing(now: float) -> Steps[float]:
+    # Every transaction stores its time, so there is nothing to do in it.
+    yield from ()
+    return now
