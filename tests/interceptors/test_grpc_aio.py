@@ -68,8 +68,11 @@ def test_handlers_keep_their_kind_and_plain_ones_get_the_usual_one(kind: str, sh
     async def admit(_context: Any) -> Any:
         raise AssertionError
 
+    def enter(_caller: Any, _end: Any) -> Any:
+        raise AssertionError
+
     behaviour = KINDS[Stack.ASYNCIO][kind](Servicer(), shape)
-    guarded = behaviour_of(grpc_aio.guard(shape.handler(behaviour), admit))
+    guarded = behaviour_of(grpc_aio.guard(shape.handler(behaviour), admit, enter))
     writes = inspect.iscoroutinefunction(behaviour)
     assert inspect.iscoroutinefunction(guarded) is (writes or not shape.streams_answer)
     assert inspect.isasyncgenfunction(guarded) is (shape.streams_answer and not writes)

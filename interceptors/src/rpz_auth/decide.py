@@ -34,6 +34,7 @@ API_TOKEN_CACHE_SECONDS = 300.0
 """For how long a good answer about an API token is used, unless it is revoked or its App changes."""
 REFUSAL_CACHE_SECONDS = 5.0
 """For how long a bad answer is used, unless the App changes."""
+_EPSILON = 0.001
 _CACHE_SIZE = 16_384
 _REFUSAL_CACHE_SIZE = 4_096
 
@@ -71,7 +72,7 @@ class Decider:
         self, view: View, *, issuer: str, resource: str, trusted_proxies: TrustedProxies | None = None
     ) -> None:
         """Decide by what `view` knows, for tokens of `issuer` that name `resource`."""
-        self._view = view
+        self.view = view
         self._issuer = issuer
         self._resource = resource
         self._proxies = trusted_proxies or TrustedProxies(())
@@ -105,7 +106,7 @@ class Decider:
         value = credentials.find(metadata)
         if value is None:
             raise CredentialsMissing
-        self._view.check_fresh()
+        self.view.check_fresh()
         credential = credentials.parse(value)
         key = _digest(credential)
         kept = self._verdicts.get(key)
@@ -113,25 +114,43 @@ class Decider:
             verdict = kept.verdict
         else:
             verdict = yield from self._verify(credential, key, peer)
-        if self._view.now() >= verdict.expires_at:
+        caller = Caller(verdict, peer)
+        self._check(caller)
+        return caller
+
+    def recheck(self, caller: Caller) -> None:
+        """Let a stream go on that was let begin.
+
+        Raises:
+            Refusal: Its credential has expired or was revoked, its App may not call any more (or not from
+                there), or nobody can tell.
+        """
+        self.view.check_fresh()
+        self._check(caller)
+
+    def seconds_until_doubt(self, caller: Caller) -> float:
+        """For how long nothing but a change can end a caller's stream."""
+        return min(caller.verdict.expires_at, self.view.fresh_until + _EPSILON) - self.view.now()
+
+    def _check(self, caller: Caller) -> None:
+        if self.view.now() >= caller.verdict.expires_at:
             raise TokenExpired
         # On every call, cache or not: what was good a moment ago may have been revoked since.
-        self._view.check(verdict, peer)
-        return Caller(verdict, peer)
+        self.view.check(caller.verdict, caller.peer)
 
     def _verify(
         self, credential: credentials.Bearer | credentials.Basic, key: bytes, peer: Peer
     ) -> Generator[ApiTokenQuestion, Verdict, Verdict]:
-        now = self._view.now()
+        now = self.view.now()
         match credential:
             case credentials.Bearer(token):
                 verdict = access_token.verify(
-                    token, self._view.keys, issuer=self._issuer, resources={self._resource}, now=now
+                    token, self.view.keys, issuer=self._issuer, resources={self._resource}, now=now
                 )
                 self._verdicts.put(key, _Kept(verdict))
             case credentials.Basic(user, password):
                 # Read before the question: a change that passes the answer on its way makes it worthless.
-                version = self._view.version_of(user)
+                version = self.view.version_of(user)
                 question = ApiTokenQuestion(user, password, peer=str(peer))
                 verdict = yield from self._ask(question, key, version, now)
                 self._verdicts.put(key, _Kept(verdict, now + API_TOKEN_CACHE_SECONDS, user, version))
@@ -162,7 +181,7 @@ class Decider:
 
     def _holds(self, kept: _Kept) -> bool:
         return kept.app_id is None or (
-            self._view.now() < kept.until and self._view.version_of(kept.app_id) == kept.version
+            self.view.now() < kept.until and self.view.version_of(kept.app_id) == kept.version
         )
 
 

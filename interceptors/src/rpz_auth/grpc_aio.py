@@ -1,7 +1,8 @@
 """Admission in front of the handlers of `grpc.aio.server`.
 
 Handlers keep their kind (coroutine, generator, `context.write`), which instrumentation relies on;
-plain functions, which grpc runs in a thread, become coroutines and generators here.
+plain functions, which grpc runs in a thread, become coroutines and generators here. Calls that stream
+go on for as long as their credential holds; a unary one that was let in is let finish.
 """
 
 from __future__ import annotations
@@ -9,30 +10,33 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 import grpc.aio
 
 from rpz_auth import grpc_aio_threads as threads
-from rpz_auth.caller import CURRENT, Admission
+from rpz_auth.caller import CURRENT, Admission, Caller
 from rpz_auth.errors import Internal, MethodUnknown, Refusal
 from rpz_auth.grpc_aio_context import CallContext, Messages, NativeContext
 from rpz_auth.grpc_handlers import behaviour_of, certain, deserialiser_of
-from rpz_auth.status import rpc_status
+from rpz_auth.running import End, Lease
 
 _log = logging.getLogger("rpz_auth")
 
 Admit = Callable[[CallContext], Awaitable[Admission]]
+Enter = Callable[[Caller, End], Lease]
 Begin = Callable[[NativeContext], Awaitable[tuple[Any, CallContext]]]
 
 
-def guard(handler: grpc.RpcMethodHandler[Any, Any] | None, admit: Admit) -> grpc.RpcMethodHandler[Any, Any]:
-    """Put `admit` before a handler, or before the answer that there is none."""
+def guard(
+    handler: grpc.RpcMethodHandler[Any, Any] | None, admit: Admit, enter: Enter
+) -> grpc.RpcMethodHandler[Any, Any]:
+    """Put `admit` before a handler, or before the answer that there is none; `enter` leases streams."""
     if handler is None:
         return grpc.stream_stream_rpc_method_handler(_refuse_unknown(admit))
     behaviour = behaviour_of(handler)
-    begin = _begin(handler, admit)
+    begin = _begin(handler, admit, enter)
     if not handler.response_streaming:
         if not inspect.iscoroutinefunction(behaviour):
             behaviour = threads.unary(behaviour)
@@ -48,33 +52,51 @@ def guard(handler: grpc.RpcMethodHandler[Any, Any] | None, admit: Admit) -> grpc
     return grpc.stream_stream_rpc_method_handler(wrapped, None, handler.response_serializer)
 
 
-def _begin(handler: grpc.RpcMethodHandler[Any, Any], admit: Admit) -> Begin:
+def _begin(handler: grpc.RpcMethodHandler[Any, Any], admit: Admit, enter: Enter) -> Begin:
     """Decide first, and only then read what the handler takes."""
     parse, one_message = deserialiser_of(handler), not handler.request_streaming
+    streams = handler.request_streaming or handler.response_streaming
 
     async def begin(native: NativeContext) -> tuple[Any, CallContext]:
         context = CallContext(native, parse)
-        CURRENT.set(await _admit(admit, context))
-        return (await context.read_one() if one_message else Messages(context)), context
+        admission = await _admit(admit, context)
+        CURRENT.set(admission)
+        if streams and admission.caller is not None:
+            await context.hold(enter, admission.caller)
+        try:
+            return (await context.read_one() if one_message else Messages(context)), context
+        except BaseException:
+            context.release()
+            raise
 
     return begin
 
 
 def _coroutine(behaviour: Callable[..., Any], begin: Begin) -> Callable[..., Any]:
     async def call(_messages: AsyncIterator[bytes], context: NativeContext) -> Any:
-        return await behaviour(*await begin(context))
+        request, held = await begin(context)
+        try:
+            answer = await behaviour(request, held)
+            await held.check()
+        finally:
+            held.release()
+        return answer
 
     return call
 
 
 def _generator(behaviour: Callable[..., Any], begin: Begin) -> Callable[..., Any]:
     async def call(_messages: AsyncIterator[bytes], context: NativeContext) -> AsyncIterator[Any]:
-        answers = behaviour(*await begin(context))
+        request, held = await begin(context)
+        answers = behaviour(request, held)
         admission = CURRENT.get()
         try:
             async for answer in answers:
-                yield answer
+                await held.check()
+                with held.sending():
+                    yield answer
         finally:
+            held.release()
             # grpc drops the generator of a cancelled call; the loop then closes it in a task of its own.
             CURRENT.set(admission)
             await answers.aclose()
@@ -86,7 +108,7 @@ def _refuse_unknown(admit: Admit) -> Callable[..., Any]:
     async def call(_messages: AsyncIterator[bytes], native: NativeContext) -> None:
         context = CallContext(native, bytes)
         await _admit(admit, context)
-        await _abort(context, MethodUnknown())
+        await context.refuse(MethodUnknown())
 
     return call
 
@@ -95,16 +117,9 @@ async def _admit(admit: Admit, context: CallContext) -> Admission:
     try:
         return certain(await admit(context))
     except Refusal as refusal:
-        await _abort(context, refusal)
+        await context.refuse(refusal)
     except Exception:  # noqa: BLE001 - whatever it is, the call must not pass
         # grpc.aio would send the exception's text to the client.
         _log.exception("rpz-auth: a call could not be decided")
-        await _abort(context, Internal())
-
-
-async def _abort(context: CallContext, refusal: Refusal) -> NoReturn:
-    status = rpc_status(refusal)
-    # abort would replace what an outer interceptor has set.
-    before = tuple(context.trailing_metadata() or ())
-    await context.abort(status.code, status.details, (*before, *status.trailing_metadata))
+        await context.refuse(Internal())
     raise AssertionError("abort returned")

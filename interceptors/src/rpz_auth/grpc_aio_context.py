@@ -5,21 +5,32 @@ the call's metadata from memory that is somebody else's by now. Handlers do get 
 let its deadline pass at any moment, after which plain functions still run in their threads, and
 asynchronous generators still run their `finally`. So the facts of the call are read when it begins, and
 nothing reaches grpc when it has ended.
+
+It is also where a running stream ends when its credential does: no message passes any more, the client is
+told at once, whatever the handler is doing, and then the handler is cancelled.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any, Self, TypeAlias
 
 import grpc
 import grpc.aio
 
+from rpz_auth.caller import Caller
+from rpz_auth.errors import Refusal
 from rpz_auth.grpc_handlers import NO_MESSAGE, UNREADABLE_MESSAGE
+from rpz_auth.running import End, Lease
+from rpz_auth.status import rpc_status
 
 NativeContext: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"  # generic in the stubs only
 Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
+
+_LAST_WORD = 1.0
+"""Seconds that a client which reads nothing may hold up the status that ends its stream."""
 
 
 class CallContext:
@@ -41,6 +52,11 @@ class CallContext:
         self._identities = context.peer_identities()
         self._identity_key = context.peer_identity_key()
         self._auth_context = context.auth_context()
+        self._lease: Lease | None = None
+        self._refused = False
+        self._sending = False
+        self._sent: asyncio.Future[None] | None = None
+        self._expulsion: asyncio.Task[None] | None = None
 
     def __getattr__(self, name: str) -> Any:
         """What needs no call: code, details, trailing metadata, compression, times."""
@@ -73,6 +89,7 @@ class CallContext:
     async def read(self) -> Any:
         """The next message, or `grpc.aio.EOF`."""
         raw = await self._live().read()
+        await self.check()
         if not isinstance(raw, bytes):
             return raw
         try:
@@ -89,11 +106,14 @@ class CallContext:
 
     async def write(self, message: Any) -> None:
         """Send an answer."""
-        await self._live().write(message)
+        await self.check()
+        with self.sending():
+            await self._live().write(message)
 
     async def send_initial_metadata(self, initial_metadata: Any) -> None:
         """Send it now."""
-        await self._live().send_initial_metadata(initial_metadata)
+        with self.sending():
+            await self._live().send_initial_metadata(initial_metadata)
 
     async def abort(
         self, code: grpc.StatusCode, details: str = "", trailing_metadata: tuple[Any, ...] = ()
@@ -104,6 +124,73 @@ class CallContext:
     async def abort_with_status(self, status: grpc.Status) -> None:
         """End the call with a rich error; always raises."""
         await self.abort(status.code, status.details, tuple(status.trailing_metadata or ()))
+
+    async def refuse(self, refusal: Refusal) -> None:
+        """End the call with a refusal; always raises."""
+        if self._refused:
+            await self._live().write(b"")  # raises what grpc expects from a call that was aborted
+        self._refused = True
+        status = rpc_status(refusal)
+        # abort would replace what an outer interceptor has set.
+        before = tuple(self.trailing_metadata() or ())
+        await self.abort(status.code, status.details, (*before, *status.trailing_metadata))
+
+    async def hold(self, lease: Callable[[Caller, End], Lease], caller: Caller) -> None:
+        """Go on for as long as a lease does; it is released with the call."""
+        loop = asyncio.get_running_loop()
+
+        def end(refusal: Refusal) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and its calls with it
+                loop.call_soon_threadsafe(self._expel, refusal)
+
+        try:
+            self._lease = lease(caller, end)
+        except Refusal as refusal:
+            await self.refuse(refusal)
+
+    def release(self) -> None:
+        """Have nobody end the call any more: it is about to end by itself."""
+        if self._lease is not None:
+            self._lease.release()
+            self._lease = None
+
+    @contextlib.contextmanager
+    def sending(self) -> Iterator[None]:
+        """Have the end of the call wait, though not for long, while something is being sent."""
+        self._sending = True
+        try:
+            yield
+        finally:
+            self._sending = False
+            if self._sent is not None and not self._sent.done():
+                self._sent.set_result(None)
+
+    async def check(self) -> None:
+        """Let a message pass; ends the call when it must not."""
+        if self._lease is not None:
+            try:
+                self._lease.check()
+            except Refusal as refusal:
+                await self.refuse(refusal)
+
+    def _expel(self, refusal: Refusal) -> None:
+        if self._lease is not None and self._task is not None and not self._task.done():
+            self._expulsion = asyncio.create_task(self._end(self._task, refusal))
+
+    async def _end(self, task: asyncio.Task[Any], refusal: Refusal) -> None:
+        # A status that overtakes the first answer, and with it the initial metadata, would be lost.
+        if self._sending:
+            self._sent = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._sent], timeout=_LAST_WORD)
+        if self._lease is None:
+            return  # it has ended by itself, and grpc tells the client
+        if self._refused:  # at a message of its own, just now
+            await asyncio.wait([task], timeout=_LAST_WORD)
+        else:
+            # First the client: how long the handler takes to end is the handler's affair.
+            with contextlib.suppress(Exception):  # among them the one that abort ends a handler with
+                await asyncio.wait_for(self.refuse(refusal), _LAST_WORD)
+        task.cancel()
 
     def _live(self) -> NativeContext:
         if self._task is None or self._task.done():

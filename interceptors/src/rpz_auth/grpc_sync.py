@@ -4,6 +4,8 @@ Every handler is presented to grpc as one that reads a stream of bytes: a unary 
 message while it holds a thread of the pool, and have it parsed, for callers that are then refused, too.
 
 grpc runs each call in context variables of its own, so that what is set here ends with the call.
+
+Calls that stream go on for as long as their credential holds; a unary one that was let in is let finish.
 """
 
 from __future__ import annotations
@@ -15,58 +17,102 @@ from typing import Any, NoReturn
 
 import grpc
 
-from rpz_auth.caller import CURRENT, Admission
+from rpz_auth.caller import CURRENT, Admission, Caller
 from rpz_auth.errors import Internal, MethodUnknown, Refusal
 from rpz_auth.grpc_handlers import NO_MESSAGE, UNREADABLE_MESSAGE, behaviour_of, certain, deserialiser_of
+from rpz_auth.running import Lease
 from rpz_auth.status import rpc_status
 
 _log = logging.getLogger("rpz_auth")
 _NOTHING = object()
 
 Admit = Callable[[grpc.ServicerContext], Admission]
-Read = Callable[[Iterator[bytes], grpc.ServicerContext], Any]
+Enter = Callable[[Caller, grpc.ServicerContext], Lease]
+Begin = Callable[[grpc.ServicerContext], Callable[[], None]]
+"""Decides, and gives what every message of the call has to pass."""
+Read = Callable[[Iterator[bytes], grpc.ServicerContext, Callable[[], None]], Any]
 
 
-def guard(handler: grpc.RpcMethodHandler[Any, Any] | None, admit: Admit) -> grpc.RpcMethodHandler[Any, Any]:
-    """Put `admit` before a handler, or before the answer that there is none."""
+def guard(
+    handler: grpc.RpcMethodHandler[Any, Any] | None, admit: Admit, enter: Enter
+) -> grpc.RpcMethodHandler[Any, Any]:
+    """Put `admit` before a handler, or before the answer that there is none; `enter` leases streams."""
     if handler is None:
         return grpc.stream_stream_rpc_method_handler(_refuse_unknown(admit))
     behaviour = behaviour_of(handler)
+    begin = _begin(admit, enter if handler.request_streaming or handler.response_streaming else None)
     read = functools.partial(
         _all_messages if handler.request_streaming else _one_message, deserialiser_of(handler)
     )
     if not handler.response_streaming:
         return grpc.stream_unary_rpc_method_handler(
-            _unary(behaviour, admit, read), None, handler.response_serializer
+            _unary(behaviour, begin, read), None, handler.response_serializer
         )
     wrap = _callback if getattr(behaviour, "experimental_non_blocking", False) else _streaming
     return grpc.stream_stream_rpc_method_handler(
-        wrap(behaviour, admit, read), None, handler.response_serializer
+        wrap(behaviour, begin, read), None, handler.response_serializer
     )
 
 
-def _unary(behaviour: Callable[..., Any], admit: Admit, read: Read) -> Callable[..., Any]:
+def _begin(admit: Admit, enter: Enter | None) -> Begin:
+    def begin(context: grpc.ServicerContext) -> Callable[[], None]:
+        admission = _admit(admit, context)
+        CURRENT.set(admission)
+        if enter is None or admission.caller is None:
+            return _pass
+        try:
+            lease = enter(admission.caller, context)
+        except Refusal as refusal:
+            _abort(context, refusal)
+        if not context.add_callback(lease.release):
+            lease.release()  # the client has gone already
+        return functools.partial(_check, lease, context)
+
+    return begin
+
+
+def _pass() -> None:
+    pass
+
+
+def _check(lease: Lease, context: grpc.ServicerContext) -> None:
+    try:
+        lease.check()
+    except Refusal as refusal:
+        _abort(context, refusal)
+
+
+def _unary(behaviour: Callable[..., Any], begin: Begin, read: Read) -> Callable[..., Any]:
     def call(messages: Iterator[bytes], context: grpc.ServicerContext) -> Any:
-        CURRENT.set(_admit(admit, context))
-        return behaviour(read(messages, context), context)
+        check = begin(context)
+        answer = behaviour(read(messages, context, check), context)
+        check()
+        return answer
 
     return call
 
 
-def _streaming(behaviour: Callable[..., Any], admit: Admit, read: Read) -> Callable[..., Any]:
+def _streaming(behaviour: Callable[..., Any], begin: Begin, read: Read) -> Callable[..., Any]:
     def call(messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Any]:
-        CURRENT.set(_admit(admit, context))
-        yield from behaviour(read(messages, context), context)
+        check = begin(context)
+        for answer in behaviour(read(messages, context, check), context):
+            check()
+            yield answer
 
     return call
 
 
-def _callback(behaviour: Callable[..., Any], admit: Admit, read: Read) -> Callable[..., Any]:
+def _callback(behaviour: Callable[..., Any], begin: Begin, read: Read) -> Callable[..., Any]:
     """For handlers that answer by callback and hold no thread meanwhile, as health's `Watch` does."""
 
     def call(messages: Iterator[bytes], context: grpc.ServicerContext, send: Callable[[Any], None]) -> None:
-        CURRENT.set(_admit(admit, context))
-        behaviour(read(messages, context), context, send)
+        check = begin(context)
+
+        def checked_send(answer: Any) -> None:
+            check()
+            send(answer)
+
+        behaviour(read(messages, context, check), context, checked_send)
 
     vars(call).update(vars(behaviour))  # grpc looks for experimental_… on the function that it calls
     return call
@@ -99,13 +145,23 @@ def _abort(context: grpc.ServicerContext, refusal: Refusal) -> NoReturn:
 
 
 def _all_messages(
-    parse: Callable[[bytes], Any], messages: Iterator[bytes], context: grpc.ServicerContext
+    parse: Callable[[bytes], Any],
+    messages: Iterator[bytes],
+    context: grpc.ServicerContext,
+    check: Callable[[], None],
 ) -> Iterator[Any]:
-    return map(functools.partial(_parse, parse, context), messages)
+    def read(raw: bytes) -> Any:
+        check()
+        return _parse(parse, context, raw)
+
+    return map(read, messages)
 
 
 def _one_message(
-    parse: Callable[[bytes], Any], messages: Iterator[bytes], context: grpc.ServicerContext
+    parse: Callable[[bytes], Any],
+    messages: Iterator[bytes],
+    context: grpc.ServicerContext,
+    _check: Callable[[], None],
 ) -> Any:
     raw = next(messages, _NOTHING)
     if not isinstance(raw, bytes):

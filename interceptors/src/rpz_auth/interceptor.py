@@ -15,16 +15,19 @@ import grpc.aio
 from rpz_auth import grpc_aio, grpc_sync
 from rpz_auth.address import Peer, TrustedProxies, certificate_names, parse_peer
 from rpz_auth.authority import Authority
-from rpz_auth.caller import Admission
+from rpz_auth.caller import Admission, Caller
 from rpz_auth.decide import Decider, run, run_async
 from rpz_auth.errors import ConfigurationError
 from rpz_auth.grpc_aio_context import CallContext
 from rpz_auth.policy import CLIENT, Policy, read_policies
+from rpz_auth.running import Lease, RunningStreams
 
 _log = logging.getLogger("rpz_auth")
 
 START_TIMEOUT = 30.0
 """Seconds that `with interceptor:` waits for the authority."""
+CANCEL_AFTER = 0.03
+"""Seconds after which a stream on a synchronous server whose credential has ended is cancelled."""
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in the stubs only
 _Wrap: TypeAlias = "Callable[[Handler | None, Policy | None], Handler]"
@@ -76,6 +79,7 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
             resource=resource,
             trusted_proxies=TrustedProxies(trusted_proxies),
         )
+        self._streams = RunningStreams(self._decider)
         self._guarded: dict[tuple[str, _Wrap], tuple[Handler | None, Handler]] = {}
         self._resource = resource
 
@@ -104,14 +108,23 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
             decision = self._decider.decide(policy, context.invocation_metadata(), peer_of(context))
             return run(decision, self._authority.ask)
 
-        return grpc_sync.guard(handler, admit)
+        def enter(caller: Caller, context: grpc.ServicerContext) -> Lease:
+            # A stream that is busy ends by itself at its next message, and its client is told why; nothing
+            # but this ends one that is idle (grpc sends no status from another thread).
+            def cancel() -> None:
+                if context.is_active():
+                    context.cancel()
+
+            return self._streams.lease(caller, lambda _: self._streams.later(CANCEL_AFTER, cancel))
+
+        return grpc_sync.guard(handler, admit, enter)
 
     def _guard_async(self, handler: Handler | None, policy: Policy | None) -> Handler:
         async def admit(context: CallContext) -> Admission:
             decision = self._decider.decide(policy, context.invocation_metadata(), peer_of(context))
             return await run_async(decision, self._authority.ask_async)
 
-        return grpc_aio.guard(handler, admit)
+        return grpc_aio.guard(handler, admit, self._streams.lease)
 
     def __enter__(self) -> Self:
         """Connect, and wait up to `START_TIMEOUT` for the first snapshot.

@@ -6,7 +6,7 @@ import heapq
 import json
 import math
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from joserfc.errors import JoseError
@@ -54,6 +54,9 @@ class SigningKeys:
 Change = Revocation | AppState | SigningKeys
 """What one event can say."""
 
+Follower = Callable[[Sequence[Change] | None], None]
+"""Is told of changes after they were taken over; None says that anything may have changed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
@@ -90,11 +93,17 @@ class View:
         self.known = False
         self.keys: Mapping[str, ECKey] = {}
         self._snapshots = 0
-        self._fresh_until = 0.0
+        self.fresh_until = 0.0
+        """On the authority's clock; until then it may be decided from here."""
         self._apps: dict[str, _App] = {}
         self._revoked: dict[str, float] = {}
         self._forgetting: list[tuple[float, str]] = []
         self._writing = threading.Lock()
+        self._followers: list[Follower] = []
+
+    def follow(self, follower: Follower) -> None:
+        """Have somebody told of every change, in the thread that brings it."""
+        self._followers.append(follower)
 
     def replace(self, snapshot: Snapshot) -> None:
         """Take a snapshot for keys and Apps; what was revoked stays revoked, also when it is not in it.
@@ -115,6 +124,7 @@ class View:
             self._snapshots += 1
             self._forget()
             self.known = True
+        self._tell(None)
 
     def apply(self, changes: Iterable[Change]) -> None:
         """Take changes in the order of the stream; of an App's states, an older one never replaces a newer.
@@ -122,20 +132,26 @@ class View:
         Raises:
             ValueError: Keys cannot be read; what stood before them was taken over.
         """
-        with self._writing:
-            for change in changes:
-                match change:
-                    case Revocation():
-                        self._revoke(change)
-                    case AppState():
-                        _put(self._apps, change)
-                    case SigningKeys():
-                        self.keys = _import_keys(change)
-            self._forget()
+        changes = tuple(changes)
+        try:
+            with self._writing:
+                for change in changes:
+                    match change:
+                        case Revocation():
+                            self._revoke(change)
+                        case AppState():
+                            _put(self._apps, change)
+                        case SigningKeys():
+                            self.keys = _import_keys(change)
+                self._forget()
+        finally:
+            self._tell(changes)
 
     def refresh(self, until: float) -> None:
         """Count as fresh until a moment on the authority's clock."""
-        self._fresh_until = until
+        sooner, self.fresh_until = until < self.fresh_until, until
+        if sooner:
+            self._tell(None)
 
     def check_fresh(self) -> None:
         """Let pass what may be decided from here.
@@ -143,7 +159,7 @@ class View:
         Raises:
             BackendUnavailable: No snapshot came yet, or the authority has been silent for too long.
         """
-        if not self.known or self.now() > self._fresh_until:
+        if not self.known or self.now() > self.fresh_until:
             raise BackendUnavailable
 
     def check(self, verdict: Verdict, peer: Peer | None) -> None:
@@ -192,6 +208,10 @@ class View:
     def is_revoked(self, identifier: str) -> bool:
         """Tell whether an identifier is among the live revocations."""
         return identifier in self._revoked
+
+    def _tell(self, changes: Sequence[Change] | None) -> None:
+        for follower in self._followers:
+            follower(changes)
 
     def _revoke(self, revocation: Revocation) -> None:
         # Repeated with another time, it is kept until the later one.

@@ -1,0 +1,388 @@
+"""Streams that run when their credential stops to hold, on both stacks."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import grpc
+import pytest
+import rpz_auth
+from rpz_auth.testing import FakeAuthority
+from support.grpc_servers import (
+    RESOURCE,
+    SCOPE,
+    TIMEOUT,
+    Generic,
+    Metadata,
+    Shape,
+    Stack,
+    connect,
+    interceptor,
+    serve,
+)
+
+_C = grpc.StatusCode
+STREAMS = [Shape.UNARY_STREAM, Shape.STREAM_UNARY, Shape.STREAM_STREAM]
+LATEST = 5.0
+"""Seconds within which a stream must have ended; how long it takes is measured elsewhere."""
+
+
+@pytest.fixture
+def authority() -> FakeAuthority:
+    return FakeAuthority()
+
+
+class Handlers:
+    """Handlers of every kind that run until somebody ends them, and tell what reached them."""
+
+    def __init__(self) -> None:
+        self.began = threading.Event()
+        self.ended = threading.Event()
+        self.received: list[bytes] = []
+        self.release = threading.Event()
+        """Lets idle handlers that sit in a thread go home."""
+
+    def _take(self, message: bytes) -> None:
+        self.received.append(message)
+        self.began.set()
+
+    def coroutine(self, shape: Shape, *, busy: bool) -> Callable[..., Any]:
+        async def call(request: Any, context: Any) -> bytes:
+            try:
+                if shape.streams_request and busy:
+                    async for message in request:
+                        self._take(message)
+                self.began.set()
+                while shape.streams_answer and busy:
+                    await context.write(b"answer")
+                await asyncio.Event().wait()
+                return b"answer"
+            finally:
+                self.ended.set()
+
+        return call
+
+    def generator(self, shape: Shape, *, busy: bool) -> Callable[..., Any]:
+        async def call(request: Any, _context: Any) -> AsyncIterator[bytes]:
+            try:
+                self.began.set()
+                if shape.streams_request and busy:
+                    async for message in request:
+                        self._take(message)
+                        yield b"answer"
+                while busy:
+                    yield b"answer"
+                await asyncio.Event().wait()
+            finally:
+                self.ended.set()
+
+        return call if shape.streams_answer else self.coroutine(shape, busy=busy)
+
+    def function(self, shape: Shape, *, busy: bool) -> Callable[..., Any]:
+        def one(request: Any, _context: Any) -> bytes:
+            try:
+                if busy:
+                    for message in request:
+                        self._take(message)
+                self.began.set()
+                self.release.wait(TIMEOUT)
+                return b"answer"
+            finally:
+                self.ended.set()
+
+        def many(request: Any, _context: Any) -> Iterator[bytes]:
+            try:
+                self.began.set()
+                if shape.streams_request and busy:
+                    for message in request:
+                        self._take(message)
+                        yield b"answer"
+                while busy:
+                    yield b"answer"
+                self.release.wait(TIMEOUT)
+            finally:
+                self.ended.set()
+
+        return many if shape.streams_answer else one
+
+
+KINDS = [
+    (Stack.ASYNCIO, "coroutine"),
+    (Stack.ASYNCIO, "generator"),
+    (Stack.ASYNCIO, "function"),
+    (Stack.SYNC, "function"),
+]
+
+
+class Stream:
+    """A stream that a client has open, and reads in a thread of its own."""
+
+    def __init__(self, channel: Any, shape: Shape, metadata: Metadata, *, busy: bool) -> None:
+        self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._stopped = threading.Event()
+        self._busy = busy
+        self.messages = 0
+        make = {
+            Shape.UNARY_STREAM: channel.unary_stream,
+            Shape.STREAM_UNARY: channel.stream_unary,
+            Shape.STREAM_STREAM: channel.stream_stream,
+        }[shape](shape.path())
+        request: Any = self._send() if shape.streams_request else b"message"
+        call = make if shape.streams_answer else make.future
+        self.call = call(request, metadata=metadata, timeout=TIMEOUT)
+        self._thread = threading.Thread(target=self._read, args=(shape.streams_answer,))
+        self._thread.start()
+
+    def _send(self) -> Iterator[bytes]:
+        while not self._stopped.is_set():
+            if self._busy:
+                yield b"message"
+                self._stopped.wait(0.001)
+            else:
+                self._stopped.wait(TIMEOUT)
+
+    def _read(self, streams: bool) -> None:  # noqa: FBT001 - from Thread
+        try:
+            if streams:
+                for _ in self.call:
+                    self.messages += 1
+            else:
+                self.call.result()
+        except grpc.RpcError:
+            pass
+        finally:
+            self._stopped.set()
+
+    def outcome(self) -> tuple[grpc.StatusCode, rpz_auth.Reason | None]:
+        self._thread.join(LATEST)
+        ended = not self._thread.is_alive()
+        self.call.cancel()
+        self._stopped.set()
+        self._thread.join(TIMEOUT)
+        assert ended, "the stream went on"
+        return self.call.code(), rpz_auth.reason_of(self.call)
+
+
+def _end_by_revocation(authority: FakeAuthority, token: rpz_auth.AccessToken) -> None:
+    authority.revoke(token)
+
+
+def _end_by_lock(authority: FakeAuthority, _token: Any) -> None:
+    authority.lock()
+
+
+def _end_by_whitelist(authority: FakeAuthority, _token: Any) -> None:
+    authority.whitelist(["192.0.2.0/24"])
+
+
+def _end_by_silence(authority: FakeAuthority, _token: Any) -> None:
+    authority.cut_off()
+
+
+ENDS = {
+    "revoked": (_end_by_revocation, (_C.UNAUTHENTICATED, rpz_auth.Reason.TOKEN_INVALID)),
+    "locked": (_end_by_lock, (_C.UNAUTHENTICATED, rpz_auth.Reason.TOKEN_INVALID)),
+    "whitelist": (_end_by_whitelist, (_C.PERMISSION_DENIED, rpz_auth.Reason.ORIGIN_NOT_ALLOWED)),
+    "silence": (_end_by_silence, (_C.UNAVAILABLE, rpz_auth.Reason.BACKEND_UNAVAILABLE)),
+}
+# Nothing but a cancellation reaches the client of a synchronous server whose handler does nothing, or sits in
+# a read; and a client that is in the middle of sending may see that before the status.
+CANCELLED = (_C.CANCELLED, None)
+
+
+def expected(stack: Stack, told: tuple[Any, Any]) -> set[tuple[Any, Any]]:
+    return {told} if stack is Stack.ASYNCIO else {told, CANCELLED}
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
+@pytest.mark.parametrize("shape", STREAMS, ids=lambda shape: shape.name.lower())
+@pytest.mark.parametrize(("stack", "kind"), KINDS, ids=lambda value: getattr(value, "value", value))
+def test_r124_r077_a82_a91_a92_a93_a_stream_ends_when_its_credential_does(
+    authority: FakeAuthority, stack: Stack, kind: str, shape: Shape, *, busy: bool, end: str
+) -> None:
+    handlers = Handlers()
+    behaviour = shape.handler(getattr(handlers, kind)(shape, busy=busy))
+    token = authority.access_token(resource=RESOURCE, scopes=[SCOPE])
+    act, told = ENDS[end]
+    with (
+        interceptor(authority) as auth,
+        serve(stack, Generic({shape.path(): behaviour}), [auth]) as port,
+        connect(port) as channel,
+    ):
+        stream = Stream(channel, shape, (("authorization", token.field_value()),), busy=busy)
+        assert handlers.began.wait(TIMEOUT)
+        act(authority, token)
+        received = len(handlers.received)
+        try:
+            assert stream.outcome() in expected(stack, told)
+        finally:
+            handlers.release.set()
+        assert handlers.ended.wait(TIMEOUT)
+        # One may have been on its way to the handler in the very moment.
+        assert len(handlers.received) <= received + 1
+        assert not auth._streams._leases
+        assert not auth._streams._index
+
+
+@pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
+@pytest.mark.parametrize("shape", STREAMS, ids=lambda shape: shape.name.lower())
+@pytest.mark.parametrize(("stack", "kind"), KINDS, ids=lambda value: getattr(value, "value", value))
+def test_r124_a90_a93_a_stream_ends_when_its_token_expires(
+    authority: FakeAuthority, stack: Stack, kind: str, shape: Shape, *, busy: bool
+) -> None:
+    handlers = Handlers()
+    behaviour = shape.handler(getattr(handlers, kind)(shape, busy=busy))
+    with (
+        interceptor(authority) as auth,
+        serve(stack, Generic({shape.path(): behaviour}), [auth]) as port,
+        connect(port) as channel,
+    ):
+        token = authority.access_token(resource=RESOURCE, scopes=[SCOPE], expires_in=0.5)
+        stream = Stream(channel, shape, (("authorization", token.field_value()),), busy=busy)
+        assert handlers.began.wait(TIMEOUT)
+        try:
+            told = (_C.UNAUTHENTICATED, rpz_auth.Reason.TOKEN_EXPIRED)
+            assert stream.outcome() in expected(stack, told)
+        finally:
+            handlers.release.set()
+        assert not auth._streams._leases
+
+
+@pytest.mark.parametrize("stack", Stack)
+def test_a_busy_generator_ends_with_a_status_that_says_why_on_both_stacks(
+    authority: FakeAuthority, stack: Stack
+) -> None:
+    shape, handlers = Shape.UNARY_STREAM, Handlers()
+    kind = handlers.generator if stack is Stack.ASYNCIO else handlers.function
+    token = authority.access_token(resource=RESOURCE, scopes=[SCOPE])
+    with (
+        interceptor(authority) as auth,
+        serve(stack, Generic({shape.path(): shape.handler(kind(shape, busy=True))}), [auth]) as port,
+        connect(port) as channel,
+    ):
+        stream = Stream(channel, shape, (("authorization", token.field_value()),), busy=True)
+        assert handlers.began.wait(TIMEOUT)
+        authority.revoke(token)
+        assert stream.outcome() == (_C.UNAUTHENTICATED, rpz_auth.Reason.TOKEN_INVALID)
+
+
+@pytest.mark.parametrize("stack", Stack)
+def test_other_streams_and_public_ones_go_on(authority: FakeAuthority, stack: Stack) -> None:
+    shape, handlers = Shape.UNARY_STREAM, Handlers()
+    kind = handlers.generator if stack is Stack.ASYNCIO else handlers.function
+    guarded, public = (shape.handler(kind(shape, busy=False)) for _ in range(2))
+    tokens = [authority.access_token(resource=RESOURCE, scopes=[SCOPE]) for _ in range(2)]
+    with (
+        interceptor(authority) as auth,
+        serve(stack, Generic({shape.path(): guarded, shape.path("Public"): public}), [auth]) as port,
+        connect(port) as channel,
+    ):
+        revoked, other = (
+            Stream(channel, shape, (("authorization", token.field_value()),), busy=False) for token in tokens
+        )
+        anonymous = channel.unary_stream(shape.path("Public"))(b"", timeout=TIMEOUT)
+        while len(auth._streams._leases) < 2:
+            threading.Event().wait(0.01)
+        authority.revoke(tokens[0])
+        assert revoked.outcome()[0] in {_C.UNAUTHENTICATED, _C.CANCELLED}
+        assert len(auth._streams._leases) == 1
+        assert other.call.is_active()
+        assert anonymous.is_active()
+        handlers.release.set()
+        other.call.cancel()
+        anonymous.cancel()
+        other._thread.join(TIMEOUT)
+
+
+async def test_a_handler_that_swallows_its_cancellation_delivers_nothing_more(
+    authority: FakeAuthority,
+) -> None:
+    shape = Shape.STREAM_STREAM
+    began = asyncio.Event()
+    outcomes: list[str] = []
+    finished = asyncio.Event()
+
+    async def stubborn(request: Any, context: Any) -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            outcomes.append("cancelled")
+        for act in (context.write(b"late"), context.read(), anext(request)):
+            try:
+                await act
+            except Exception as error:  # noqa: BLE001 - it is stubborn
+                outcomes.append(type(error).__name__)
+        finished.set()
+
+    token = authority.access_token(resource=RESOURCE, scopes=[SCOPE])
+    async with interceptor(authority) as auth:
+        server = grpc.aio.server(interceptors=[auth])
+        server.add_generic_rpc_handlers((Generic({shape.path(): shape.handler(stubborn)}),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            pending: Any = channel.stream_stream(shape.path())(
+                metadata=(("authorization", token.field_value()),)
+            )
+            await began.wait()
+            await pending.write(b"message")
+            authority.revoke(token)
+            assert await pending.code() is _C.UNAUTHENTICATED
+            await finished.wait()
+        await server.stop(None)
+    assert outcomes == ["cancelled", "AbortError", "AbortError", "AbortError"]
+
+
+def test_a_stream_whose_client_reads_nothing_ends_all_the_same(authority: FakeAuthority) -> None:
+    """The status waits behind messages that the client does not read; so does nobody for long."""
+    shape, began, ended = Shape.UNARY_STREAM, threading.Event(), threading.Event()
+
+    async def flood(_request: bytes, _context: Any) -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield bytes(65536)
+                began.set()
+        finally:
+            ended.set()
+
+    token = authority.access_token(resource=RESOURCE, scopes=[SCOPE])
+    with (
+        interceptor(authority) as auth,
+        serve(Stack.ASYNCIO, Generic({shape.path(): shape.handler(flood)}), [auth]) as port,
+        connect(port) as channel,
+    ):
+        pending = channel.unary_stream(shape.path())(b"", metadata=(("authorization", token.field_value()),))
+        assert began.wait(TIMEOUT)
+        authority.revoke(token)
+        assert ended.wait(LATEST)
+        assert not auth._streams._leases
+        pending.cancel()
+
+
+def test_a_unary_call_that_was_let_in_is_let_finish(authority: FakeAuthority) -> None:
+    """What it did is done: a client that is told otherwise would do it again."""
+    shape, began, release = Shape.UNARY_UNARY, threading.Event(), threading.Event()
+
+    def slow(_request: bytes, _context: Any) -> bytes:
+        began.set()
+        assert release.wait(TIMEOUT)
+        return b"answer"
+
+    token = authority.access_token(resource=RESOURCE, scopes=[SCOPE])
+    with (
+        interceptor(authority) as auth,
+        serve(Stack.SYNC, Generic({shape.path(): shape.handler(slow)}), [auth]) as port,
+        connect(port) as channel,
+    ):
+        metadata = (("authorization", token.field_value()),)
+        pending = channel.unary_unary(shape.path()).future(b"", metadata=metadata)
+        assert began.wait(TIMEOUT)
+        authority.revoke(token)
+        release.set()
+        assert pending.result(TIMEOUT) == b"answer"
