@@ -43,7 +43,7 @@ class Verdict:
     """`jti` of an access token, id of an API token."""
     grant_id: str | None = None
     secret_id: str | None = None
-    """The OAuth 2 secret that an access token without a grant was issued for."""
+    """The OAuth 2 secret or API token that an access token without a grant was issued for, and ends with."""
     epoch: int | None = None
     """Of the App, when the access token was issued."""
     kid: str | None = None

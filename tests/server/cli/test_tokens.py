@@ -222,3 +222,26 @@ def test_no_secret_can_be_given_as_an_argument(cli: Cli, command: list[str]) -> 
         result = cli(*command, f"--{name}", json.dumps("canary"))
         assert result.code == 2
         assert "No such option" in result.err
+
+
+def test_r208_api_token_is_exchanged(cli: Cli, verifier: Cli) -> None:
+    app_id = cli.create_app()
+    token = cli.json(
+        *("api-tokens", "create", app_id, "--scope", "orders.read", "--scope", "orders.write"),
+        *("--resource", RESOURCE),
+    )["api_token"]
+    arguments = ("tokens", "token-exchange", "--client-id", app_id, "--scope", "orders.read")
+    answer = cli.json(*arguments, stdin=f"{token}\n")
+    assert answer == {
+        "access_token": answer["access_token"],
+        "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
+        "token_type": "Bearer",
+        "expires_in": answer["expires_in"],
+        "scopes": ["orders.read"],
+    }
+    described = verifier.json("tokens", "introspect", stdin=answer["access_token"])
+    assert (described["active"], described["client_id"]) == (True, app_id)
+    result = cli(*arguments, environ={"RPZ_AUTH_TOKEN": token})
+    assert (result.code, result.err) == (0, "")
+    assert "Access token" in result.out
+    assert "Refresh token" not in result.out

@@ -85,6 +85,8 @@ async def test_unknown_ids_give_nothing(store: Store) -> None:
     assert await store.client_secrets(unknown) == []
     assert await store.api_tokens(unknown, after="", limit=10) == []
     assert await store.grants_of_subject(unknown, limit=10) == []
+    assert await store.grants_of_app(unknown, after="", limit=10) == []
+    assert await store.grants_by_subject(unknown, after="", limit=10) == []
 
 
 async def test_next_version_replaces_the_one_before(store: Store) -> None:
@@ -195,6 +197,26 @@ async def test_grants_of_a_user_are_those_that_may_still_be_used(store: Store) -
     found = await store.grants_of_subject("acme:bob", limit=10)
     assert {grant.grant_id: grant for grant in found} == {live.grant_id: live, code.grant_id: code}
     assert len(await store.grants_of_subject("acme:bob", limit=1)) == 1
+
+
+async def test_grants_are_listed_by_app_and_by_user_in_order_whatever_their_state(store: Store) -> None:
+    other = an_app(app_id=new_id())
+    mine = [
+        a_grant(state=state, idle_expires_at=NOW + idle)
+        for state in (GrantState.PENDING, GrantState.ACTIVE, GrantState.REVOKED)
+        for idle in (-1, 1)
+    ]
+    elsewhere, of_another = a_grant(app_id=other.app_id), a_grant(subject="acme:bob2")
+    await store.commit(Commit(rows=(an_app(), other, *mine, elsewhere, of_another)))
+
+    def in_order(*grants: Grant) -> list[Grant]:
+        return sorted(grants, key=lambda grant: grant.grant_id)
+
+    of_app, by_subject = in_order(*mine, of_another), in_order(*mine, elsewhere)
+    assert await store.grants_of_app(APP_ID, after="", limit=10) == of_app
+    assert await store.grants_by_subject("acme:bob", after="", limit=10) == by_subject
+    assert await store.grants_of_app(APP_ID, after=of_app[1].grant_id, limit=2) == of_app[2:4]
+    assert await store.grants_by_subject("acme:bob", after=by_subject[4].grant_id, limit=9) == by_subject[5:]
 
 
 async def test_signing_keys_are_listed_the_oldest_first(store: Store) -> None:

@@ -38,9 +38,6 @@ from server.storage.build import statement
 
 SERVICES = ("TokenService", "AppService", "VerificationService", "AdministrationService")
 NOT_IMPLEMENTED = {
-    "/rpz.auth.v1.TokenService/TokenExchange",
-    "/rpz.auth.v1.TokenService/ListGrants",
-    "/rpz.auth.v1.TokenService/RevokeGrant",
     "/rpz.auth.v1.AdministrationService/LockIssuer",
     "/rpz.auth.v1.AdministrationService/UnlockIssuer",
     "/rpz.auth.v1.AdministrationService/ListSigningKeys",
@@ -133,7 +130,7 @@ async def test_r122_a94_without_credentials_every_method_but_those_of_clients_as
         if path not in CLIENT_METHODS:
             assert answer == Reason.CREDENTIALS_MISSING, path
         else:
-            assert answer in (Reason.GRANT_INVALID, Reason.CLIENT_INVALID, Reason.NOT_IMPLEMENTED), path
+            assert answer in (Reason.GRANT_INVALID, Reason.CLIENT_INVALID), path
 
 
 async def test_r065_no_other_kind_of_credential_is_taken_by_methods_that_demand_scopes(
@@ -356,6 +353,7 @@ async def test_r128_every_method_fails_closed_without_the_store(authority: TestA
     code = await authority.issue_code(client)
     tokens = await authority.sign_in(client)
     app_id = client.app_id
+    api_token = (await authority.create_api_token(app_id, ["orders.read"], [ORDERS])).api_token
     # Nothing is in the caches of the interceptor but the administrator's token.
     await authority.admin.apps.ListApps(app_service_pb2.ListAppsRequest())
     for error, reason in (
@@ -364,7 +362,7 @@ async def test_r128_every_method_fails_closed_without_the_store(authority: TestA
     ):
         for name in (
             *("app", "apps", "client_secret", "client_secrets", "api_token", "api_tokens"),
-            *("grant", "grants_of_subject", "commit", "cursor"),
+            *("grant", "grants_of_subject", "grants_of_app", "grants_by_subject", "commit", "cursor"),
         ):
             authority.store.faults[name] = error
         admin = authority.admin
@@ -376,6 +374,11 @@ async def test_r128_every_method_fails_closed_without_the_store(authority: TestA
                 token_service_pb2.RevokeTokenRequest(token=tokens.refresh_token, **client.body)
             ),
             admin.tokens.RevokeSubject(token_service_pb2.RevokeSubjectRequest(subject="user:1")),
+            authority.anonymous.tokens.TokenExchange(
+                token_service_pb2.TokenExchangeRequest(client_id=app_id, subject_token=api_token)
+            ),
+            admin.tokens.ListGrants(token_service_pb2.ListGrantsRequest(subject="user:1")),
+            admin.tokens.RevokeGrant(token_service_pb2.RevokeGrantRequest(grant_id="A" * 22)),
             admin.tokens.ListApiTokens(token_service_pb2.ListApiTokensRequest(app_id=app_id)),
             admin.apps.GetApp(app_service_pb2.GetAppRequest(app_id=app_id)),
             admin.apps.ListApps(app_service_pb2.ListAppsRequest()),

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from rpz_auth_server.cli import api_tokens, apps, client_secrets, codes, output, subjects, tokens
+from rpz_auth_server.cli import api_tokens, apps, client_secrets, codes, grants, output, subjects, tokens
 from rpz_auth_server.cli.connection import VARIABLE
 from rpz_auth_server.cli.failures import Failure
 from rpz_auth_server.cli.options import CREDENTIALS_HELP, JSON_HELP, Common
@@ -22,6 +22,7 @@ app.add_typer(client_secrets.app, name="secrets")
 app.add_typer(api_tokens.app, name="api-tokens")
 app.add_typer(codes.app, name="codes")
 app.add_typer(tokens.app, name="tokens")
+app.add_typer(grants.app, name="grants")
 app.add_typer(subjects.app, name="subjects")
 
 

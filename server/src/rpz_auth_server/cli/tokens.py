@@ -19,6 +19,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+_API_TOKEN_TYPE = "urn:rpz:token-type:api_token"  # noqa: S105 - the name of a kind
+
 
 def _file_help(what: str, variable: str) -> str:
     return f"File with the {what}; else {variable} in the environment, else standard input (also as -)."
@@ -140,6 +142,37 @@ def refresh(
 
 
 @app.command()
+def token_exchange(
+    client_id: ClientIdOption,
+    scope: Annotated[
+        list[str] | None, typer.Option(metavar="SCOPE", help="A part of the token's; may be repeated.")
+    ] = None,
+    resource: Annotated[
+        str, typer.Option(metavar="URI", help="Where the access token is for; needed if there are several.")
+    ] = "",
+    token_file: _TokenFileOption = None,
+    credentials: CredentialsOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Exchange an API token for a short-lived access token (RFC 8693).
+
+    The API token comes from a file or the environment, else from standard input; a terminal asks without
+    echo. The credentials file only says where the authority is.
+    """
+    request = pb.TokenExchangeRequest(
+        subject_token=_token(token_file),
+        subject_token_type=_API_TOKEN_TYPE,
+        scopes=scope or (),
+        resource=resource,
+        client_id=client_id,
+    )
+    with connect(credentials) as authority:
+        answer = authority.call(authority.as_client.TokenExchange, request)
+    _show_tokens(answer, as_json=as_json)
+
+
+@app.command()
 def revoke(
     client_id: ClientIdOption,
     token_file: _TokenFileOption = None,
@@ -222,7 +255,9 @@ def _token(file: Path | None) -> str:
     return inputs.read_secret("token", option="--token-file", file=file, variable=inputs.TOKEN_VARIABLE)
 
 
-def _show_tokens(answer: pb.ExchangeTokenResponse | pb.RefreshResponse, *, as_json: bool) -> None:
+def _show_tokens(
+    answer: pb.ExchangeTokenResponse | pb.RefreshResponse | pb.TokenExchangeResponse, *, as_json: bool
+) -> None:
     if as_json:
         output.print_json(output.to_dict(answer))
         return
@@ -234,7 +269,8 @@ def _show_tokens(answer: pb.ExchangeTokenResponse | pb.RefreshResponse, *, as_js
         }
     )
     output.print_secret("Access token", answer.access_token)
-    output.print_secret("Refresh token", answer.refresh_token)
+    if not isinstance(answer, pb.TokenExchangeResponse):
+        output.print_secret("Refresh token", answer.refresh_token)
 
 
 def _time(seconds: int) -> str:

@@ -49,7 +49,7 @@ class AccessTokenClaims:
     """Of the App; tokens of an earlier one are refused."""
     grant_id: str | None = None
     secret_id: str | None = None
-    """The OAuth 2 secret that a token without a grant was issued for."""
+    """The OAuth 2 secret or API token that a token without a grant was issued for, and ends with."""
 
     def to_json(self) -> bytes:
         """Write them as a JWT claims set. It may be called before a commit, to know that signing will work.

@@ -109,6 +109,16 @@ class SqlStore(abc.ABC):
         condition = f"WHERE subject = ? AND app_id = ? AND {alive}"
         return await self._select(GRANTS, condition, subject, app_id, *values)
 
+    async def grants_of_app(self, app_id: str, *, after: str, limit: int) -> Sequence[Grant]:
+        """See `Store.grants_of_app`."""
+        condition = "WHERE app_id = ? AND grant_id > ? ORDER BY grant_id LIMIT ?"
+        return await self._select(GRANTS, condition, app_id, after, limit)
+
+    async def grants_by_subject(self, subject: str, *, after: str, limit: int) -> Sequence[Grant]:
+        """See `Store.grants_by_subject`."""
+        condition = "WHERE subject = ? AND grant_id > ? ORDER BY grant_id LIMIT ?"
+        return await self._select(GRANTS, condition, subject, after, limit)
+
     async def signing_keys(self) -> Sequence[SealedKey]:
         """See `Store.signing_keys`."""
         return await self._select(SIGNING_KEYS, "ORDER BY created_at, kid")

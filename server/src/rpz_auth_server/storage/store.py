@@ -94,6 +94,14 @@ class Store(Protocol):
         """Grants of a user that are neither revoked nor expired, to one App or to all."""
         ...
 
+    async def grants_of_app(self, app_id: str, *, after: str, limit: int) -> Sequence[Grant]:
+        """Grants of an App, in whatever state, in order of ID, beyond the ID `after`."""
+        ...
+
+    async def grants_by_subject(self, subject: str, *, after: str, limit: int) -> Sequence[Grant]:
+        """Grants of a user, in whatever state, in order of ID, beyond the ID `after`."""
+        ...
+
     async def signing_keys(self) -> Sequence[SealedKey]:
         """All signing keys, the oldest first."""
         ...

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from rpz.auth.v1 import policy_pb2 as rpz_dot_auth_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1frpz/auth/v1/token_service.proto\x12\x0brpz.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18rpz/auth/v1/policy.proto\"\xa6\x01\n\x10IssueCodeRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x14\n\x0credirect_uri\x18\x02 \x01(\t\x12\x0e\n\x06scopes\x18\x03 \x03(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12\x16\n\x0e\x63ode_challenge\x18\x05 \x01(\t\x12\x1d\n\x15\x63ode_challenge_method\x18\x06 \x01(\t\x12\x11\n\tresources\x18\x07 \x03(\t\"5\n\x11IssueCodeResponse\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x12\n\nexpires_in\x18\x02 \x01(\x05\"\x8d\x01\n\x14\x45xchangeTokenRequest\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x14\n\x0credirect_uri\x18\x02 \x01(\t\x12\x15\n\rcode_verifier\x18\x03 \x01(\t\x12\x11\n\tclient_id\x18\x04 \x01(\t\x12\x15\n\rclient_secret\x18\x05 \x01(\t\x12\x10\n\x08resource\x18\x06 \x01(\t\"|\n\x15\x45xchangeTokenResponse\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x12\n\ntoken_type\x18\x02 \x01(\t\x12\x12\n\nexpires_in\x18\x03 \x01(\x05\x12\x15\n\rrefresh_token\x18\x04 \x01(\t\x12\x0e\n\x06scopes\x18\x05 \x03(\t\"s\n\x0eRefreshRequest\x12\x15\n\rrefresh_token\x18\x01 \x01(\t\x12\x0e\n\x06scopes\x18\x02 \x03(\t\x12\x11\n\tclient_id\x18\x03 \x01(\t\x12\x15\n\rclient_secret\x18\x04 \x01(\t\x12\x10\n\x08resource\x18\x05 \x01(\t\"v\n\x0fRefreshResponse\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x12\n\ntoken_type\x18\x02 \x01(\t\x12\x12\n\nexpires_in\x18\x03 \x01(\x05\x12\x15\n\rrefresh_token\x18\x04 \x01(\t\x12\x0e\n\x06scopes\x18\x05 \x03(\t\"~\n\x14TokenExchangeRequest\x12\x15\n\rsubject_token\x18\x01 \x01(\t\x12\x1a\n\x12subject_token_type\x18\x02 \x01(\t\x12\x0e\n\x06scopes\x18\x03 \x03(\t\x12\x10\n\x08resource\x18\x04 \x01(\t\x12\x11\n\tclient_id\x18\x05 \x01(\t\"\x80\x01\n\x15TokenExchangeResponse\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x19\n\x11issued_token_type\x18\x02 \x01(\t\x12\x12\n\ntoken_type\x18\x03 \x01(\t\x12\x12\n\nexpires_in\x18\x04 \x01(\x05\x12\x0e\n\x06scopes\x18\x05 \x03(\t\"f\n\x12RevokeTokenRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x17\n\x0ftoken_type_hint\x18\x02 \x01(\t\x12\x11\n\tclient_id\x18\x03 \x01(\t\x12\x15\n\rclient_secret\x18\x04 \x01(\t\"\x15\n\x13RevokeTokenResponse\"@\n\x16IntrospectTokenRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x17\n\x0ftoken_type_hint\x18\x02 \x01(\t\"\xae\x01\n\x17IntrospectTokenResponse\x12\x0e\n\x06\x61\x63tive\x18\x01 \x01(\x08\x12\x0e\n\x06scopes\x18\x02 \x03(\t\x12\x11\n\tclient_id\x18\x03 \x01(\t\x12\x12\n\ntoken_type\x18\x04 \x01(\t\x12\x0b\n\x03\x65xp\x18\x05 \x01(\x03\x12\x0b\n\x03iat\x18\x06 \x01(\x03\x12\x0b\n\x03sub\x18\x07 \x01(\t\x12\x0b\n\x03\x61ud\x18\x08 \x03(\t\x12\x0b\n\x03iss\x18\t \x01(\t\x12\x0b\n\x03jti\x18\n \x01(\t\"\'\n\x14RevokeSubjectRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\"/\n\x15RevokeSubjectResponse\x12\x16\n\x0erevoked_grants\x18\x01 \x01(\x05\"\xf9\x01\n\x05Grant\x12\x10\n\x08grant_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12\x11\n\tresources\x18\x05 \x03(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11last_refresh_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"^\n\x11ListGrantsRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"Q\n\x12ListGrantsResponse\x12\"\n\x06grants\x18\x01 \x03(\x0b\x32\x12.rpz.auth.v1.Grant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x12RevokeGrantRequest\x12\x10\n\x08grant_id\x18\x01 \x01(\t\"\x15\n\x13RevokeGrantResponse\"\xfc\x01\n\x08\x41piToken\x12\x14\n\x0c\x61pi_token_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61pp_id\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12\x11\n\tresources\x18\x05 \x03(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa5\x01\n\x15\x43reateApiTokenRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x0e\n\x06scopes\x18\x03 \x03(\t\x12\x11\n\tresources\x18\x04 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"R\n\x16\x43reateApiTokenResponse\x12%\n\x06record\x18\x01 \x01(\x0b\x32\x15.rpz.auth.v1.ApiToken\x12\x11\n\tapi_token\x18\x02 \x01(\t\"M\n\x14ListApiTokensRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"[\n\x15ListApiTokensResponse\x12)\n\napi_tokens\x18\x01 \x03(\x0b\x32\x15.rpz.auth.v1.ApiToken\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"=\n\x15RevokeApiTokenRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\t\x12\x14\n\x0c\x61pi_token_id\x18\x02 \x01(\t\"\x18\n\x16RevokeApiTokenResponse2\xd3\t\n\x0cTokenService\x12\x61\n\tIssueCode\x12\x1d.rpz.auth.v1.IssueCodeRequest\x1a\x1e.rpz.auth.v1.IssueCodeResponse\"\x15\xb2\xe1\x18\x11\x1a\x0frpz.codes.issue\x12^\n\rExchangeToken\x12!.rpz.auth.v1.ExchangeTokenRequest\x1a\".rpz.auth.v1.ExchangeTokenResponse\"\x06\xb2\xe1\x18\x02\x10\x01\x12O\n\x07Refresh\x12\x1b.rpz.auth.v1.RefreshRequest\x1a\x1c.rpz.auth.v1.RefreshResponse\"\t\x90\x02\x02\xb2\xe1\x18\x02\x10\x01\x12^\n\rTokenExchange\x12!.rpz.auth.v1.TokenExchangeRequest\x1a\".rpz.auth.v1.TokenExchangeResponse\"\x06\xb2\xe1\x18\x02\x10\x01\x12[\n\x0bRevokeToken\x12\x1f.rpz.auth.v1.RevokeTokenRequest\x1a .rpz.auth.v1.RevokeTokenResponse\"\t\x90\x02\x02\xb2\xe1\x18\x02\x10\x01\x12u\n\x0fIntrospectToken\x12#.rpz.auth.v1.IntrospectTokenRequest\x1a$.rpz.auth.v1.IntrospectTokenResponse\"\x17\x90\x02\x01\xb2\xe1\x18\x10\x1a\x0erpz.introspect\x12p\n\rRevokeSubject\x12!.rpz.auth.v1.RevokeSubjectRequest\x1a\".rpz.auth.v1.RevokeSubjectResponse\"\x18\x90\x02\x02\xb2\xe1\x18\x11\x1a\x0frpz.codes.issue\x12`\n\nListGrants\x12\x1e.rpz.auth.v1.ListGrantsRequest\x1a\x1f.rpz.auth.v1.ListGrantsResponse\"\x11\x90\x02\x01\xb2\xe1\x18\n\x1a\x08rpz.apps\x12\x63\n\x0bRevokeGrant\x12\x1f.rpz.auth.v1.RevokeGrantRequest\x1a .rpz.auth.v1.RevokeGrantResponse\"\x11\x90\x02\x02\xb2\xe1\x18\n\x1a\x08rpz.apps\x12i\n\x0e\x43reateApiToken\x12\".rpz.auth.v1.CreateApiTokenRequest\x1a#.rpz.auth.v1.CreateApiTokenResponse\"\x0e\xb2\xe1\x18\n\x1a\x08rpz.apps\x12i\n\rListApiTokens\x12!.rpz.auth.v1.ListApiTokensRequest\x1a\".rpz.auth.v1.ListApiTokensResponse\"\x11\x90\x02\x01\xb2\xe1\x18\n\x1a\x08rpz.apps\x12l\n\x0eRevokeApiToken\x12\".rpz.auth.v1.RevokeApiTokenRequest\x1a#.rpz.auth.v1.RevokeApiTokenResponse\"\x11\x90\x02\x02\xb2\xe1\x18\n\x1a\x08rpz.appsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1frpz/auth/v1/token_service.proto\x12\x0brpz.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18rpz/auth/v1/policy.proto\"\xa6\x01\n\x10IssueCodeRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x14\n\x0credirect_uri\x18\x02 \x01(\t\x12\x0e\n\x06scopes\x18\x03 \x03(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12\x16\n\x0e\x63ode_challenge\x18\x05 \x01(\t\x12\x1d\n\x15\x63ode_challenge_method\x18\x06 \x01(\t\x12\x11\n\tresources\x18\x07 \x03(\t\"5\n\x11IssueCodeResponse\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x12\n\nexpires_in\x18\x02 \x01(\x05\"\x8d\x01\n\x14\x45xchangeTokenRequest\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x14\n\x0credirect_uri\x18\x02 \x01(\t\x12\x15\n\rcode_verifier\x18\x03 \x01(\t\x12\x11\n\tclient_id\x18\x04 \x01(\t\x12\x15\n\rclient_secret\x18\x05 \x01(\t\x12\x10\n\x08resource\x18\x06 \x01(\t\"|\n\x15\x45xchangeTokenResponse\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x12\n\ntoken_type\x18\x02 \x01(\t\x12\x12\n\nexpires_in\x18\x03 \x01(\x05\x12\x15\n\rrefresh_token\x18\x04 \x01(\t\x12\x0e\n\x06scopes\x18\x05 \x03(\t\"s\n\x0eRefreshRequest\x12\x15\n\rrefresh_token\x18\x01 \x01(\t\x12\x0e\n\x06scopes\x18\x02 \x03(\t\x12\x11\n\tclient_id\x18\x03 \x01(\t\x12\x15\n\rclient_secret\x18\x04 \x01(\t\x12\x10\n\x08resource\x18\x05 \x01(\t\"v\n\x0fRefreshResponse\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x12\n\ntoken_type\x18\x02 \x01(\t\x12\x12\n\nexpires_in\x18\x03 \x01(\x05\x12\x15\n\rrefresh_token\x18\x04 \x01(\t\x12\x0e\n\x06scopes\x18\x05 \x03(\t\"\x95\x01\n\x14TokenExchangeRequest\x12\x15\n\rsubject_token\x18\x01 \x01(\t\x12\x1a\n\x12subject_token_type\x18\x02 \x01(\t\x12\x0e\n\x06scopes\x18\x03 \x03(\t\x12\x10\n\x08resource\x18\x04 \x01(\t\x12\x11\n\tclient_id\x18\x05 \x01(\t\x12\x15\n\rclient_secret\x18\x06 \x01(\t\"\x80\x01\n\x15TokenExchangeResponse\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x19\n\x11issued_token_type\x18\x02 \x01(\t\x12\x12\n\ntoken_type\x18\x03 \x01(\t\x12\x12\n\nexpires_in\x18\x04 \x01(\x05\x12\x0e\n\x06scopes\x18\x05 \x03(\t\"f\n\x12RevokeTokenRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x17\n\x0ftoken_type_hint\x18\x02 \x01(\t\x12\x11\n\tclient_id\x18\x03 \x01(\t\x12\x15\n\rclient_secret\x18\x04 \x01(\t\"\x15\n\x13RevokeTokenResponse\"@\n\x16IntrospectTokenRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x17\n\x0ftoken_type_hint\x18\x02 \x01(\t\"\xae\x01\n\x17IntrospectTokenResponse\x12\x0e\n\x06\x61\x63tive\x18\x01 \x01(\x08\x12\x0e\n\x06scopes\x18\x02 \x03(\t\x12\x11\n\tclient_id\x18\x03 \x01(\t\x12\x12\n\ntoken_type\x18\x04 \x01(\t\x12\x0b\n\x03\x65xp\x18\x05 \x01(\x03\x12\x0b\n\x03iat\x18\x06 \x01(\x03\x12\x0b\n\x03sub\x18\x07 \x01(\t\x12\x0b\n\x03\x61ud\x18\x08 \x03(\t\x12\x0b\n\x03iss\x18\t \x01(\t\x12\x0b\n\x03jti\x18\n \x01(\t\"\'\n\x14RevokeSubjectRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\"/\n\x15RevokeSubjectResponse\x12\x16\n\x0erevoked_grants\x18\x01 \x01(\x05\"\xf9\x01\n\x05Grant\x12\x10\n\x08grant_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12\x11\n\tresources\x18\x05 \x03(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11last_refresh_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"^\n\x11ListGrantsRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"Q\n\x12ListGrantsResponse\x12\"\n\x06grants\x18\x01 \x03(\x0b\x32\x12.rpz.auth.v1.Grant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x12RevokeGrantRequest\x12\x10\n\x08grant_id\x18\x01 \x01(\t\"\x15\n\x13RevokeGrantResponse\"\xfc\x01\n\x08\x41piToken\x12\x14\n\x0c\x61pi_token_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61pp_id\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12\x11\n\tresources\x18\x05 \x03(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa5\x01\n\x15\x43reateApiTokenRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x0e\n\x06scopes\x18\x03 \x03(\t\x12\x11\n\tresources\x18\x04 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"R\n\x16\x43reateApiTokenResponse\x12%\n\x06record\x18\x01 \x01(\x0b\x32\x15.rpz.auth.v1.ApiToken\x12\x11\n\tapi_token\x18\x02 \x01(\t\"M\n\x14ListApiTokensRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"[\n\x15ListApiTokensResponse\x12)\n\napi_tokens\x18\x01 \x03(\x0b\x32\x15.rpz.auth.v1.ApiToken\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"=\n\x15RevokeApiTokenRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\t\x12\x14\n\x0c\x61pi_token_id\x18\x02 \x01(\t\"\x18\n\x16RevokeApiTokenResponse2\xd3\t\n\x0cTokenService\x12\x61\n\tIssueCode\x12\x1d.rpz.auth.v1.IssueCodeRequest\x1a\x1e.rpz.auth.v1.IssueCodeResponse\"\x15\xb2\xe1\x18\x11\x1a\x0frpz.codes.issue\x12^\n\rExchangeToken\x12!.rpz.auth.v1.ExchangeTokenRequest\x1a\".rpz.auth.v1.ExchangeTokenResponse\"\x06\xb2\xe1\x18\x02\x10\x01\x12O\n\x07Refresh\x12\x1b.rpz.auth.v1.RefreshRequest\x1a\x1c.rpz.auth.v1.RefreshResponse\"\t\x90\x02\x02\xb2\xe1\x18\x02\x10\x01\x12^\n\rTokenExchange\x12!.rpz.auth.v1.TokenExchangeRequest\x1a\".rpz.auth.v1.TokenExchangeResponse\"\x06\xb2\xe1\x18\x02\x10\x01\x12[\n\x0bRevokeToken\x12\x1f.rpz.auth.v1.RevokeTokenRequest\x1a .rpz.auth.v1.RevokeTokenResponse\"\t\x90\x02\x02\xb2\xe1\x18\x02\x10\x01\x12u\n\x0fIntrospectToken\x12#.rpz.auth.v1.IntrospectTokenRequest\x1a$.rpz.auth.v1.IntrospectTokenResponse\"\x17\x90\x02\x01\xb2\xe1\x18\x10\x1a\x0erpz.introspect\x12p\n\rRevokeSubject\x12!.rpz.auth.v1.RevokeSubjectRequest\x1a\".rpz.auth.v1.RevokeSubjectResponse\"\x18\x90\x02\x02\xb2\xe1\x18\x11\x1a\x0frpz.codes.issue\x12`\n\nListGrants\x12\x1e.rpz.auth.v1.ListGrantsRequest\x1a\x1f.rpz.auth.v1.ListGrantsResponse\"\x11\x90\x02\x01\xb2\xe1\x18\n\x1a\x08rpz.apps\x12\x63\n\x0bRevokeGrant\x12\x1f.rpz.auth.v1.RevokeGrantRequest\x1a .rpz.auth.v1.RevokeGrantResponse\"\x11\x90\x02\x02\xb2\xe1\x18\n\x1a\x08rpz.apps\x12i\n\x0e\x43reateApiToken\x12\".rpz.auth.v1.CreateApiTokenRequest\x1a#.rpz.auth.v1.CreateApiTokenResponse\"\x0e\xb2\xe1\x18\n\x1a\x08rpz.apps\x12i\n\rListApiTokens\x12!.rpz.auth.v1.ListApiTokensRequest\x1a\".rpz.auth.v1.ListApiTokensResponse\"\x11\x90\x02\x01\xb2\xe1\x18\n\x1a\x08rpz.apps\x12l\n\x0eRevokeApiToken\x12\".rpz.auth.v1.RevokeApiTokenRequest\x1a#.rpz.auth.v1.RevokeApiTokenResponse\"\x11\x90\x02\x02\xb2\xe1\x18\n\x1a\x08rpz.appsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -69,46 +69,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REFRESHREQUEST']._serialized_end=716
   _globals['_REFRESHRESPONSE']._serialized_start=718
   _globals['_REFRESHRESPONSE']._serialized_end=836
-  _globals['_TOKENEXCHANGEREQUEST']._serialized_start=838
-  _globals['_TOKENEXCHANGEREQUEST']._serialized_end=964
-  _globals['_TOKENEXCHANGERESPONSE']._serialized_start=967
-  _globals['_TOKENEXCHANGERESPONSE']._serialized_end=1095
-  _globals['_REVOKETOKENREQUEST']._serialized_start=1097
-  _globals['_REVOKETOKENREQUEST']._serialized_end=1199
-  _globals['_REVOKETOKENRESPONSE']._serialized_start=1201
-  _globals['_REVOKETOKENRESPONSE']._serialized_end=1222
-  _globals['_INTROSPECTTOKENREQUEST']._serialized_start=1224
-  _globals['_INTROSPECTTOKENREQUEST']._serialized_end=1288
-  _globals['_INTROSPECTTOKENRESPONSE']._serialized_start=1291
-  _globals['_INTROSPECTTOKENRESPONSE']._serialized_end=1465
-  _globals['_REVOKESUBJECTREQUEST']._serialized_start=1467
-  _globals['_REVOKESUBJECTREQUEST']._serialized_end=1506
-  _globals['_REVOKESUBJECTRESPONSE']._serialized_start=1508
-  _globals['_REVOKESUBJECTRESPONSE']._serialized_end=1555
-  _globals['_GRANT']._serialized_start=1558
-  _globals['_GRANT']._serialized_end=1807
-  _globals['_LISTGRANTSREQUEST']._serialized_start=1809
-  _globals['_LISTGRANTSREQUEST']._serialized_end=1903
-  _globals['_LISTGRANTSRESPONSE']._serialized_start=1905
-  _globals['_LISTGRANTSRESPONSE']._serialized_end=1986
-  _globals['_REVOKEGRANTREQUEST']._serialized_start=1988
-  _globals['_REVOKEGRANTREQUEST']._serialized_end=2026
-  _globals['_REVOKEGRANTRESPONSE']._serialized_start=2028
-  _globals['_REVOKEGRANTRESPONSE']._serialized_end=2049
-  _globals['_APITOKEN']._serialized_start=2052
-  _globals['_APITOKEN']._serialized_end=2304
-  _globals['_CREATEAPITOKENREQUEST']._serialized_start=2307
-  _globals['_CREATEAPITOKENREQUEST']._serialized_end=2472
-  _globals['_CREATEAPITOKENRESPONSE']._serialized_start=2474
-  _globals['_CREATEAPITOKENRESPONSE']._serialized_end=2556
-  _globals['_LISTAPITOKENSREQUEST']._serialized_start=2558
-  _globals['_LISTAPITOKENSREQUEST']._serialized_end=2635
-  _globals['_LISTAPITOKENSRESPONSE']._serialized_start=2637
-  _globals['_LISTAPITOKENSRESPONSE']._serialized_end=2728
-  _globals['_REVOKEAPITOKENREQUEST']._serialized_start=2730
-  _globals['_REVOKEAPITOKENREQUEST']._serialized_end=2791
-  _globals['_REVOKEAPITOKENRESPONSE']._serialized_start=2793
-  _globals['_REVOKEAPITOKENRESPONSE']._serialized_end=2817
-  _globals['_TOKENSERVICE']._serialized_start=2820
-  _globals['_TOKENSERVICE']._serialized_end=4055
+  _globals['_TOKENEXCHANGEREQUEST']._serialized_start=839
+  _globals['_TOKENEXCHANGEREQUEST']._serialized_end=988
+  _globals['_TOKENEXCHANGERESPONSE']._serialized_start=991
+  _globals['_TOKENEXCHANGERESPONSE']._serialized_end=1119
+  _globals['_REVOKETOKENREQUEST']._serialized_start=1121
+  _globals['_REVOKETOKENREQUEST']._serialized_end=1223
+  _globals['_REVOKETOKENRESPONSE']._serialized_start=1225
+  _globals['_REVOKETOKENRESPONSE']._serialized_end=1246
+  _globals['_INTROSPECTTOKENREQUEST']._serialized_start=1248
+  _globals['_INTROSPECTTOKENREQUEST']._serialized_end=1312
+  _globals['_INTROSPECTTOKENRESPONSE']._serialized_start=1315
+  _globals['_INTROSPECTTOKENRESPONSE']._serialized_end=1489
+  _globals['_REVOKESUBJECTREQUEST']._serialized_start=1491
+  _globals['_REVOKESUBJECTREQUEST']._serialized_end=1530
+  _globals['_REVOKESUBJECTRESPONSE']._serialized_start=1532
+  _globals['_REVOKESUBJECTRESPONSE']._serialized_end=1579
+  _globals['_GRANT']._serialized_start=1582
+  _globals['_GRANT']._serialized_end=1831
+  _globals['_LISTGRANTSREQUEST']._serialized_start=1833
+  _globals['_LISTGRANTSREQUEST']._serialized_end=1927
+  _globals['_LISTGRANTSRESPONSE']._serialized_start=1929
+  _globals['_LISTGRANTSRESPONSE']._serialized_end=2010
+  _globals['_REVOKEGRANTREQUEST']._serialized_start=2012
+  _globals['_REVOKEGRANTREQUEST']._serialized_end=2050
+  _globals['_REVOKEGRANTRESPONSE']._serialized_start=2052
+  _globals['_REVOKEGRANTRESPONSE']._serialized_end=2073
+  _globals['_APITOKEN']._serialized_start=2076
+  _globals['_APITOKEN']._serialized_end=2328
+  _globals['_CREATEAPITOKENREQUEST']._serialized_start=2331
+  _globals['_CREATEAPITOKENREQUEST']._serialized_end=2496
+  _globals['_CREATEAPITOKENRESPONSE']._serialized_start=2498
+  _globals['_CREATEAPITOKENRESPONSE']._serialized_end=2580
+  _globals['_LISTAPITOKENSREQUEST']._serialized_start=2582
+  _globals['_LISTAPITOKENSREQUEST']._serialized_end=2659
+  _globals['_LISTAPITOKENSRESPONSE']._serialized_start=2661
+  _globals['_LISTAPITOKENSRESPONSE']._serialized_end=2752
+  _globals['_REVOKEAPITOKENREQUEST']._serialized_start=2754
+  _globals['_REVOKEAPITOKENREQUEST']._serialized_end=2815
+  _globals['_REVOKEAPITOKENRESPONSE']._serialized_start=2817
+  _globals['_REVOKEAPITOKENRESPONSE']._serialized_end=2841
+  _globals['_TOKENSERVICE']._serialized_start=2844
+  _globals['_TOKENSERVICE']._serialized_end=4079
 # @@protoc_insertion_point(module_scope)

@@ -211,13 +211,20 @@ class TokenExchangeRequest(google.protobuf.message.Message):
     SCOPES_FIELD_NUMBER: builtins.int
     RESOURCE_FIELD_NUMBER: builtins.int
     CLIENT_ID_FIELD_NUMBER: builtins.int
+    CLIENT_SECRET_FIELD_NUMBER: builtins.int
     subject_token: builtins.str
+    """The API token."""
     subject_token_type: builtins.str
     """"urn:rpz:token-type:api_token"."""
     resource: builtins.str
+    """Which of the API token's resources the access token is for; needed when it has several."""
     client_id: builtins.str
+    """The App whose API token it is."""
+    client_secret: builtins.str
     @property
-    def scopes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def scopes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """A part of the API token's scopes; empty for all of them."""
+
     def __init__(
         self,
         *,
@@ -226,8 +233,9 @@ class TokenExchangeRequest(google.protobuf.message.Message):
         scopes: collections.abc.Iterable[builtins.str] | None = ...,
         resource: builtins.str = ...,
         client_id: builtins.str = ...,
+        client_secret: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["client_id", b"client_id", "resource", b"resource", "scopes", b"scopes", "subject_token", b"subject_token", "subject_token_type", b"subject_token_type"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["client_id", b"client_id", "client_secret", b"client_secret", "resource", b"resource", "scopes", b"scopes", "subject_token", b"subject_token", "subject_token_type", b"subject_token_type"]) -> None: ...
 
 global___TokenExchangeRequest = TokenExchangeRequest
 
@@ -244,7 +252,9 @@ class TokenExchangeResponse(google.protobuf.message.Message):
     issued_token_type: builtins.str
     """"urn:ietf:params:oauth:token-type:access_token"."""
     token_type: builtins.str
+    """"Bearer"."""
     expires_in: builtins.int
+    """Seconds until the access token expires."""
     @property
     def scopes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     def __init__(
@@ -415,9 +425,13 @@ class Grant(google.protobuf.message.Message):
     @property
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     @property
-    def expire_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    def expire_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it expires unless it is used before: a code that waits for redemption, or a refresh token."""
+
     @property
-    def last_refresh_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    def last_refresh_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Unset until it is refreshed."""
+
     def __init__(
         self,
         *,
@@ -437,6 +451,8 @@ global___Grant = Grant
 
 @typing.final
 class ListGrantsRequest(google.protobuf.message.Message):
+    """Names an App, a user, or both."""
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     CLIENT_ID_FIELD_NUMBER: builtins.int

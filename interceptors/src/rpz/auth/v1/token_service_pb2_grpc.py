@@ -139,7 +139,10 @@ class TokenServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def TokenExchange(self, request, context):
-        """Exchanges an API token for a short-lived access token (RFC 8693).
+        """Exchanges an API token of an App for a short-lived access token (RFC 8693), with no more scopes,
+        for one of its resources, and not longer than the API token itself. The API token authenticates
+        the App; a secret may be given besides, and must then be good. Revoking the API token ends the
+        access token too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -168,14 +171,16 @@ class TokenServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListGrants(self, request, context):
-        """Lists what users have allowed an App, or what one user has allowed.
+        """Lists what users have allowed an App, or what one user has allowed, as far as it is alive. Only an
+        administrator lists grants without naming an App. A page may be shorter than asked for, or empty,
+        and still have a next one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeGrant(self, request, context):
-        """Revokes one grant.
+        """Revokes one grant, of an App of the caller's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

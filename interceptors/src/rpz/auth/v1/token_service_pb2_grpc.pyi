@@ -57,7 +57,11 @@ class TokenServiceStub:
         rpz.auth.v1.token_service_pb2.TokenExchangeRequest,
         rpz.auth.v1.token_service_pb2.TokenExchangeResponse,
     ]
-    """Exchanges an API token for a short-lived access token (RFC 8693)."""
+    """Exchanges an API token of an App for a short-lived access token (RFC 8693), with no more scopes,
+    for one of its resources, and not longer than the API token itself. The API token authenticates
+    the App; a secret may be given besides, and must then be good. Revoking the API token ends the
+    access token too.
+    """
 
     RevokeToken: grpc.UnaryUnaryMultiCallable[
         rpz.auth.v1.token_service_pb2.RevokeTokenRequest,
@@ -83,13 +87,16 @@ class TokenServiceStub:
         rpz.auth.v1.token_service_pb2.ListGrantsRequest,
         rpz.auth.v1.token_service_pb2.ListGrantsResponse,
     ]
-    """Lists what users have allowed an App, or what one user has allowed."""
+    """Lists what users have allowed an App, or what one user has allowed, as far as it is alive. Only an
+    administrator lists grants without naming an App. A page may be shorter than asked for, or empty,
+    and still have a next one.
+    """
 
     RevokeGrant: grpc.UnaryUnaryMultiCallable[
         rpz.auth.v1.token_service_pb2.RevokeGrantRequest,
         rpz.auth.v1.token_service_pb2.RevokeGrantResponse,
     ]
-    """Revokes one grant."""
+    """Revokes one grant, of an App of the caller's."""
 
     CreateApiToken: grpc.UnaryUnaryMultiCallable[
         rpz.auth.v1.token_service_pb2.CreateApiTokenRequest,
@@ -146,7 +153,11 @@ class TokenServiceAsyncStub:
         rpz.auth.v1.token_service_pb2.TokenExchangeRequest,
         rpz.auth.v1.token_service_pb2.TokenExchangeResponse,
     ]
-    """Exchanges an API token for a short-lived access token (RFC 8693)."""
+    """Exchanges an API token of an App for a short-lived access token (RFC 8693), with no more scopes,
+    for one of its resources, and not longer than the API token itself. The API token authenticates
+    the App; a secret may be given besides, and must then be good. Revoking the API token ends the
+    access token too.
+    """
 
     RevokeToken: grpc.aio.UnaryUnaryMultiCallable[
         rpz.auth.v1.token_service_pb2.RevokeTokenRequest,
@@ -172,13 +183,16 @@ class TokenServiceAsyncStub:
         rpz.auth.v1.token_service_pb2.ListGrantsRequest,
         rpz.auth.v1.token_service_pb2.ListGrantsResponse,
     ]
-    """Lists what users have allowed an App, or what one user has allowed."""
+    """Lists what users have allowed an App, or what one user has allowed, as far as it is alive. Only an
+    administrator lists grants without naming an App. A page may be shorter than asked for, or empty,
+    and still have a next one.
+    """
 
     RevokeGrant: grpc.aio.UnaryUnaryMultiCallable[
         rpz.auth.v1.token_service_pb2.RevokeGrantRequest,
         rpz.auth.v1.token_service_pb2.RevokeGrantResponse,
     ]
-    """Revokes one grant."""
+    """Revokes one grant, of an App of the caller's."""
 
     CreateApiToken: grpc.aio.UnaryUnaryMultiCallable[
         rpz.auth.v1.token_service_pb2.CreateApiTokenRequest,
@@ -243,7 +257,11 @@ class TokenServiceServicer(metaclass=abc.ABCMeta):
         request: rpz.auth.v1.token_service_pb2.TokenExchangeRequest,
         context: _ServicerContext,
     ) -> typing.Union[rpz.auth.v1.token_service_pb2.TokenExchangeResponse, collections.abc.Awaitable[rpz.auth.v1.token_service_pb2.TokenExchangeResponse]]:
-        """Exchanges an API token for a short-lived access token (RFC 8693)."""
+        """Exchanges an API token of an App for a short-lived access token (RFC 8693), with no more scopes,
+        for one of its resources, and not longer than the API token itself. The API token authenticates
+        the App; a secret may be given besides, and must then be good. Revoking the API token ends the
+        access token too.
+        """
 
     @abc.abstractmethod
     def RevokeToken(
@@ -277,7 +295,10 @@ class TokenServiceServicer(metaclass=abc.ABCMeta):
         request: rpz.auth.v1.token_service_pb2.ListGrantsRequest,
         context: _ServicerContext,
     ) -> typing.Union[rpz.auth.v1.token_service_pb2.ListGrantsResponse, collections.abc.Awaitable[rpz.auth.v1.token_service_pb2.ListGrantsResponse]]:
-        """Lists what users have allowed an App, or what one user has allowed."""
+        """Lists what users have allowed an App, or what one user has allowed, as far as it is alive. Only an
+        administrator lists grants without naming an App. A page may be shorter than asked for, or empty,
+        and still have a next one.
+        """
 
     @abc.abstractmethod
     def RevokeGrant(
@@ -285,7 +306,7 @@ class TokenServiceServicer(metaclass=abc.ABCMeta):
         request: rpz.auth.v1.token_service_pb2.RevokeGrantRequest,
         context: _ServicerContext,
     ) -> typing.Union[rpz.auth.v1.token_service_pb2.RevokeGrantResponse, collections.abc.Awaitable[rpz.auth.v1.token_service_pb2.RevokeGrantResponse]]:
-        """Revokes one grant."""
+        """Revokes one grant, of an App of the caller's."""
 
     @abc.abstractmethod
     def CreateApiToken(

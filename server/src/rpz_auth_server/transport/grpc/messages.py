@@ -14,6 +14,7 @@ from rpz_auth.errors import CredentialsAmbiguous, CredentialsMissing, TokenInval
 from rpz_auth.view import AppState, Revocation
 
 from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret
+from rpz_auth_server.domain.grant import Grant
 from rpz_auth_server.domain.refusal import ClientInvalid, RequestInvalid
 from rpz_auth_server.flows.pipeline import ClientCredentials
 
@@ -161,6 +162,21 @@ def write_api_token(token: ApiToken) -> token_service_pb2.ApiToken:
         create_time=write_time(token.created_at),
         expire_time=write_time(token.expires_at),
         revoke_time=write_time(token.revoked_at),
+    )
+
+
+def write_grant(grant: Grant) -> token_service_pb2.Grant:
+    """Write a grant."""
+    return token_service_pb2.Grant(
+        grant_id=grant.grant_id,
+        client_id=grant.app_id,
+        subject=grant.subject,
+        scopes=sorted(grant.scopes),
+        resources=sorted(grant.resources),
+        create_time=write_time(grant.created_at),
+        expire_time=write_time(grant.ends_at),
+        # The first generation came with the code.
+        last_refresh_time=write_time(grant.rotated_at if grant.generation > 1 else None),
     )
 
 

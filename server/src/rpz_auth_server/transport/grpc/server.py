@@ -79,15 +79,12 @@ class GrpcServer:
         )
         self._server = grpc.aio.server(interceptors=[auth, RefusalInterceptor()], options=_OPTIONS)
         self._health = health_aio.HealthServicer()
-        # What the contract has and this version does not answers UNIMPLEMENTED; the stubs call it abstract.
-        token_service_pb2_grpc.add_TokenServiceServicer_to_server(
-            TokenService(authority),  # type: ignore[abstract]
-            self._server,
-        )
+        token_service_pb2_grpc.add_TokenServiceServicer_to_server(TokenService(authority), self._server)
         app_service_pb2_grpc.add_AppServiceServicer_to_server(AppService(authority), self._server)
         verification_service_pb2_grpc.add_VerificationServiceServicer_to_server(
             VerificationService(authority, hub), self._server
         )
+        # What the contract has and this version does not answers UNIMPLEMENTED; the stubs call it abstract.
         administration_service_pb2_grpc.add_AdministrationServiceServicer_to_server(
             administration_service_pb2_grpc.AdministrationServiceServicer(),  # type: ignore[abstract]
             self._server,

@@ -9,7 +9,7 @@ import rpz_auth
 from rpz.auth.v1 import token_service_pb2 as pb
 from rpz.auth.v1 import token_service_pb2_grpc as pb_grpc
 
-from rpz_auth_server.flows import api_tokens
+from rpz_auth_server.flows import api_tokens, grants
 from rpz_auth_server.flows.exchange_token import ExchangeToken, exchange_token
 from rpz_auth_server.flows.introspect_token import introspect_token
 from rpz_auth_server.flows.issue_code import IssueCode, issue_code
@@ -17,6 +17,7 @@ from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.flows.refresh import Refresh, refresh
 from rpz_auth_server.flows.revoke_subject import revoke_subject
 from rpz_auth_server.flows.revoke_token import RevokeToken, revoke_token
+from rpz_auth_server.flows.token_exchange import ACCESS_TOKEN_TYPE, TokenExchange, token_exchange
 from rpz_auth_server.transport.grpc import messages
 
 _BEARER = "Bearer"
@@ -85,6 +86,26 @@ class TokenService(pb_grpc.TokenServiceServicer):
             scopes=sorted(tokens.scopes),
         )
 
+    async def TokenExchange(self, request: pb.TokenExchangeRequest, context: Any) -> pb.TokenExchangeResponse:
+        """RFC 8693."""
+        exchanged = await token_exchange(
+            self._authority,
+            TokenExchange(
+                client=messages.client_credentials(context, request),
+                subject_token=request.subject_token,
+                subject_token_type=request.subject_token_type,
+                scopes=frozenset(request.scopes),
+                resource=request.resource,
+            ),
+        )
+        return pb.TokenExchangeResponse(
+            access_token=exchanged.access_token,
+            issued_token_type=ACCESS_TOKEN_TYPE,
+            token_type=_BEARER,
+            expires_in=exchanged.expires_in,
+            scopes=sorted(exchanged.scopes),
+        )
+
     async def RevokeToken(self, request: pb.RevokeTokenRequest, context: Any) -> pb.RevokeTokenResponse:
         """RFC 7009."""
         client = messages.client_credentials(context, request)
@@ -117,6 +138,25 @@ class TokenService(pb_grpc.TokenServiceServicer):
         """Every grant of a user."""
         revoked = await revoke_subject(self._authority, rpz_auth.caller(), request.subject)
         return pb.RevokeSubjectResponse(revoked_grants=revoked)
+
+    async def ListGrants(self, request: pb.ListGrantsRequest, _context: Any) -> pb.ListGrantsResponse:
+        """Those that are alive, a page at a time."""
+        page = await grants.list_grants(
+            self._authority,
+            rpz_auth.caller(),
+            client_id=request.client_id,
+            subject=request.subject,
+            after=request.page_token,
+            limit=messages.read_page_size(request.page_size),
+        )
+        return pb.ListGrantsResponse(
+            grants=map(messages.write_grant, page.grants), next_page_token=page.next_after
+        )
+
+    async def RevokeGrant(self, request: pb.RevokeGrantRequest, _context: Any) -> pb.RevokeGrantResponse:
+        """Refused everywhere at once."""
+        await grants.revoke_grant(self._authority, rpz_auth.caller(), request.grant_id)
+        return pb.RevokeGrantResponse()
 
     async def CreateApiToken(
         self, request: pb.CreateApiTokenRequest, _context: Any

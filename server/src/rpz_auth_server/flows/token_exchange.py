@@ -1,0 +1,110 @@
+"""Exchanging an API token for a short-lived access token (RFC 8693)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rpz_auth.caller import APP_SUBJECT_PREFIX
+
+from rpz_auth_server.crypto.handles import new_id
+from rpz_auth_server.crypto.signing import AccessTokenClaims
+from rpz_auth_server.domain.app import ApiToken, App
+from rpz_auth_server.domain.refusal import GrantInvalid, RequestInvalid
+from rpz_auth_server.flows.api_tokens import verify_api_token
+from rpz_auth_server.flows.pipeline import (
+    Authority,
+    ClientCredentials,
+    Selection,
+    authenticate_client,
+    choose_resource,
+    choose_scopes,
+    compiled,
+)
+
+API_TOKEN_TYPE = "urn:rpz:token-type:api_token"  # noqa: S105 - the name of a kind
+ACCESS_TOKEN_TYPE = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - the name of a kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenExchange:
+    """One request, as parsed."""
+
+    client: ClientCredentials
+    subject_token: str = field(repr=False)
+    subject_token_type: str
+    scopes: frozenset[str] = frozenset()
+    resource: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExchangedToken:
+    """A successful answer (RFC 8693 §2.2.1); there is no refresh token, the API token stays what renews."""
+
+    access_token: str = field(repr=False)
+    expires_in: int
+    """In seconds."""
+    scopes: frozenset[str]
+
+
+async def token_exchange(authority: Authority, request: TokenExchange) -> ExchangedToken:
+    """Exchange an API token of the App. Writes nothing, so it may be repeated at will.
+
+    Nothing is widened: scopes and resource are among those of the API token that are still the App's, and
+    the access token ends with it, by time or by revocation.
+
+    Raises:
+        GrantInvalid: The API token is good for nothing, or another App's; its App is locked or deleted.
+        ClientInvalid: A secret was given besides, and it is not the App's.
+        OriginNotAllowed: The App's whitelist does not have the peer.
+        RequestInvalid: The token is said to be of another type.
+        ScopeInvalid: More than the API token has.
+        TargetInvalid: A resource that the API token does not have, or none among several.
+    """
+    token = await verify_api_token(authority, request.client.client_id, request.subject_token)
+    app = await _authenticate(authority, request.client)
+    if token is None or app is None:
+        raise GrantInvalid("the subject_token is not a valid API token of this client_id")
+    if request.subject_token_type != API_TOKEN_TYPE:
+        raise RequestInvalid(f"subject_token_type must be {API_TOKEN_TYPE}")
+    selection = Selection(
+        choose_scopes(request.scopes, token.scopes, app.scopes),
+        choose_resource(request.resource, token.resources, app.resources),
+    )
+    return _sign(authority, token, app, selection)
+
+
+async def _authenticate(authority: Authority, client: ClientCredentials) -> App | None:
+    """Find the App, whose API token speaks for it; a secret that is given besides is not passed over."""
+    if client.client_secret:
+        return await authenticate_client(authority, client)
+    # Read after the token was verified: a lock that came in between is seen here, or by its epoch.
+    app = await authority.store.app(client.client_id)
+    if app is None or app.locked or app.deleted:
+        return None
+    compiled(app.whitelist).check(client.peer)
+    return app
+
+
+def _sign(authority: Authority, token: ApiToken, app: App, selection: Selection) -> ExchangedToken:
+    now = authority.store.now()
+    expires_at = now + authority.lifetimes.access_token
+    if token.expires_at is not None:
+        expires_at = min(expires_at, token.expires_at)
+    claims = AccessTokenClaims(
+        iss=authority.issuer,
+        sub=APP_SUBJECT_PREFIX + app.app_id,
+        aud=selection.resource,
+        client_id=app.app_id,
+        iat=int(now),
+        exp=int(expires_at),
+        jti=new_id(),
+        scope=" ".join(sorted(selection.scopes)),
+        epoch=app.epoch,
+        # Verifiers refuse it from the event on that revokes the API token.
+        secret_id=token.api_token_id,
+    )
+    return ExchangedToken(
+        access_token=authority.signing.sign(claims),
+        expires_in=max(0, claims.exp - claims.iat),
+        scopes=selection.scopes,
+    )
