@@ -107,6 +107,37 @@ def test_a_locked_or_deleted_app_is_refused_whole_and_others_are_not(
     assert _answer(view, replace(verdict, app_id=OTHER_APP)) is None
 
 
+@pytest.mark.parametrize("verdict", [TOKEN, API_TOKEN])
+def test_locked_issuer_refuses_all_and_unlocked_what_still_has_a_key(view: View, verdict: Verdict) -> None:
+    version = view.version_of(APP)
+    view.apply([SigningKeys(_keys(KEY_1).jwks, locked=True)])
+    assert view.locked
+    assert _answer(view, verdict, None) is TokenInvalid
+    # What was learned of API tokens before must be asked anew, by whoever does not obey the lock, too.
+    assert view.version_of(APP) != version
+    version = view.version_of(APP)
+    view.apply([KEYS])
+    assert _answer(view, verdict) is None
+    assert view.version_of(APP) != version
+    version = view.version_of(APP)
+    view.apply([_keys(KEY_1, KEY_2)])
+    assert view.version_of(APP) == version  # a rotation is no reason to ask anew
+
+
+def test_lock_comes_with_a_snapshot_too(view: View) -> None:
+    view.replace(Snapshot(SigningKeys(KEYS.jwks, locked=True), (), ()))
+    assert _answer(view) is TokenInvalid
+    view.replace(Snapshot(KEYS, (), ()))
+    assert _answer(view) is None
+
+
+def test_authority_itself_knows_of_the_lock_and_decides_by_itself(clock: Clock) -> None:
+    view = View(clock, obeys_lock=False)
+    view.replace(Snapshot(SigningKeys(KEYS.jwks, locked=True), (), ()))
+    assert view.locked
+    assert _answer(view) is None
+
+
 def test_unlocking_revives_api_tokens_and_never_older_access_tokens(view: View) -> None:
     view.apply([_app(2, locked=True, epoch=1)])
     view.apply([_app(3, epoch=1)])

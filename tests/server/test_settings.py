@@ -41,6 +41,8 @@ def test_defaults_serve_on_loopback_with_tls(tmp_path: Path) -> None:
         "refresh_idle_lifetime": 30 * 86400,
         "refresh_absolute_lifetime": 180 * 86400,
         "refresh_grace": 60,
+        "signing_key_period": 90 * 86400,
+        "signing_key_publish_ahead": 3600,
         "heartbeat_interval": 1,
         "log_format": "json",
         "log_level": "info",

@@ -289,7 +289,7 @@ def _read_verdict(call: Any) -> Verdict:
 
 def _read_snapshot(parts: list[pb.Snapshot]) -> Snapshot:
     return Snapshot(
-        keys=SigningKeys(next(part.keys.jwks for part in parts if part.HasField("keys"))),
+        keys=_read_keys(next(part.keys for part in parts if part.HasField("keys"))),
         revocations=[_read_revocation(item) for part in parts for item in part.revocations],
         apps=[_read_app(item) for part in parts for item in part.apps],
     )
@@ -302,10 +302,14 @@ def _read_event(event: pb.Event) -> Change:
         case "app":
             return _read_app(event.app)
         case "keys":
-            return SigningKeys(event.keys.jwks)
+            return _read_keys(event.keys)
         case _:
             # A kind of change that a newer authority knows: what it means for calls cannot be guessed.
             raise ConfigurationError("the authority sends events that this version of rpz-auth cannot read")
+
+
+def _read_keys(item: pb.SigningKeys) -> SigningKeys:
+    return SigningKeys(item.jwks, locked=item.locked)
 
 
 def _read_revocation(item: pb.Revocation) -> Revocation:

@@ -50,11 +50,11 @@ class FakeAuthority:
         self._apps: dict[str, AppState] = {}
         self._token_ids: dict[Credential, str] = {}
         self._reachable = True
+        self._locked = False
 
     def start(self) -> None:
         """Know everything at once."""
-        keys = SigningKeys(json.dumps({"keys": [self._key.as_dict(private=False)]}))
-        self.view.replace(Snapshot(keys, (), self._apps.values()))
+        self.view.replace(Snapshot(self._keys(), (), self._apps.values()))
         self.view.refresh(math.inf if self._reachable else -math.inf)
 
     def wait(self, timeout: float) -> None:
@@ -73,7 +73,7 @@ class FakeAuthority:
         if not self._reachable:
             raise BackendUnavailable
         verdict = self._api_tokens.get((question.app_id, question.api_token))
-        if verdict is None:
+        if verdict is None or self._locked:
             raise TokenInvalid
         return verdict
 
@@ -176,6 +176,17 @@ class FakeAuthority:
         """Unlock an App: its API tokens work again, access tokens from before do not."""
         self._change(replace(self._app(app_id), locked=False))
 
+    def lock_issuer(self) -> None:
+        """Lock the authority as a whole: every credential of every App stops."""
+        self._locked = True
+        self._key = _new_key()
+        self.view.apply([self._keys()])
+
+    def unlock_issuer(self) -> None:
+        """Unlock it: API tokens work again, access tokens from before do not."""
+        self._locked = False
+        self.view.apply([self._keys()])
+
     def cut_off(self) -> None:
         """Be unreachable and, for the service, silent for too long."""
         self._reachable = False
@@ -185,6 +196,9 @@ class FakeAuthority:
         """Be reachable again."""
         self._reachable = True
         self.view.refresh(math.inf)
+
+    def _keys(self) -> SigningKeys:
+        return SigningKeys(json.dumps({"keys": [self._key.as_dict(private=False)]}), locked=self._locked)
 
     def _app(self, app_id: str) -> AppState:
         return self._apps.get(app_id) or AppState(app_id=app_id, version=0)

@@ -46,9 +46,11 @@ class AppState:
 
 @dataclass(frozen=True, slots=True)
 class SigningKeys:
-    """The public signing keys (RFC 7517 §5), as JSON."""
+    """The public signing keys (RFC 7517 §5) as JSON, and whether the issuer is locked."""
 
     jwks: str
+    locked: bool = False
+    """While it is set, every credential of every App is refused."""
 
 
 Change = Revocation | AppState | SigningKeys
@@ -87,12 +89,21 @@ class View:
     Holding on to the higher versions would make the view deaf to changes until they are reached again.
     """
 
-    def __init__(self, clock: Clock) -> None:
-        """Know nothing yet; `clock` tells the authority's time."""
+    def __init__(self, clock: Clock, *, obeys_lock: bool = True) -> None:
+        """Know nothing yet.
+
+        Args:
+            clock: Tells the authority's time.
+            obeys_lock: Whether `check` refuses all while the issuer is locked. Only the authority itself does
+                not: it lets its administrators in, and decides by `locked` about everything else.
+        """
         self.now = clock
         self.known = False
+        self.locked = False
+        self._obeys_lock = obeys_lock
         self.keys: Mapping[str, ECKey] = {}
         self._snapshots = 0
+        self._lock_changes = 0
         self.fresh_until = 0.0
         """On the authority's clock; until then it may be decided from here."""
         self._apps: dict[str, _App] = {}
@@ -119,7 +130,7 @@ class View:
             # First what refuses: a reader in between must not see the new Apps without it.
             for revocation in snapshot.revocations:
                 self._revoke(revocation)
-            self.keys = keys
+            self._take_keys(keys, locked=snapshot.keys.locked)
             self._apps = apps
             self._snapshots += 1
             self._forget()
@@ -142,7 +153,7 @@ class View:
                         case AppState():
                             _put(self._apps, change)
                         case SigningKeys():
-                            self.keys = _import_keys(change)
+                            self._take_keys(_import_keys(change), locked=change.locked)
                 self._forget()
         finally:
             self._tell(changes)
@@ -170,11 +181,11 @@ class View:
             peer: Who presents it; None when only the credential is asked about.
 
         Raises:
-            TokenInvalid: It was revoked, its key was dropped, or its App was locked, deleted or moved to a
-            later epoch.
+            TokenInvalid: It was revoked, its key was dropped, the issuer is locked, or its App was locked,
+            deleted or moved to a later epoch.
             OriginNotAllowed: The App's whitelist does not have the peer.
         """
-        if verdict.kid is not None and verdict.kid not in self.keys:
+        if (self.locked and self._obeys_lock) or (verdict.kid is not None and verdict.kid not in self.keys):
             raise TokenInvalid
         revoked = self._revoked
         if revoked and (
@@ -201,13 +212,22 @@ class View:
             raise TokenInvalid
 
     def version_of(self, app_id: str) -> tuple[int, int]:
-        """What changes whenever an App may have: the number of snapshots so far, and its state's version."""
+        """What changes when answers about an App may: a count of snapshots and locks, its state's version."""
         app = self._apps.get(app_id)
-        return self._snapshots, 0 if app is None else app.state.version
+        return self._snapshots + self._lock_changes, 0 if app is None else app.state.version
 
     def is_revoked(self, identifier: str) -> bool:
         """Tell whether an identifier is among the live revocations."""
         return identifier in self._revoked
+
+    def _take_keys(self, keys: Mapping[str, ECKey], *, locked: bool) -> None:
+        if locked and not self.locked:
+            self._lock_changes += 1
+            self.locked = True
+        self.keys = keys
+        if self.locked and not locked:
+            self._lock_changes += 1
+            self.locked = False
 
     def _tell(self, changes: Sequence[Change] | None) -> None:
         for follower in self._followers:

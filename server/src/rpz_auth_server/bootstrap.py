@@ -69,7 +69,7 @@ async def found(store: Store, signing: SigningKeyring, *, issuer: str) -> None:
     # Of a database without an issuer, made by an earlier version: they decrypt for theirs only.
     signing.replace(await store.signing_keys())
     if held is None:
-        first = () if signing.is_ready else (signing.generate(now=store.now()),)
+        first = (signing.generate(now=store.now()),) if signing.is_empty else ()
         with contextlib.suppress(Conflict):  # another process founded it in this moment
             await store.commit(Commit(rows=(Issuer(issuer=issuer), *first)))
         await found(store, signing, issuer=issuer)
@@ -100,7 +100,8 @@ async def ensure_administrator(
             content = _read(path)
             if {**content, **connection} != content:
                 files.replace(path, _write({**content, **connection}))
-            if await verify_api_token(authority, content["app_id"], content["api_token"]) is None:
+            app_id, token = content["app_id"], content["api_token"]
+            if await verify_api_token(authority, app_id, token, for_authority=True) is None:
                 return
         else:
             return

@@ -23,6 +23,7 @@ from rpz_auth_server.crypto.signing import SigningKeyring
 from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.live.collector import collect_forever
 from rpz_auth_server.live.hub import Hub
+from rpz_auth_server.live.keys import keep_keys_forever
 from rpz_auth_server.settings import OFF, Settings
 from rpz_auth_server.storage.sqlite import SqliteStore
 from rpz_auth_server.storage.store import Store
@@ -79,7 +80,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one for each setting
     """Run the authority until SIGTERM or Ctrl-C.
 
     Every setting can also be given as RPZ_AUTH_<NAME> in the environment, or in a TOML file; the others
-    (lifetimes, heartbeat_interval) only there.
+    (lifetimes, key periods, heartbeat_interval) only there.
     """
     settings = _load(locals())
     try:
@@ -184,8 +185,8 @@ async def run(settings: Settings, environ: Mapping[str, str]) -> None:
         await bootstrap.ensure_administrator(authority, settings.data_dir, connection)
         await server.start()
         await http.start()
-        collecting = asyncio.create_task(collect_forever(authority.store))
-        cleanup.callback(collecting.cancel)
+        for work in (collect_forever(authority.store), keep_keys_forever(authority)):
+            cleanup.callback(asyncio.create_task(work).cancel)
         print(  # noqa: T201 - for the person or script that started it
             f"rpz-auth-server listens on {connection['grpc_address']} as {settings.issuer}\n"
             f"administrator: {settings.data_dir / bootstrap.FILE_NAME}\n"
@@ -240,6 +241,7 @@ async def open_authority(
         view=hub.view,
         issuer=settings.issuer,
         lifetimes=settings.lifetimes,
+        key_times=settings.key_times,
     )
     return authority, hub
 

@@ -26,6 +26,7 @@ from rpz_auth.errors import ConfigurationError
 
 from rpz_auth_server.crypto.keyring import ENVIRONMENT_VARIABLE as KEYRING_VARIABLE
 from rpz_auth_server.domain.grant import MAX_ACCESS_TOKEN_LIFETIME, Lifetimes
+from rpz_auth_server.domain.key import KeyTimes
 
 ENVIRONMENT_PREFIX = "RPZ_AUTH_"
 FILE_NAME = "rpz-auth.toml"
@@ -226,6 +227,10 @@ class Settings(BaseModel):
     """Until a grant expires however often it is renewed."""
     refresh_grace: float = Field(60, ge=0, le=600)
     """How long a lost answer to a refresh may be asked for again; 0 for never."""
+    signing_key_period: float = Field(90 * _DAY, ge=3600, le=3650 * _DAY)
+    """For which a signing key signs before the next one does."""
+    signing_key_publish_ahead: float = Field(3600, ge=10, le=30 * _DAY)
+    """For which a signing key is published before it signs."""
     heartbeat_interval: float = Field(1, ge=0.1, le=5)
     log_format: Literal["console", "json"] = Field(
         default_factory=lambda: "console" if sys.stderr.isatty() else "json"
@@ -298,6 +303,11 @@ class Settings(BaseModel):
             refresh_grace=self.refresh_grace,
         )
 
+    @property
+    def key_times(self) -> KeyTimes:
+        """When signing keys follow one another, in the words of the rules."""
+        return KeyTimes(period=self.signing_key_period, publish_ahead=self.signing_key_publish_ahead)
+
     @model_validator(mode="after")
     def _check_together(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
@@ -316,6 +326,10 @@ class Settings(BaseModel):
         if self.refresh_idle_lifetime > self.refresh_absolute_lifetime:
             raise ValueError(
                 f"{_spellings('refresh_idle_lifetime')}: must not be longer than refresh_absolute_lifetime"
+            )
+        if self.signing_key_publish_ahead > self.signing_key_period:
+            raise ValueError(
+                f"{_spellings('signing_key_publish_ahead')}: must not be longer than signing_key_period"
             )
         return self
 

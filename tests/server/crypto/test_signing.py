@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import hashlib
 import json
+import math
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -194,13 +195,31 @@ def test_changed_record_does_not_decrypt_and_what_was_held_stays(
     assert ready.jwks() == before
 
 
-def test_newest_key_that_is_not_retired_signs_and_all_are_published() -> None:
+def kid_of(token: str) -> str:
+    return str(json.loads(decode(token.split(".", maxsplit=1)[0]))["kid"])
+
+
+def test_key_is_published_from_its_making_and_signs_from_its_time_on() -> None:
     ring = keyring()
-    old, new, retired = (ring.generate(now=now) for now in (1, 2, 3))
-    retired = dataclasses.replace(retired, retire_at=10.0)
-    ring.replace([new, retired, old])
-    assert json.loads(decode(ring.sign(CLAIMS).split(".")[0]))["kid"] == new.kid
-    assert {key["kid"] for key in json.loads(ring.jwks())["keys"]} == {old.kid, new.kid, retired.kid}
+    old = dataclasses.replace(ring.generate(now=1), retire_at=9000.0)
+    new = ring.generate(now=2, sign_at=1000.9)
+    dropped = dataclasses.replace(ring.generate(now=3), published=False, sealed=b"")
+    ring.replace([new, dropped, old])
+    assert {key["kid"] for key in json.loads(ring.jwks())["keys"]} == {old.kid, new.kid}
+    assert kid_of(ring.sign(dataclasses.replace(CLAIMS, iat=999))) == old.kid
+    assert kid_of(ring.sign(CLAIMS)) == new.kid
+
+
+def test_key_is_encrypted_anew_under_the_master_key_that_mints() -> None:
+    both = KeyRing({1: b"1" * 32, 2: b"2" * 32}, minting=2)
+    record = keyring().generate(now=1)
+    resealed = keyring(both).reseal(record)
+    assert resealed == dataclasses.replace(record, key_number=2, sealed=resealed.sealed, version=2)
+    ring = keyring(KeyRing({2: b"2" * 32}, minting=2))
+    ring.replace([resealed])
+    assert kid_of(ring.sign(CLAIMS)) == record.kid
+    with pytest.raises(ConfigurationError, match="master key 1, which is not"):
+        ring.reseal(record)
 
 
 def test_generated_key_signs_only_once_its_record_came_back(ready: SigningKeyring, record: SealedKey) -> None:
@@ -212,7 +231,8 @@ def test_without_a_key_that_signs_nothing_is_signed(record: SealedKey) -> None:
     ring = keyring()
     with pytest.raises(BackendUnavailable):
         ring.sign(CLAIMS)
-    ring.replace([dataclasses.replace(record, retire_at=10.0)])
+    assert ring.is_empty
+    ring.replace([dataclasses.replace(record, sign_at=math.inf)])
     with pytest.raises(BackendUnavailable):
         ring.sign(CLAIMS)
     assert len(json.loads(ring.jwks())["keys"]) == 1

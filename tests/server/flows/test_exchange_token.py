@@ -434,9 +434,10 @@ async def test_what_cannot_be_signed_consumes_nothing(authority: TestAuthority) 
     client = await authority.create_client()
     code = await authority.issue_code(client)
     signing = authority.authority.signing
-    held, signing._signs = signing._signs, None
+    records = await authority.store.inner.signing_keys()
+    signing.replace([])
     assert await refusal(authority.exchange(client, code)) == Reason.BACKEND_UNAVAILABLE
-    signing._signs = held
+    signing.replace(records)
     assert await authority.is_alive((await authority.exchange(client, code)).access_token)
 
 

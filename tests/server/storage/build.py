@@ -108,7 +108,8 @@ def a_grant(**changes: Any) -> Grant:
 
 
 def a_key(**changes: Any) -> SealedKey:
-    return replace(SealedKey(kid=new_id(), key_number=1, sealed=b"sealed\x00", created_at=NOW), **changes)
+    key = SealedKey(kid=new_id(), key_number=1, sealed=b"sealed\x00", created_at=NOW, sign_at=NOW + 1)
+    return replace(key, **changes)
 
 
 def an_account(**changes: Any) -> Account:

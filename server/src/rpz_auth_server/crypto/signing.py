@@ -11,7 +11,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -107,41 +107,55 @@ class SigningKeyring:
         self._keyring = keyring
         self._issuer = issuer
         self._instance = instance
-        self._keys: Sequence[_SigningKey] = ()
-        self._signs: _SigningKey | None = None
+        self._keys: Sequence[tuple[float, _SigningKey]] = ()
 
-    def generate(self, *, now: float) -> SealedKey:
+    def generate(self, *, now: float, sign_at: float | None = None) -> SealedKey:
         """Make a key for the database; it is not held before the record comes back by `replace`.
 
         Args:
             now: Database time in seconds since the epoch.
+            sign_at: When it begins to sign; now if None.
         """
         private = ec.generate_private_key(ec.SECP256R1())
         kid = _SigningKey(private).kid
-        key_number = self._keyring.minting_number
-        nonce = secrets.token_bytes(_NONCE_BYTES)
-        scalar = private.private_numbers().private_value.to_bytes(_SCALAR_BYTES, "big")
-        sealed = nonce + self._aead(key_number).encrypt(nonce, scalar, self._bound_to(kid))
-        return SealedKey(kid=kid, key_number=key_number, sealed=sealed, created_at=now)
+        key_number, sealed = self._seal(private, kid)
+        return SealedKey(
+            kid=kid,
+            key_number=key_number,
+            sealed=sealed,
+            created_at=now,
+            sign_at=now if sign_at is None else sign_at,
+        )
+
+    def reseal(self, record: SealedKey) -> SealedKey:
+        """Encrypt a key anew, under the master key that mints now.
+
+        Raises:
+            ConfigurationError: It does not decrypt.
+        """
+        key_number, sealed = self._seal(self._open(record), record.kid)
+        return replace(record, key_number=key_number, sealed=sealed, version=record.version + 1)
 
     def replace(self, records: Iterable[SealedKey]) -> None:
-        """Hold these keys, and no others: all of them are published, the newest that is not retired signs.
+        """Hold the published ones of these keys, and no others.
 
         Raises:
             ConfigurationError: One does not decrypt; what was held before stays.
         """
-        held = [(record, self._unseal(record)) for record in records]
-        self._signs = _choose(held)
-        self._keys = tuple(key for _, key in held)
+        published = sorted(
+            (record for record in records if record.published),
+            key=lambda record: (record.sign_at, record.created_at, record.kid),
+        )
+        self._keys = tuple((record.sign_at, _SigningKey(self._open(record))) for record in published)
 
     @property
-    def is_ready(self) -> bool:
-        """Whether there is a key that signs."""
-        return self._signs is not None
+    def is_empty(self) -> bool:
+        """Whether no key is held."""
+        return not self._keys
 
     def jwks(self) -> str:
         """The public keys as a JWK Set (RFC 7517 §5)."""
-        return _json({"keys": [key.public_jwk for key in self._keys]}).decode("ascii")
+        return _json({"keys": [key.public_jwk for _, key in self._keys]}).decode("ascii")
 
     def sign(self, claims: AccessTokenClaims) -> str:
         """Make an access token (RFC 9068 §2), of less than 4,096 characters.
@@ -150,12 +164,19 @@ class SigningKeyring:
             ScopeInvalid: It would be longer.
             BackendUnavailable: No key that is held may sign.
         """
-        key = self._signs
-        if key is None:
-            raise BackendUnavailable
-        return key.sign(claims.to_json())
+        # The newest that signs by then; `iat` is a whole second, and so is the beginning compared.
+        for sign_at, key in reversed(self._keys):
+            if sign_at < claims.iat + 1:
+                return key.sign(claims.to_json())
+        raise BackendUnavailable
 
-    def _unseal(self, record: SealedKey) -> _SigningKey:
+    def _seal(self, private: ec.EllipticCurvePrivateKey, kid: str) -> tuple[int, bytes]:
+        key_number = self._keyring.minting_number
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        scalar = private.private_numbers().private_value.to_bytes(_SCALAR_BYTES, "big")
+        return key_number, nonce + self._aead(key_number).encrypt(nonce, scalar, self._bound_to(kid))
+
+    def _open(self, record: SealedKey) -> ec.EllipticCurvePrivateKey:
         try:
             aead = self._aead(record.key_number)
         except BackendUnavailable:
@@ -171,7 +192,7 @@ class SigningKeyring:
                 f"signing key {record.kid} does not decrypt: the master key ring does not belong to this "
                 "database, or the issuer is not the one that it was made for"
             ) from None
-        return _SigningKey(ec.derive_private_key(int.from_bytes(scalar, "big"), ec.SECP256R1()))
+        return ec.derive_private_key(int.from_bytes(scalar, "big"), ec.SECP256R1())
 
     def _aead(self, key_number: int) -> AESGCM:
         return AESGCM(
@@ -181,12 +202,6 @@ class SigningKeyring:
     def _bound_to(self, kid: str) -> bytes:
         """The associated data: a record that was moved or renamed does not decrypt."""
         return join(kid.encode(), self._issuer.encode(), self._instance.encode())
-
-
-def _choose(held: Iterable[tuple[SealedKey, _SigningKey]]) -> _SigningKey | None:
-    """The key that signs: the newest that is not retired; by `kid` when two are equally new."""
-    signing = [(record.created_at, record.kid, key) for record, key in held if record.retire_at is None]
-    return max(signing, key=lambda entry: entry[:2])[2] if signing else None
 
 
 def _b64(raw: bytes) -> str:

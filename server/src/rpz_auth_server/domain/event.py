@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from rpz_auth.view import AppState, Change, Revocation
+from rpz_auth.view import AppState, Change, Revocation, SigningKeys
 
 _CURSOR = re.compile(r"([0-9]{1,18})\.([0-9a-f]{32})", re.ASCII)
 
@@ -34,6 +34,11 @@ class Cursor:
 
 BEGINNING = Cursor(0, "0" * 32)
 """Before the first event of a database."""
+
+
+KEYS_CHANGED = SigningKeys("")
+"""What a commit says that changes signing keys or the issuer's lock. What they are now each process reads
+from the records that it can decrypt, so that writing events to the database forges no key."""
 
 
 @dataclass(frozen=True, slots=True)

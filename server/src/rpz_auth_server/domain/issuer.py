@@ -11,6 +11,8 @@ class Issuer:
 
     issuer: str
     """Its name (RFC 8414 §2), to which all keys and credentials are bound; for ever."""
+    locked: bool = False
+    """While it is set, no credential is good but what administrators need to undo it."""
     bootstrap_token_id: str | None = None
     """Of the API token in the newest bootstrap file; None before the first."""
     version: int = 1

@@ -22,6 +22,18 @@ OWN = frozenset({ADMIN, APPS, CODES_ISSUE, VERIFY, INTROSPECT, AUDIT})
 VERIFIER = frozenset({VERIFY, INTROSPECT})
 """All that a service which verifies tokens may hold."""
 
+_EMERGENCY = frozenset({ADMIN, APPS, AUDIT})
+
+
+def left_while_locked(scopes: frozenset[str]) -> frozenset[str]:
+    """What an API token still allows at the authority while the issuer is locked.
+
+    An administrator can find out what happened and undo the lock; a verifier can learn of that, and is told
+    that no token is good.
+    """
+    return scopes & (_EMERGENCY if ADMIN in scopes else VERIFIER)
+
+
 _MAX_TEXT = 1500
 
 

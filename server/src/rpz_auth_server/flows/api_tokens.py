@@ -104,17 +104,21 @@ async def revoke_api_token(authority: Authority, caller: Caller, app_id: str, ap
     await retry_conflicts(attempt)
 
 
-async def verify_api_token(authority: Authority, app_id: str | None, text: str) -> ApiToken | None:
+async def verify_api_token(
+    authority: Authority, app_id: str | None, text: str, *, for_authority: bool = False
+) -> ApiToken | None:
     """Find the live API token that a text is.
 
     Args:
         authority: The authority.
         app_id: Whose it is said to be; None for whoever's.
         text: As presented.
+        for_authority: Whether it is presented for a call to the authority itself.
 
     Returns:
         Its record, with what of its scopes and resources is still the App's. None for anything that is
-        good for nothing: forged, unknown, expired, revoked, another App's, of a locked or deleted App.
+        good for nothing: forged, unknown, expired, revoked, another App's, of a locked or deleted App, and
+        while the issuer is locked all but what is needed to undo that.
     """
     try:
         opened = authority.handles.open(HandleKind.API_TOKEN, text)
@@ -129,7 +133,12 @@ async def verify_api_token(authority: Authority, app_id: str | None, text: str) 
     if app is None or app.locked or app.deleted:
         return None
     # What was taken from the App since is taken from its tokens.
-    return replace(token, scopes=token.scopes & app.scopes, resources=token.resources & app.resources)
+    scopes = token.scopes & app.scopes
+    if authority.view.locked:
+        scopes = scope.left_while_locked(scopes) if for_authority else frozenset()
+        if not scopes:
+            return None
+    return replace(token, scopes=scopes, resources=token.resources & app.resources)
 
 
 def _audit(caller: Caller, action: str, token: ApiToken) -> Audit:

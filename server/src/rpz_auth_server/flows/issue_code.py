@@ -109,7 +109,7 @@ async def _find_client(authority: Authority, caller: Caller, client_id: str) -> 
         if own is None or own.sign_in is None or client_id not in own.sign_in.client_ids:
             raise RightsInsufficient("an administrator must list the Apps that this service issues codes for")
     app = await authority.store.app(client_id) if APP_ID.fullmatch(client_id) else None
-    if app is None or app.locked or app.deleted:
+    if app is None or app.locked or app.deleted or authority.view.locked:
         raise RightsInsufficient("there is no such App that codes can be issued for")
     return app
 

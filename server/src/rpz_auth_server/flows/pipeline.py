@@ -24,6 +24,7 @@ from rpz_auth_server.crypto.signing import AccessTokenClaims, SigningKeyring
 from rpz_auth_server.domain.app import App, AppKind, is_live
 from rpz_auth_server.domain.event import Audit
 from rpz_auth_server.domain.grant import MARGIN, Grant, Issued, Lifetimes, Reused
+from rpz_auth_server.domain.key import KeyTimes
 from rpz_auth_server.domain.refusal import ClientInvalid, Conflict, GrantInvalid, ScopeInvalid, TargetInvalid
 from rpz_auth_server.storage.store import Commit, Store
 
@@ -46,6 +47,7 @@ class Authority:
     """The authority's own, kept up to date like any verifier's."""
     issuer: str
     lifetimes: Lifetimes
+    key_times: KeyTimes = field(default_factory=KeyTimes)
 
     @staticmethod
     def forget_at(now: float) -> float:
@@ -113,7 +115,7 @@ async def authenticate_client(authority: Authority, client: ClientCredentials) -
     """
     opened = _open_secret(authority, client.client_secret) if client.client_secret else None
     app = await authority.store.app(client.client_id) if APP_ID.fullmatch(client.client_id) else None
-    if app is None or app.locked or app.deleted:
+    if app is None or app.locked or app.deleted or authority.view.locked:
         raise ClientInvalid
     if opened is not None:
         await _verify_secret(authority, opened, app)

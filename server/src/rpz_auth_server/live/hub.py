@@ -45,7 +45,7 @@ class Hub:
 
     def __init__(self, store: Store, signing: SigningKeyring, *, heartbeat_interval: float) -> None:
         """Follow `store`; `heartbeat_interval` is in seconds."""
-        self.view = View(store.now)
+        self.view = View(store.now, obeys_lock=False)
         """What the authority itself goes by; no older than what it has told its followers."""
         self.heartbeat_interval = heartbeat_interval
         self._store = store
@@ -57,6 +57,8 @@ class Hub:
         self._news = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._dismissed = False
+        self._locked = False
+        self._reading_keys = asyncio.Lock()
 
     async def start(self) -> None:
         """Take a first snapshot, then follow in the background.
@@ -88,13 +90,13 @@ class Hub:
         # before the follower came would not do, since another process may have written it for a cut-off one.
         told = Beat(await self._store.heartbeat())
         era = self._era
-        missed = None if cursor is None else await self._store.events_after(cursor, limit=_KEPT)
+        missed = None if cursor is None else await self._read_events(cursor, _KEPT)
         while cursor is not None and missed:
             cursor = missed[-1].cursor
             yield News(missed, cursor)
-            missed = await self._store.events_after(cursor, limit=_KEPT)
+            missed = await self._read_events(cursor, _KEPT)
         if cursor is None or missed is None:
-            snapshot = await self._store.snapshot()
+            snapshot = await self._read_snapshot()
             cursor = snapshot.cursor
             yield News(snapshot, cursor)
         yield News(told, cursor)
@@ -104,7 +106,7 @@ class Hub:
                 events = self._since(cursor) if era == self._era else None
                 if events is None:
                     era = self._era
-                    snapshot = await self._store.snapshot()
+                    snapshot = await self._read_snapshot()
                     cursor = snapshot.cursor
                     yield News(snapshot, cursor)
                 elif events:
@@ -117,11 +119,44 @@ class Hub:
                 await waiting.wait()
 
     def keys(self) -> SigningKeys:
-        """The keys that are published now."""
-        return SigningKeys(self._signing.jwks())
+        """The keys that are published now, and whether the issuer is locked."""
+        return SigningKeys(self._signing.jwks(), locked=self._locked)
+
+    async def catch_up(self) -> None:
+        """Take over what was committed until now, without waiting to be woken."""
+        await self._advance()
+
+    async def _read_snapshot(self) -> StoredSnapshot:
+        """Read a snapshot, and then the keys, which are told with it and must not be older."""
+        snapshot = await self._store.snapshot()
+        await self._read_keys()
+        return snapshot
+
+    async def _read_events(self, cursor: Cursor, limit: int) -> Sequence[Event] | None:
+        """Read events; one that says that keys have changed comes with what they are now."""
+        events = await self._store.events_after(cursor, limit=limit)
+        if not events or not any(isinstance(event.change, SigningKeys) for event in events):
+            return events
+        await self._read_keys()
+        return [
+            Event(event.cursor, self.keys()) if isinstance(event.change, SigningKeys) else event
+            for event in events
+        ]
+
+    async def _read_keys(self) -> None:
+        """Take over signing keys and lock; one at a time, so that an older state never replaces a newer.
+
+        Raises:
+            ConfigurationError: A key does not decrypt. Nothing is told then, and followers grow stale: who
+                writes to the database can stop the authority, but not make it publish a key.
+        """
+        async with self._reading_keys:
+            issuer = await self._store.issuer()
+            self._signing.replace(await self._store.signing_keys())
+            self._locked = issuer is not None and issuer.locked
 
     async def _take_snapshot(self) -> None:
-        snapshot = await self._store.snapshot()
+        snapshot = await self._read_snapshot()
         self._events.clear()
         self._era += 1  # places before and after do not compare
         self._cursor = snapshot.cursor
@@ -166,7 +201,7 @@ class Hub:
 
     async def _advance(self) -> None:
         while True:
-            events = await self._store.events_after(self._cursor, limit=_BATCH)
+            events = await self._read_events(self._cursor, _BATCH)
             if events is None:  # another database stands in place of the one that was followed
                 await self._take_snapshot()
                 return

@@ -55,7 +55,9 @@ class LocalAuthority:
         Raises:
             TokenInvalid: The API token is good for nothing here.
         """
-        token = await verify_api_token(self._authority, question.app_id, question.api_token)
+        token = await verify_api_token(
+            self._authority, question.app_id, question.api_token, for_authority=True
+        )
         if token is None:
             raise TokenInvalid
         return Verdict(

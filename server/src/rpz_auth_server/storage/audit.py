@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from typing import Any
 
 from rpz_auth_server.domain.event import Audit, AuditRecord
 from rpz_auth_server.storage.rows import to_json
@@ -65,20 +66,26 @@ def append(audit: Audit, now: float) -> Steps[None]:
     )
 
 
+_SELECT = "SELECT sequence, recorded_at, actor, action, app_id, peer, details, digest FROM audit"
+
+
 def after(sequence: int, limit: int) -> Steps[list[AuditRecord]]:
     """Read records in order."""
-    found = yield sql(
-        "SELECT sequence, recorded_at, actor, action, app_id, peer, details, digest FROM audit"
-        " WHERE sequence > ? ORDER BY sequence LIMIT ?",
-        sequence,
-        limit,
+    found = yield sql(f"{_SELECT} WHERE sequence > ? ORDER BY sequence LIMIT ?", sequence, limit)
+    return [_load(row) for row in found.rows]
+
+
+def newest() -> Steps[AuditRecord | None]:
+    """Read the last record."""
+    found = yield sql(f"{_SELECT} ORDER BY sequence DESC LIMIT 1")
+    return _load(found.rows[0]) if found.rows else None
+
+
+def _load(row: tuple[Any, ...]) -> AuditRecord:
+    number, recorded_at, actor, action, app_id, peer, details, chained = row
+    return AuditRecord(
+        sequence=number,
+        recorded_at=recorded_at,
+        audit=Audit(actor=actor, action=action, app_id=app_id, peer=peer, details=json.loads(details)),
+        digest=chained,
     )
-    return [
-        AuditRecord(
-            sequence=number,
-            recorded_at=recorded_at,
-            audit=Audit(actor=actor, action=action, app_id=app_id, peer=peer, details=json.loads(details)),
-            digest=chained,
-        )
-        for number, recorded_at, actor, action, app_id, peer, details, chained in found.rows
-    ]

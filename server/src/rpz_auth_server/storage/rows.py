@@ -169,8 +169,10 @@ GRANTS: Table[Grant] = Table(
     codecs={**_CREDENTIAL, "state": _Codec(str, GrantState)},
     derived={"collect_at": dead_at},
 )
-SIGNING_KEYS: Table[SealedKey] = Table(SealedKey, "signing_keys", _columns(SealedKey))
-ISSUER: Table[Issuer] = Table(Issuer, "issuer", _columns(Issuer))
+SIGNING_KEYS: Table[SealedKey] = Table(
+    SealedKey, "signing_keys", _columns(SealedKey), codecs={"published": _BOOL}
+)
+ISSUER: Table[Issuer] = Table(Issuer, "issuer", _columns(Issuer), codecs={"locked": _BOOL})
 
 ACCOUNTS: Table[Account] = Table(
     Account,

@@ -246,3 +246,12 @@ def m0003_accounts() -> Steps[None]:
     """Make the tables of people."""
     for statement in _ACCOUNTS:
         yield sql(statement)
+
+
+@_migration
+def m0004_lock_and_rotation() -> Steps[None]:
+    """Keep whether the issuer is locked, and when each key signs and is published."""
+    yield sql("ALTER TABLE issuer ADD COLUMN locked INTEGER NOT NULL DEFAULT 0")
+    yield sql("ALTER TABLE signing_keys ADD COLUMN sign_at REAL NOT NULL DEFAULT 0")
+    yield sql("ALTER TABLE signing_keys ADD COLUMN published INTEGER NOT NULL DEFAULT 1")
+    yield sql("UPDATE signing_keys SET sign_at = created_at")

@@ -121,7 +121,7 @@ class SqlStore(abc.ABC):
 
     async def signing_keys(self) -> Sequence[SealedKey]:
         """See `Store.signing_keys`."""
-        return await self._select(SIGNING_KEYS, "ORDER BY created_at, kid")
+        return await self._select(SIGNING_KEYS, "ORDER BY created_at, sign_at, kid")
 
     async def account(self, account_id: str) -> Account | None:
         """See `Store.account`."""
@@ -170,6 +170,10 @@ class SqlStore(abc.ABC):
     async def audit_records(self, *, after: int, limit: int) -> Sequence[AuditRecord]:
         """See `Store.audit_records`."""
         return await self._read(audit.after(after, limit))
+
+    async def newest_audit_record(self) -> AuditRecord | None:
+        """See `Store.newest_audit_record`."""
+        return await self._read(audit.newest())
 
     async def commit(self, commit: Commit) -> None:
         """See `Store.commit`."""

@@ -146,6 +146,10 @@ class Store(Protocol):
         """Audit records in order, beyond the sequence `after`."""
         ...
 
+    async def newest_audit_record(self) -> AuditRecord | None:
+        """The end of the hash chain; None before the first record."""
+        ...
+
     async def commit(self, commit: Commit) -> None:
         """Write durably. Runs to its end also when the caller is cancelled.
 

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from rpz.auth.v1 import policy_pb2 as rpz_dot_auth_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(rpz/auth/v1/administration_service.proto\x12\x0brpz.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18rpz/auth/v1/policy.proto\"\x13\n\x11LockIssuerRequest\"\x14\n\x12LockIssuerResponse\"\x15\n\x13UnlockIssuerRequest\"\x16\n\x14UnlockIssuerResponse\"\xab\x01\n\nSigningKey\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\x30\n\x0cpublish_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tsign_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bretire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x18\n\x16ListSigningKeysRequest\"H\n\x17ListSigningKeysResponse\x12-\n\x0csigning_keys\x18\x01 \x03(\x0b\x32\x17.rpz.auth.v1.SigningKey\".\n\x17RotateSigningKeyRequest\x12\x13\n\x0b\x63ompromised\x18\x01 \x01(\x08\"H\n\x18RotateSigningKeyResponse\x12,\n\x0bsigning_key\x18\x01 \x01(\x0b\x32\x17.rpz.auth.v1.SigningKey\"}\n\x08Verifier\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\t\x12\x11\n\tresources\x18\x02 \x03(\t\x12\x0c\n\x04peer\x18\x03 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x04 \x01(\t\x12\x30\n\x0c\x63onnect_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x16\n\x14ListVerifiersRequest\"A\n\x15ListVerifiersResponse\x12(\n\tverifiers\x18\x01 \x03(\x0b\x32\x15.rpz.auth.v1.Verifier\"\xfc\x01\n\x0b\x41uditRecord\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\x0e\n\x06\x61pp_id\x18\x05 \x01(\t\x12\x0c\n\x04peer\x18\x06 \x01(\t\x12\x36\n\x07\x64\x65tails\x18\x07 \x03(\x0b\x32%.rpz.auth.v1.AuditRecord.DetailsEntry\x12\x0c\n\x04hash\x18\x08 \x01(\x0c\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"d\n\x17ListAuditRecordsRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x03\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x0e\n\x06\x61pp_id\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\"E\n\x18ListAuditRecordsResponse\x12)\n\x07records\x18\x01 \x03(\x0b\x32\x18.rpz.auth.v1.AuditRecord2\xec\x04\n\x15\x41\x64ministrationService\x12R\n\nLockIssuer\x12\x1e.rpz.auth.v1.LockIssuerRequest\x1a\x1f.rpz.auth.v1.LockIssuerResponse\"\x03\x90\x02\x02\x12X\n\x0cUnlockIssuer\x12 .rpz.auth.v1.UnlockIssuerRequest\x1a!.rpz.auth.v1.UnlockIssuerResponse\"\x03\x90\x02\x02\x12\x61\n\x0fListSigningKeys\x12#.rpz.auth.v1.ListSigningKeysRequest\x1a$.rpz.auth.v1.ListSigningKeysResponse\"\x03\x90\x02\x01\x12_\n\x10RotateSigningKey\x12$.rpz.auth.v1.RotateSigningKeyRequest\x1a%.rpz.auth.v1.RotateSigningKeyResponse\x12[\n\rListVerifiers\x12!.rpz.auth.v1.ListVerifiersRequest\x1a\".rpz.auth.v1.ListVerifiersResponse\"\x03\x90\x02\x01\x12s\n\x10ListAuditRecords\x12$.rpz.auth.v1.ListAuditRecordsRequest\x1a%.rpz.auth.v1.ListAuditRecordsResponse\"\x12\x90\x02\x01\xb2\xe1\x18\x0b\x1a\trpz.audit\x1a\x0f\xb2\xe1\x18\x0b\x1a\trpz.adminb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(rpz/auth/v1/administration_service.proto\x12\x0brpz.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18rpz/auth/v1/policy.proto\"\x13\n\x11LockIssuerRequest\"\x14\n\x12LockIssuerResponse\"\x15\n\x13UnlockIssuerRequest\"\x16\n\x14UnlockIssuerResponse\"\xab\x01\n\nSigningKey\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\x30\n\x0cpublish_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tsign_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bretire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x18\n\x16ListSigningKeysRequest\"H\n\x17ListSigningKeysResponse\x12-\n\x0csigning_keys\x18\x01 \x03(\x0b\x32\x17.rpz.auth.v1.SigningKey\".\n\x17RotateSigningKeyRequest\x12\x13\n\x0b\x63ompromised\x18\x01 \x01(\x08\"H\n\x18RotateSigningKeyResponse\x12,\n\x0bsigning_key\x18\x01 \x01(\x0b\x32\x17.rpz.auth.v1.SigningKey\"\xac\x01\n\x08Verifier\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\t\x12\x11\n\tresources\x18\x02 \x03(\t\x12\x0c\n\x04peer\x18\x03 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x04 \x01(\t\x12\x30\n\x0c\x63onnect_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\ttold_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x16\n\x14ListVerifiersRequest\"A\n\x15ListVerifiersResponse\x12(\n\tverifiers\x18\x01 \x03(\x0b\x32\x15.rpz.auth.v1.Verifier\"\xfc\x01\n\x0b\x41uditRecord\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\x0e\n\x06\x61pp_id\x18\x05 \x01(\t\x12\x0c\n\x04peer\x18\x06 \x01(\t\x12\x36\n\x07\x64\x65tails\x18\x07 \x03(\x0b\x32%.rpz.auth.v1.AuditRecord.DetailsEntry\x12\x0c\n\x04hash\x18\x08 \x01(\x0c\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xd1\x01\n\x17ListAuditRecordsRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x03\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x0e\n\x06\x61pp_id\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"u\n\x18ListAuditRecordsResponse\x12)\n\x07records\x18\x01 \x03(\x0b\x32\x18.rpz.auth.v1.AuditRecord\x12\x1b\n\x13next_after_sequence\x18\x02 \x01(\x03\x12\x11\n\tlast_page\x18\x03 \x01(\x08\x32\xec\x04\n\x15\x41\x64ministrationService\x12R\n\nLockIssuer\x12\x1e.rpz.auth.v1.LockIssuerRequest\x1a\x1f.rpz.auth.v1.LockIssuerResponse\"\x03\x90\x02\x02\x12X\n\x0cUnlockIssuer\x12 .rpz.auth.v1.UnlockIssuerRequest\x1a!.rpz.auth.v1.UnlockIssuerResponse\"\x03\x90\x02\x02\x12\x61\n\x0fListSigningKeys\x12#.rpz.auth.v1.ListSigningKeysRequest\x1a$.rpz.auth.v1.ListSigningKeysResponse\"\x03\x90\x02\x01\x12_\n\x10RotateSigningKey\x12$.rpz.auth.v1.RotateSigningKeyRequest\x1a%.rpz.auth.v1.RotateSigningKeyResponse\x12[\n\rListVerifiers\x12!.rpz.auth.v1.ListVerifiersRequest\x1a\".rpz.auth.v1.ListVerifiersResponse\"\x03\x90\x02\x01\x12s\n\x10ListAuditRecords\x12$.rpz.auth.v1.ListAuditRecordsRequest\x1a%.rpz.auth.v1.ListAuditRecordsResponse\"\x12\x90\x02\x01\xb2\xe1\x18\x0b\x1a\trpz.audit\x1a\x0f\xb2\xe1\x18\x0b\x1a\trpz.adminb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -65,20 +65,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROTATESIGNINGKEYREQUEST']._serialized_end=526
   _globals['_ROTATESIGNINGKEYRESPONSE']._serialized_start=528
   _globals['_ROTATESIGNINGKEYRESPONSE']._serialized_end=600
-  _globals['_VERIFIER']._serialized_start=602
-  _globals['_VERIFIER']._serialized_end=727
-  _globals['_LISTVERIFIERSREQUEST']._serialized_start=729
-  _globals['_LISTVERIFIERSREQUEST']._serialized_end=751
-  _globals['_LISTVERIFIERSRESPONSE']._serialized_start=753
-  _globals['_LISTVERIFIERSRESPONSE']._serialized_end=818
-  _globals['_AUDITRECORD']._serialized_start=821
-  _globals['_AUDITRECORD']._serialized_end=1073
-  _globals['_AUDITRECORD_DETAILSENTRY']._serialized_start=1027
-  _globals['_AUDITRECORD_DETAILSENTRY']._serialized_end=1073
-  _globals['_LISTAUDITRECORDSREQUEST']._serialized_start=1075
-  _globals['_LISTAUDITRECORDSREQUEST']._serialized_end=1175
-  _globals['_LISTAUDITRECORDSRESPONSE']._serialized_start=1177
-  _globals['_LISTAUDITRECORDSRESPONSE']._serialized_end=1246
-  _globals['_ADMINISTRATIONSERVICE']._serialized_start=1249
-  _globals['_ADMINISTRATIONSERVICE']._serialized_end=1869
+  _globals['_VERIFIER']._serialized_start=603
+  _globals['_VERIFIER']._serialized_end=775
+  _globals['_LISTVERIFIERSREQUEST']._serialized_start=777
+  _globals['_LISTVERIFIERSREQUEST']._serialized_end=799
+  _globals['_LISTVERIFIERSRESPONSE']._serialized_start=801
+  _globals['_LISTVERIFIERSRESPONSE']._serialized_end=866
+  _globals['_AUDITRECORD']._serialized_start=869
+  _globals['_AUDITRECORD']._serialized_end=1121
+  _globals['_AUDITRECORD_DETAILSENTRY']._serialized_start=1075
+  _globals['_AUDITRECORD_DETAILSENTRY']._serialized_end=1121
+  _globals['_LISTAUDITRECORDSREQUEST']._serialized_start=1124
+  _globals['_LISTAUDITRECORDSREQUEST']._serialized_end=1333
+  _globals['_LISTAUDITRECORDSRESPONSE']._serialized_start=1335
+  _globals['_LISTAUDITRECORDSRESPONSE']._serialized_end=1452
+  _globals['_ADMINISTRATIONSERVICE']._serialized_start=1455
+  _globals['_ADMINISTRATIONSERVICE']._serialized_end=2075
 # @@protoc_insertion_point(module_scope)

@@ -66,10 +66,14 @@ class SigningKey(google.protobuf.message.Message):
     @property
     def publish_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     @property
-    def sign_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    def sign_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """From when on it signs; unset while the issuer is locked."""
+
     @property
     def retire_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """When the last token signed with it has expired."""
+        """When the last token signed with it has expired, and it is published no more; unset while no successor
+        is there.
+        """
 
     def __init__(
         self,
@@ -116,7 +120,7 @@ class RotateSigningKeyRequest(google.protobuf.message.Message):
 
     COMPROMISED_FIELD_NUMBER: builtins.int
     compromised: builtins.bool
-    """Drop the key in use at once, with every token that it signed."""
+    """Drop every key that is published at once, with all tokens that they signed; the new one signs at once."""
     def __init__(
         self,
         *,
@@ -152,6 +156,7 @@ class Verifier(google.protobuf.message.Message):
     PEER_FIELD_NUMBER: builtins.int
     CURSOR_FIELD_NUMBER: builtins.int
     CONNECT_TIME_FIELD_NUMBER: builtins.int
+    TOLD_TIME_FIELD_NUMBER: builtins.int
     app_id: builtins.str
     peer: builtins.str
     cursor: builtins.str
@@ -159,6 +164,10 @@ class Verifier(google.protobuf.message.Message):
     def resources(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     @property
     def connect_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def told_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it was last sent something; it is at most this far behind."""
+
     def __init__(
         self,
         *,
@@ -167,9 +176,10 @@ class Verifier(google.protobuf.message.Message):
         peer: builtins.str = ...,
         cursor: builtins.str = ...,
         connect_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        told_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["connect_time", b"connect_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["app_id", b"app_id", "connect_time", b"connect_time", "cursor", b"cursor", "peer", b"peer", "resources", b"resources"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["connect_time", b"connect_time", "told_time", b"told_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["app_id", b"app_id", "connect_time", b"connect_time", "cursor", b"cursor", "peer", b"peer", "resources", b"resources", "told_time", b"told_time"]) -> None: ...
 
 global___Verifier = Verifier
 
@@ -265,10 +275,22 @@ class ListAuditRecordsRequest(google.protobuf.message.Message):
     PAGE_SIZE_FIELD_NUMBER: builtins.int
     APP_ID_FIELD_NUMBER: builtins.int
     ACTION_FIELD_NUMBER: builtins.int
+    ACTOR_FIELD_NUMBER: builtins.int
+    START_TIME_FIELD_NUMBER: builtins.int
+    END_TIME_FIELD_NUMBER: builtins.int
     after_sequence: builtins.int
     page_size: builtins.int
     app_id: builtins.str
+    """Each filter that is set must fit."""
     action: builtins.str
+    """An action as in `app.lock`, or with a dot at its end all that begin like it, as in `app.`."""
+    actor: builtins.str
+    @property
+    def start_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """The first moment, and the one after the last."""
+
+    @property
+    def end_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
@@ -276,8 +298,12 @@ class ListAuditRecordsRequest(google.protobuf.message.Message):
         page_size: builtins.int = ...,
         app_id: builtins.str = ...,
         action: builtins.str = ...,
+        actor: builtins.str = ...,
+        start_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        end_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["action", b"action", "after_sequence", b"after_sequence", "app_id", b"app_id", "page_size", b"page_size"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["end_time", b"end_time", "start_time", b"start_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["action", b"action", "actor", b"actor", "after_sequence", b"after_sequence", "app_id", b"app_id", "end_time", b"end_time", "page_size", b"page_size", "start_time", b"start_time"]) -> None: ...
 
 global___ListAuditRecordsRequest = ListAuditRecordsRequest
 
@@ -286,13 +312,23 @@ class ListAuditRecordsResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     RECORDS_FIELD_NUMBER: builtins.int
+    NEXT_AFTER_SEQUENCE_FIELD_NUMBER: builtins.int
+    LAST_PAGE_FIELD_NUMBER: builtins.int
+    next_after_sequence: builtins.int
+    """The `after_sequence` of the next page."""
+    last_page: builtins.bool
+    """Nothing that fits was written behind this page so far."""
     @property
-    def records(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___AuditRecord]: ...
+    def records(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___AuditRecord]:
+        """Possibly none although there are more."""
+
     def __init__(
         self,
         *,
         records: collections.abc.Iterable[global___AuditRecord] | None = ...,
+        next_after_sequence: builtins.int = ...,
+        last_page: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["records", b"records"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["last_page", b"last_page", "next_after_sequence", b"next_after_sequence", "records", b"records"]) -> None: ...
 
 global___ListAuditRecordsResponse = ListAuditRecordsResponse

@@ -72,38 +72,48 @@ class AdministrationServiceServicer(object):
     """
 
     def LockIssuer(self, request, context):
-        """Stops every credential of every App.
+        """The emergency stop: every credential of every App is refused, here and at every verifier, by one write
+        and one event. Left are administrators' API tokens at the authority itself, so that they can find out
+        what happened and undo it, and the stream of verifiers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UnlockIssuer(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Revives refresh tokens, API tokens and OAuth 2 secrets; the access tokens issued before the lock stay
+        refused, because their keys are gone.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListSigningKeys(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """The keys that are published now, the oldest first.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RotateSigningKey(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Publishes a new key at once, and signs with it only after the configured time ahead; the one in use
+        stays published until the last token that it signed has expired.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListVerifiers(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """The verifiers that are connected to the process which answers; other processes on the same database
+        have others.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListAuditRecords(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """In the order in which they were written; at most a bounded part of the records is searched per call.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

@@ -25,32 +25,46 @@ class AdministrationServiceStub:
         rpz.auth.v1.administration_service_pb2.LockIssuerRequest,
         rpz.auth.v1.administration_service_pb2.LockIssuerResponse,
     ]
-    """Stops every credential of every App."""
+    """The emergency stop: every credential of every App is refused, here and at every verifier, by one write
+    and one event. Left are administrators' API tokens at the authority itself, so that they can find out
+    what happened and undo it, and the stream of verifiers.
+    """
 
     UnlockIssuer: grpc.UnaryUnaryMultiCallable[
         rpz.auth.v1.administration_service_pb2.UnlockIssuerRequest,
         rpz.auth.v1.administration_service_pb2.UnlockIssuerResponse,
     ]
+    """Revives refresh tokens, API tokens and OAuth 2 secrets; the access tokens issued before the lock stay
+    refused, because their keys are gone.
+    """
 
     ListSigningKeys: grpc.UnaryUnaryMultiCallable[
         rpz.auth.v1.administration_service_pb2.ListSigningKeysRequest,
         rpz.auth.v1.administration_service_pb2.ListSigningKeysResponse,
     ]
+    """The keys that are published now, the oldest first."""
 
     RotateSigningKey: grpc.UnaryUnaryMultiCallable[
         rpz.auth.v1.administration_service_pb2.RotateSigningKeyRequest,
         rpz.auth.v1.administration_service_pb2.RotateSigningKeyResponse,
     ]
+    """Publishes a new key at once, and signs with it only after the configured time ahead; the one in use
+    stays published until the last token that it signed has expired.
+    """
 
     ListVerifiers: grpc.UnaryUnaryMultiCallable[
         rpz.auth.v1.administration_service_pb2.ListVerifiersRequest,
         rpz.auth.v1.administration_service_pb2.ListVerifiersResponse,
     ]
+    """The verifiers that are connected to the process which answers; other processes on the same database
+    have others.
+    """
 
     ListAuditRecords: grpc.UnaryUnaryMultiCallable[
         rpz.auth.v1.administration_service_pb2.ListAuditRecordsRequest,
         rpz.auth.v1.administration_service_pb2.ListAuditRecordsResponse,
     ]
+    """In the order in which they were written; at most a bounded part of the records is searched per call."""
 
 class AdministrationServiceAsyncStub:
     """The authority as a whole: the emergency stop, signing keys, audit records, connected verifiers."""
@@ -59,32 +73,46 @@ class AdministrationServiceAsyncStub:
         rpz.auth.v1.administration_service_pb2.LockIssuerRequest,
         rpz.auth.v1.administration_service_pb2.LockIssuerResponse,
     ]
-    """Stops every credential of every App."""
+    """The emergency stop: every credential of every App is refused, here and at every verifier, by one write
+    and one event. Left are administrators' API tokens at the authority itself, so that they can find out
+    what happened and undo it, and the stream of verifiers.
+    """
 
     UnlockIssuer: grpc.aio.UnaryUnaryMultiCallable[
         rpz.auth.v1.administration_service_pb2.UnlockIssuerRequest,
         rpz.auth.v1.administration_service_pb2.UnlockIssuerResponse,
     ]
+    """Revives refresh tokens, API tokens and OAuth 2 secrets; the access tokens issued before the lock stay
+    refused, because their keys are gone.
+    """
 
     ListSigningKeys: grpc.aio.UnaryUnaryMultiCallable[
         rpz.auth.v1.administration_service_pb2.ListSigningKeysRequest,
         rpz.auth.v1.administration_service_pb2.ListSigningKeysResponse,
     ]
+    """The keys that are published now, the oldest first."""
 
     RotateSigningKey: grpc.aio.UnaryUnaryMultiCallable[
         rpz.auth.v1.administration_service_pb2.RotateSigningKeyRequest,
         rpz.auth.v1.administration_service_pb2.RotateSigningKeyResponse,
     ]
+    """Publishes a new key at once, and signs with it only after the configured time ahead; the one in use
+    stays published until the last token that it signed has expired.
+    """
 
     ListVerifiers: grpc.aio.UnaryUnaryMultiCallable[
         rpz.auth.v1.administration_service_pb2.ListVerifiersRequest,
         rpz.auth.v1.administration_service_pb2.ListVerifiersResponse,
     ]
+    """The verifiers that are connected to the process which answers; other processes on the same database
+    have others.
+    """
 
     ListAuditRecords: grpc.aio.UnaryUnaryMultiCallable[
         rpz.auth.v1.administration_service_pb2.ListAuditRecordsRequest,
         rpz.auth.v1.administration_service_pb2.ListAuditRecordsResponse,
     ]
+    """In the order in which they were written; at most a bounded part of the records is searched per call."""
 
 class AdministrationServiceServicer(metaclass=abc.ABCMeta):
     """The authority as a whole: the emergency stop, signing keys, audit records, connected verifiers."""
@@ -95,41 +123,55 @@ class AdministrationServiceServicer(metaclass=abc.ABCMeta):
         request: rpz.auth.v1.administration_service_pb2.LockIssuerRequest,
         context: _ServicerContext,
     ) -> typing.Union[rpz.auth.v1.administration_service_pb2.LockIssuerResponse, collections.abc.Awaitable[rpz.auth.v1.administration_service_pb2.LockIssuerResponse]]:
-        """Stops every credential of every App."""
+        """The emergency stop: every credential of every App is refused, here and at every verifier, by one write
+        and one event. Left are administrators' API tokens at the authority itself, so that they can find out
+        what happened and undo it, and the stream of verifiers.
+        """
 
     @abc.abstractmethod
     def UnlockIssuer(
         self,
         request: rpz.auth.v1.administration_service_pb2.UnlockIssuerRequest,
         context: _ServicerContext,
-    ) -> typing.Union[rpz.auth.v1.administration_service_pb2.UnlockIssuerResponse, collections.abc.Awaitable[rpz.auth.v1.administration_service_pb2.UnlockIssuerResponse]]: ...
+    ) -> typing.Union[rpz.auth.v1.administration_service_pb2.UnlockIssuerResponse, collections.abc.Awaitable[rpz.auth.v1.administration_service_pb2.UnlockIssuerResponse]]:
+        """Revives refresh tokens, API tokens and OAuth 2 secrets; the access tokens issued before the lock stay
+        refused, because their keys are gone.
+        """
 
     @abc.abstractmethod
     def ListSigningKeys(
         self,
         request: rpz.auth.v1.administration_service_pb2.ListSigningKeysRequest,
         context: _ServicerContext,
-    ) -> typing.Union[rpz.auth.v1.administration_service_pb2.ListSigningKeysResponse, collections.abc.Awaitable[rpz.auth.v1.administration_service_pb2.ListSigningKeysResponse]]: ...
+    ) -> typing.Union[rpz.auth.v1.administration_service_pb2.ListSigningKeysResponse, collections.abc.Awaitable[rpz.auth.v1.administration_service_pb2.ListSigningKeysResponse]]:
+        """The keys that are published now, the oldest first."""
 
     @abc.abstractmethod
     def RotateSigningKey(
         self,
         request: rpz.auth.v1.administration_service_pb2.RotateSigningKeyRequest,
         context: _ServicerContext,
-    ) -> typing.Union[rpz.auth.v1.administration_service_pb2.RotateSigningKeyResponse, collections.abc.Awaitable[rpz.auth.v1.administration_service_pb2.RotateSigningKeyResponse]]: ...
+    ) -> typing.Union[rpz.auth.v1.administration_service_pb2.RotateSigningKeyResponse, collections.abc.Awaitable[rpz.auth.v1.administration_service_pb2.RotateSigningKeyResponse]]:
+        """Publishes a new key at once, and signs with it only after the configured time ahead; the one in use
+        stays published until the last token that it signed has expired.
+        """
 
     @abc.abstractmethod
     def ListVerifiers(
         self,
         request: rpz.auth.v1.administration_service_pb2.ListVerifiersRequest,
         context: _ServicerContext,
-    ) -> typing.Union[rpz.auth.v1.administration_service_pb2.ListVerifiersResponse, collections.abc.Awaitable[rpz.auth.v1.administration_service_pb2.ListVerifiersResponse]]: ...
+    ) -> typing.Union[rpz.auth.v1.administration_service_pb2.ListVerifiersResponse, collections.abc.Awaitable[rpz.auth.v1.administration_service_pb2.ListVerifiersResponse]]:
+        """The verifiers that are connected to the process which answers; other processes on the same database
+        have others.
+        """
 
     @abc.abstractmethod
     def ListAuditRecords(
         self,
         request: rpz.auth.v1.administration_service_pb2.ListAuditRecordsRequest,
         context: _ServicerContext,
-    ) -> typing.Union[rpz.auth.v1.administration_service_pb2.ListAuditRecordsResponse, collections.abc.Awaitable[rpz.auth.v1.administration_service_pb2.ListAuditRecordsResponse]]: ...
+    ) -> typing.Union[rpz.auth.v1.administration_service_pb2.ListAuditRecordsResponse, collections.abc.Awaitable[rpz.auth.v1.administration_service_pb2.ListAuditRecordsResponse]]:
+        """In the order in which they were written; at most a bounded part of the records is searched per call."""
 
 def add_AdministrationServiceServicer_to_server(servicer: AdministrationServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -195,19 +195,25 @@ global___Revocation = Revocation
 
 @typing.final
 class SigningKeys(google.protobuf.message.Message):
-    """The keys that access tokens are signed with."""
+    """The keys that access tokens are signed with, and whether any credential is good at all: locking the
+    issuer drops all keys by the same message.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     JWKS_FIELD_NUMBER: builtins.int
+    LOCKED_FIELD_NUMBER: builtins.int
     jwks: builtins.str
     """RFC 7517 §5, public parts only."""
+    locked: builtins.bool
+    """While set, every credential of every App is refused."""
     def __init__(
         self,
         *,
         jwks: builtins.str = ...,
+        locked: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["jwks", b"jwks"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["jwks", b"jwks", "locked", b"locked"]) -> None: ...
 
 global___SigningKeys = SigningKeys
 

@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from rpz.auth.v1 import app_service_pb2, token_service_pb2, verification_service_pb2
 from rpz_auth import credentials
 from rpz_auth.errors import CredentialsAmbiguous, CredentialsMissing, TokenInvalid
-from rpz_auth.view import AppState, Revocation
+from rpz_auth.view import AppState, Revocation, SigningKeys
 
 from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret
 from rpz_auth_server.domain.grant import Grant
@@ -190,6 +190,11 @@ def write_app_state(state: AppState) -> verification_service_pb2.AppState:
         epoch=state.epoch,
         whitelist=state.whitelist,
     )
+
+
+def write_keys(keys: SigningKeys) -> verification_service_pb2.SigningKeys:
+    """Write the signing keys and the lock."""
+    return verification_service_pb2.SigningKeys(jwks=keys.jwks, locked=keys.locked)
 
 
 def write_revocation(revocation: Revocation) -> verification_service_pb2.Revocation:

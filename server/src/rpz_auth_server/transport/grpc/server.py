@@ -23,6 +23,8 @@ from rpz_auth_server.domain import scope
 from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.live.hub import Hub
 from rpz_auth_server.live.local_authority import LocalAuthority
+from rpz_auth_server.live.verifiers import Verifiers
+from rpz_auth_server.transport.grpc.administration_service import AdministrationService
 from rpz_auth_server.transport.grpc.app_service import AppService
 from rpz_auth_server.transport.grpc.refusals import RefusalInterceptor
 from rpz_auth_server.transport.grpc.token_service import TokenService
@@ -79,15 +81,15 @@ class GrpcServer:
         )
         self._server = grpc.aio.server(interceptors=[auth, RefusalInterceptor()], options=_OPTIONS)
         self._health = health_aio.HealthServicer()
+        verifiers = Verifiers()
         token_service_pb2_grpc.add_TokenServiceServicer_to_server(TokenService(authority), self._server)
         app_service_pb2_grpc.add_AppServiceServicer_to_server(AppService(authority), self._server)
         verification_service_pb2_grpc.add_VerificationServiceServicer_to_server(
-            VerificationService(authority, hub), self._server
+            VerificationService(authority, hub, verifiers), self._server
         )
         # What the contract has and this version does not answers UNIMPLEMENTED; the stubs call it abstract.
         administration_service_pb2_grpc.add_AdministrationServiceServicer_to_server(
-            administration_service_pb2_grpc.AdministrationServiceServicer(),  # type: ignore[abstract]
-            self._server,
+            AdministrationService(authority, hub, verifiers), self._server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if offer_reflection:

@@ -18,6 +18,7 @@ from rpz_auth_server.domain.refusal import NotFound, RightsInsufficient
 from rpz_auth_server.flows.api_tokens import verify_api_token
 from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.live.hub import Beat, Hub, News
+from rpz_auth_server.live.verifiers import Verifiers
 from rpz_auth_server.transport.grpc import messages
 
 _PART = 256 * 1024
@@ -29,10 +30,11 @@ T = TypeVar("T")
 class VerificationService(pb_grpc.VerificationServiceServicer):
     """What services that verify tokens learn."""
 
-    def __init__(self, authority: Authority, hub: Hub) -> None:
-        """Serve the flows of `authority`, and the news of `hub`."""
+    def __init__(self, authority: Authority, hub: Hub, verifiers: Verifiers) -> None:
+        """Serve the flows of `authority`, and the news of `hub`; keep the list of who is connected."""
         self._authority = authority
         self._hub = hub
+        self._verifiers = verifiers
 
     async def VerifyApiToken(
         self, request: pb.VerifyApiTokenRequest, _context: Any
@@ -64,12 +66,15 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
 
     async def Watch(self, request: pb.WatchRequest, _context: Any) -> AsyncIterator[pb.WatchResponse]:
         """Tell everything, then everything that changes."""
-        _verifier_resources(self._authority)
-        async for news in self._hub.news(Cursor.parse(request.cursor)):
-            for message in self._write(news):
-                if not message.HasField("time"):
-                    message.time.CopyFrom(messages.require_time(self._authority.store.now()))
-                yield message
+        resources = _verifier_resources(self._authority)
+        now = self._authority.store.now
+        with self._verifiers.connected(rpz_auth.caller(), resources, now()) as verifier:
+            async for news in self._hub.news(Cursor.parse(request.cursor)):
+                for message in self._write(news):
+                    if not message.HasField("time"):
+                        message.time.CopyFrom(messages.require_time(now()))
+                    yield message
+                verifier.tell(news.cursor, now())
 
     def _write(self, news: News) -> Iterator[pb.WatchResponse]:
         match news.content:
@@ -105,7 +110,7 @@ def _write_snapshot(snapshot: StoredSnapshot, keys: SigningKeys) -> Iterator[pb.
         yield pb.WatchResponse(snapshot=pb.Snapshot(revocations=[item for item, _ in revocations]))
     for apps in _parts((messages.write_app_state(item), None) for item in snapshot.apps):
         yield pb.WatchResponse(snapshot=pb.Snapshot(apps=[item for item, _ in apps]))
-    last = pb.Snapshot(keys=pb.SigningKeys(jwks=keys.jwks), last=True)
+    last = pb.Snapshot(keys=messages.write_keys(keys), last=True)
     yield pb.WatchResponse(snapshot=last, cursor=str(snapshot.cursor))
 
 
@@ -115,8 +120,8 @@ def _write_change(change: Change) -> pb.Event:
             return pb.Event(revoked=messages.write_revocation(change))
         case AppState():
             return pb.Event(app=messages.write_app_state(change))
-        case SigningKeys(jwks):
-            return pb.Event(keys=pb.SigningKeys(jwks=jwks))
+        case SigningKeys():
+            return pb.Event(keys=messages.write_keys(change))
 
 
 def _parts(items: Iterable[tuple[M, T]]) -> Iterator[Sequence[tuple[M, T]]]:

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from rpz.auth.v1 import administration_service_pb2 as pb
+from rpz_auth.errors import Reason
+from rpz_auth_server.domain.event import Audit
+from rpz_auth_server.storage.store import Commit
+from server.authority import START, TestAuthority, refusal
+
+
+async def write(authority: TestAuthority, *records: Audit) -> None:
+    await authority.store.inner.commit(Commit(audit=records))
+
+
+async def page(authority: TestAuthority, **fields: object) -> pb.ListAuditRecordsResponse:
+    request = pb.ListAuditRecordsRequest(**fields)  # type: ignore[arg-type] # each test names fields of it
+    answer: pb.ListAuditRecordsResponse = await authority.admin.administration.ListAuditRecords(request)
+    return answer
+
+
+def actions(answer: pb.ListAuditRecordsResponse) -> list[str]:
+    return [record.action for record in answer.records]
+
+
+def at(seconds: float) -> Timestamp:
+    time = Timestamp()
+    time.FromMicroseconds(round((START + seconds) * 1e6))
+    return time
+
+
+async def test_record_is_shown_as_it_was_written(authority: TestAuthority) -> None:
+    await write(authority, Audit(actor="a", action="x", app_id="p", peer="q", details={"k": "v"}))
+    (record,) = (await page(authority, action="x")).records
+    stored = (await authority.audit())[-1]
+    assert record == pb.AuditRecord(
+        sequence=stored.sequence,
+        time=at(0),
+        actor="a",
+        action="x",
+        app_id="p",
+        peer="q",
+        details={"k": "v"},
+        hash=stored.digest,
+    )
+
+
+async def test_every_filter_must_fit(authority: TestAuthority) -> None:
+    for actor, action, app_id in (("eve", "app.lock", "1"), ("eve", "apps", "2"), ("bob", "app.lock", "2")):
+        await write(authority, Audit(actor=actor, action=action, app_id=app_id))
+    skipped = 1  # of the founding
+    for fields, expected in (
+        ({"actor": "eve"}, ["app.lock", "apps"]),
+        ({"app_id": "2"}, ["apps", "app.lock"]),
+        ({"action": "app.lock"}, ["app.lock", "app.lock"]),
+        ({"action": "app."}, ["app.lock", "app.lock"]),
+        ({"action": "app"}, []),
+        ({"actor": "eve", "app_id": "2"}, ["apps"]),
+        ({"actor": "nobody"}, []),
+    ):
+        answer = await page(authority, after_sequence=skipped, **fields)
+        assert (actions(answer), answer.last_page) == (expected, True), fields
+
+
+async def test_pages_follow_one_another(authority: TestAuthority) -> None:
+    await write(authority, *(Audit(actor="eve", action=str(number)) for number in range(5)))
+    found: list[str] = []
+    after, last = 0, False
+    while not last:
+        answer = await page(authority, actor="eve", page_size=2, after_sequence=after)
+        assert len(answer.records) <= 2
+        found += actions(answer)
+        after, last = answer.next_after_sequence, answer.last_page
+    assert found == ["0", "1", "2", "3", "4"]
+    await write(authority, Audit(actor="eve", action="new"))
+    assert actions(await page(authority, actor="eve", after_sequence=after)) == ["new"]
+
+
+async def test_time_bounds_are_the_first_moment_and_the_one_after_the_last(authority: TestAuthority) -> None:
+    for number in range(1, 7):
+        await authority.advance(10)
+        await write(authority, Audit(actor="eve", action=str(number)))
+    for start, end, expected in (
+        (20, 40, ["2", "3"]),
+        (20.001, 40.001, ["3", "4"]),
+        (0, 1000, ["1", "2", "3", "4", "5", "6"]),
+        (61, 1000, []),
+    ):
+        answer = await page(authority, actor="eve", start_time=at(start), end_time=at(end))
+        assert (actions(answer), answer.last_page) == (expected, True)
+
+
+async def test_search_in_vain_costs_a_bounded_part_per_call(
+    authority: TestAuthority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rpz_auth_server.flows.audit_records._BATCH", 2)
+    monkeypatch.setattr("rpz_auth_server.flows.audit_records._MAX_SEARCHED", 4)
+    await write(authority, *(Audit(actor="bob", action=str(number)) for number in range(9)))
+    answer = await page(authority, actor="eve")
+    assert (list(answer.records), answer.next_after_sequence, answer.last_page) == ([], 4, False)
+
+
+async def test_negative_place_is_refused(authority: TestAuthority) -> None:
+    assert await refusal(page(authority, after_sequence=-1)) == Reason.REQUEST_INVALID
+
+
+async def test_records_are_for_auditors(authority: TestAuthority) -> None:
+    _, auditor = await authority.app_with("rpz.audit")
+    _, other = await authority.app_with("rpz.apps")
+    request = pb.ListAuditRecordsRequest()
+    assert (await auditor.administration.ListAuditRecords(request)).records
+    assert await refusal(other.administration.ListAuditRecords(request)) == Reason.SCOPE_INSUFFICIENT
