@@ -46,6 +46,7 @@ from rpz_auth_server.transport.grpc.server import GrpcServer
 from rpz_auth_server.transport.http.app import build
 from rpz_auth_server.transport.http.server import HttpServer
 from rpz_auth_server.transport.http.tls import server_context
+from rpz_auth_server.transport.oauth.people import People
 from rpz_auth_server.transport.tls import server_credentials
 
 START = 1_700_000_000.25
@@ -437,7 +438,7 @@ def _logging() -> Iterator[io.StringIO]:
 
 @contextlib.asynccontextmanager
 async def running_authority(
-    data_dir: Path, *, time: FakeTime | None = None, **fields: Any
+    data_dir: Path, *, time: FakeTime | None = None, people: People | None = None, **fields: Any
 ) -> AsyncIterator[TestAuthority]:
     """Start an authority on a free port, over TLS; with the machine's clocks when no time is given."""
     settings = Settings(data_dir=data_dir, grpc_address="127.0.0.1:0", **fields)
@@ -455,7 +456,7 @@ async def running_authority(
         port = server.listen(settings.grpc_address, server_credentials(settings))
         await bootstrap.ensure_administrator(authority, data_dir, describe_connection(settings, port))
         await server.start()
-        http = HttpServer(build(authority, settings))
+        http = HttpServer(build(authority, settings, people=people))
         http_port = http.listen(settings.http_address, server_context(settings))
         await http.start()
         running = TestAuthority(settings, authority, hub, server, held[0], time, port, http_port)

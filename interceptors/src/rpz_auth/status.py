@@ -45,6 +45,8 @@ TABLE: Mapping[Reason, WireStatus] = MappingProxyType(
         Reason.CLIENT_INVALID: WireStatus(_C.UNAUTHENTICATED, 401, "invalid_client"),
         # Not UNAUTHENTICATED: clients that renew on it would loop.
         Reason.GRANT_INVALID: WireStatus(_C.FAILED_PRECONDITION, 400, "invalid_grant"),
+        Reason.GRANT_TYPE_UNKNOWN: WireStatus(_C.INVALID_ARGUMENT, 400, "unsupported_grant_type"),
+        Reason.GRANT_TYPE_NOT_ALLOWED: WireStatus(_C.PERMISSION_DENIED, 400, "unauthorized_client"),
         Reason.SCOPE_INVALID: WireStatus(_C.INVALID_ARGUMENT, 400, "invalid_scope"),
         Reason.TARGET_INVALID: WireStatus(_C.INVALID_ARGUMENT, 400, "invalid_target"),
         Reason.REQUEST_INVALID: WireStatus(_C.INVALID_ARGUMENT, 400, "invalid_request"),

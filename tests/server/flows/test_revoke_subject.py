@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rpz.auth.v1 import app_service_pb2 as app_pb
@@ -39,7 +40,7 @@ async def test_user_signs_in_again_in_the_same_second(authority: TestAuthority) 
 
 
 async def test_grant_whose_refresh_token_has_expired_has_no_access_left_to_revoke(tmp_path: Path) -> None:
-    lifetimes = {"refresh_idle_lifetime": 300, "access_token_lifetime": 7200}
+    lifetimes: dict[str, Any] = {"refresh_idle_lifetime": 300, "access_token_lifetime": 7200}
     async with running_authority(tmp_path / "a", time=FakeTime(), **lifetimes) as authority:
         client = await authority.create_client()
         tokens = await authority.sign_in(client)

@@ -18,6 +18,7 @@ from rpz_auth_server.domain.account import (
 from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret, SignIn
 from rpz_auth_server.domain.grant import Grant, GrantState
 from rpz_auth_server.domain.key import SealedKey
+from rpz_auth_server.domain.pushed_request import PushedRequest
 from rpz_auth_server.storage.steps import Steps, Work, sql
 
 NOW = 1_700_000_000.25
@@ -168,6 +169,22 @@ def an_identity(**changes: Any) -> ExternalIdentity:
         created_at=NOW,
     )
     return replace(identity, **changes)
+
+
+def a_pushed_request(**changes: Any) -> PushedRequest:
+    pushed = PushedRequest(
+        request_id=new_id(),
+        app_id=APP_ID,
+        parameters=(
+            ("state", "\udcff ß \"'"),
+            ("resource", "https://a"),
+            ("resource", "https://b"),
+            ("x", ""),
+        ),
+        created_at=NOW,
+        expires_at=NOW + 90,
+    )
+    return replace(pushed, **changes)
 
 
 def statement(text: str, *values: Any) -> Work[int]:

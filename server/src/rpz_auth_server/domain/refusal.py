@@ -5,6 +5,8 @@
     rpz_auth.errors.Refusal
     ├── ClientInvalid
     ├── GrantInvalid
+    ├── GrantTypeUnknown
+    ├── GrantTypeNotAllowed
     ├── ScopeInvalid
     ├── TargetInvalid
     ├── RequestInvalid
@@ -32,6 +34,20 @@ class GrantInvalid(Refusal):
 
     reason = Reason.GRANT_INVALID
     default_message = "the code or refresh token is not valid; ask the user to sign in again"
+
+
+class GrantTypeUnknown(Refusal):
+    """A way to get tokens that this authority does not offer (`unsupported_grant_type`)."""
+
+    reason = Reason.GRANT_TYPE_UNKNOWN
+    default_message = "this authority does not offer this grant_type"
+
+
+class GrantTypeNotAllowed(Refusal):
+    """A way to get tokens that is not open to this App (`unauthorized_client`)."""
+
+    reason = Reason.GRANT_TYPE_NOT_ALLOWED
+    default_message = "this App may not use this grant_type"
 
 
 class ScopeInvalid(Refusal):

@@ -37,6 +37,16 @@ def left_while_locked(scopes: frozenset[str]) -> frozenset[str]:
 _MAX_TEXT = 1500
 
 
+def split(text: str) -> frozenset[str]:
+    """Read a list of scopes between spaces (RFC 6749 §3.3)."""
+    return frozenset(text.split(" ")) - {""}
+
+
+def unreserved(scopes: frozenset[str]) -> frozenset[str]:
+    """Those that are not the authority's own."""
+    return frozenset(name for name in scopes if not name.startswith(RESERVED_PREFIX))
+
+
 def check_scopes(scopes: Iterable[str]) -> frozenset[str]:
     """Take scopes that are well formed, known if they are the authority's own, and fit into a token.
 

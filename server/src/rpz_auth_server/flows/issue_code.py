@@ -11,8 +11,10 @@ from rpz_auth_server.crypto.handles import HandleKind, new_id, new_salt
 from rpz_auth_server.domain import scope
 from rpz_auth_server.domain.app import App, AppKind
 from rpz_auth_server.domain.grant import Grant, check_code_challenge
+from rpz_auth_server.domain.pushed_request import PushedRequest, use
 from rpz_auth_server.domain.refusal import RequestInvalid, RightsInsufficient, ScopeInvalid, TargetInvalid
 from rpz_auth_server.domain.uri import redirect_uri_is
+from rpz_auth_server.flows.person import Person
 from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.flows.rights import is_administrator
 from rpz_auth_server.storage.store import Commit
@@ -31,10 +33,12 @@ class IssueCode:
     code_challenge: str = ""
     code_challenge_method: str = ""
     resources: frozenset[str] = frozenset()
+    pushed: PushedRequest | None = None
+    """Where the request was sent ahead (RFC 9126): its record, which is used up by the code."""
 
 
 async def issue_code(authority: Authority, caller: Caller, request: IssueCode) -> tuple[str, int]:
-    """Issue a code.
+    """Issue a code: for whom a sign-in service names, or for the person who has signed in here.
 
     Returns:
         The code, and in how many seconds it expires.
@@ -44,6 +48,7 @@ async def issue_code(authority: Authority, caller: Caller, request: IssueCode) -
         RequestInvalid: The redirect URI is not registered, or PKCE is missing or wrong.
         ScopeInvalid: More than is registered for the App.
         TargetInvalid: Resources that are not registered for the App, or none among several.
+        Conflict: The request that was sent ahead was used meanwhile.
     """
     await check_subject(authority, caller, request.subject)
     app = await _find_client(authority, caller, request.client_id)
@@ -80,7 +85,8 @@ async def issue_code(authority: Authority, caller: Caller, request: IssueCode) -
         HandleKind.CODE, grant.grant_id, 0, salt=grant.salt, key_number=grant.key_number
     )
     # No audit record: the grant's row says who allowed what to whom, and codes are traffic.
-    await authority.store.commit(Commit(rows=(grant,)))
+    used = () if request.pushed is None else (use(request.pushed, now),)
+    await authority.store.commit(Commit(rows=(grant, *used)))
     return code, int(authority.lifetimes.code)
 
 
@@ -91,7 +97,7 @@ async def check_subject(authority: Authority, caller: Caller, subject: str) -> N
         RightsInsufficient: The caller may not speak of this user.
         RequestInvalid: No user can have this name.
     """
-    if not is_administrator(caller):
+    if not is_administrator(caller) and not _is_oneself(caller, subject):
         own = await authority.store.app(caller.app_id)
         if own is None or own.sign_in is None or not subject.startswith(own.sign_in.subject_prefix):
             raise RightsInsufficient("an administrator must list the subjects that this service may name")
@@ -102,9 +108,13 @@ async def check_subject(authority: Authority, caller: Caller, subject: str) -> N
         raise RequestInvalid(f"subjects that begin with {APP_SUBJECT_PREFIX!r} are Apps, never users")
 
 
+def _is_oneself(caller: Caller, subject: str) -> bool:
+    return isinstance(caller, Person) and caller.subject == subject
+
+
 async def _find_client(authority: Authority, caller: Caller, client_id: str) -> App:
     """An App that the caller may issue codes for; one answer for missing, locked and deleted."""
-    if not is_administrator(caller):
+    if not is_administrator(caller) and not isinstance(caller, Person):  # who signs in may use every App
         own = await authority.store.app(caller.app_id)
         if own is None or own.sign_in is None or client_id not in own.sign_in.client_ids:
             raise RightsInsufficient("an administrator must list the Apps that this service issues codes for")

@@ -72,6 +72,7 @@ class TokenSet:
     expires_in: int
     """In seconds."""
     refresh_token: str = field(repr=False)
+    """Empty where there is no grant to renew."""
     scopes: frozenset[str]
 
 

@@ -27,6 +27,7 @@ def collect(now: float, limit: int) -> Steps[int]:
     collected += yield from _signing_keys(now)
     collected += yield from _sessions(now, limit)
     collected += yield from _consents(now, limit)
+    collected += yield from _pushed_requests(now, limit)
     collected += yield from events.collect(now, limit)
     collected += yield from _audit(now, limit)
     return collected
@@ -111,6 +112,16 @@ def _sessions(now: float, limit: int) -> Steps[int]:
 def _consents(now: float, limit: int) -> Steps[int]:
     deleted = yield sql(
         "DELETE FROM consents WHERE consent_id IN (SELECT consent_id FROM consents"
+        " WHERE expires_at <= ? LIMIT ?)",
+        now,
+        limit,
+    )
+    return deleted.count
+
+
+def _pushed_requests(now: float, limit: int) -> Steps[int]:
+    deleted = yield sql(
+        "DELETE FROM pushed_requests WHERE request_id IN (SELECT request_id FROM pushed_requests"
         " WHERE expires_at <= ? LIMIT ?)",
         now,
         limit,

@@ -12,6 +12,7 @@ from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret, Sig
 from rpz_auth_server.domain.grant import MARGIN, Grant, GrantState
 from rpz_auth_server.domain.issuer import Issuer
 from rpz_auth_server.domain.key import SealedKey
+from rpz_auth_server.domain.pushed_request import PushedRequest
 from rpz_auth_server.domain.refusal import Conflict
 from rpz_auth_server.storage.steps import Steps
 from rpz_auth_server.storage.store import Row
@@ -45,6 +46,7 @@ def _load_sign_in(text: str | None) -> SignIn | None:
 
 _SET = _Codec(lambda value: to_json(sorted(value)), lambda text: frozenset(json.loads(text)))
 _TUPLE = _Codec(to_json, lambda text: tuple(json.loads(text)))
+_PAIRS = _Codec(to_json, lambda text: tuple((name, value) for name, value in json.loads(text)))
 _BOOL = _Codec(int, bool)
 _SIGN_IN = _Codec(_dump_sign_in, _load_sign_in)
 
@@ -189,6 +191,14 @@ EXTERNAL_IDENTITIES: Table[ExternalIdentity] = Table(
     ExternalIdentity, "external_identities", _columns(ExternalIdentity), fixed=("issuer", "subject")
 )
 
+PUSHED_REQUESTS: Table[PushedRequest] = Table(
+    PushedRequest,
+    "pushed_requests",
+    _columns(PushedRequest),
+    fixed=("app_id", "expires_at"),
+    codecs={"parameters": _PAIRS},
+)
+
 TABLES: Mapping[type[Row], Table[Any]] = {
     App: APPS,
     Account: ACCOUNTS,
@@ -200,6 +210,7 @@ TABLES: Mapping[type[Row], Table[Any]] = {
     Session: SESSIONS,
     Consent: CONSENTS,
     ExternalIdentity: EXTERNAL_IDENTITIES,
+    PushedRequest: PUSHED_REQUESTS,
 }
 """Those that others refer to come first."""
 

@@ -255,3 +255,24 @@ def m0004_lock_and_rotation() -> Steps[None]:
     yield sql("ALTER TABLE signing_keys ADD COLUMN sign_at REAL NOT NULL DEFAULT 0")
     yield sql("ALTER TABLE signing_keys ADD COLUMN published INTEGER NOT NULL DEFAULT 1")
     yield sql("UPDATE signing_keys SET sign_at = created_at")
+
+
+@_migration
+def m0005_pushed_requests() -> Steps[None]:
+    """Make the table of authorization requests that wait for their browser."""
+    # No reference to the App: its own row outlives these by far.
+    yield sql(
+        """
+        CREATE TABLE pushed_requests (
+            request_id TEXT PRIMARY KEY NOT NULL,
+            app_id TEXT NOT NULL,
+            parameters TEXT NOT NULL,
+            created_at REAL NOT NULL,
+            expires_at REAL NOT NULL,
+            used_at REAL,
+            version INTEGER NOT NULL
+        ) STRICT
+        """
+    )
+    yield sql("CREATE INDEX pushed_requests_app ON pushed_requests (app_id, expires_at)")
+    yield sql("CREATE INDEX pushed_requests_expired ON pushed_requests (expires_at)")

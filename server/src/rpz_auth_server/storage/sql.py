@@ -12,6 +12,7 @@ from rpz_auth_server.domain.event import AuditRecord, Cursor, Event, StoredSnaps
 from rpz_auth_server.domain.grant import Grant, GrantState
 from rpz_auth_server.domain.issuer import Issuer
 from rpz_auth_server.domain.key import SealedKey
+from rpz_auth_server.domain.pushed_request import PushedRequest
 from rpz_auth_server.storage import audit, events
 from rpz_auth_server.storage.collect import collect
 from rpz_auth_server.storage.rows import (
@@ -23,13 +24,14 @@ from rpz_auth_server.storage.rows import (
     EXTERNAL_IDENTITIES,
     GRANTS,
     ISSUER,
+    PUSHED_REQUESTS,
     SESSIONS,
     SIGNING_KEYS,
     R,
     Table,
     write,
 )
-from rpz_auth_server.storage.steps import Steps, T, Work
+from rpz_auth_server.storage.steps import Steps, T, Work, sql
 from rpz_auth_server.storage.store import Commit
 
 TICK = "UPDATE meta SET now = CASE WHEN now < ? THEN ? ELSE now END RETURNING now"
@@ -167,6 +169,14 @@ class SqlStore(abc.ABC):
         condition = "WHERE account_id = ? ORDER BY created_at, identity_id"
         return await self._select(EXTERNAL_IDENTITIES, condition, account_id)
 
+    async def pushed_request(self, request_id: str) -> PushedRequest | None:
+        """See `Store.pushed_request`."""
+        return await self._look_up(PUSHED_REQUESTS, request_id)
+
+    async def count_pushed_requests(self, app_id: str) -> int:
+        """See `Store.count_pushed_requests`."""
+        return await self._read(_count_pushed_requests(app_id, self.now()))
+
     async def audit_records(self, *, after: int, limit: int) -> Sequence[AuditRecord]:
         """See `Store.audit_records`."""
         return await self._read(audit.after(after, limit))
@@ -208,6 +218,13 @@ def _write(commit: Commit, now: float) -> Steps[None]:
         yield from events.write(change, now)
     for record in commit.audit:
         yield from audit.append(record, now)
+
+
+def _count_pushed_requests(app_id: str, now: float) -> Steps[int]:
+    counted = yield sql(
+        "SELECT count(*) FROM pushed_requests WHERE app_id = ? AND expires_at > ?", app_id, now
+    )
+    return int(counted.rows[0][0])
 
 
 def _nothing(now: float) -> Steps[float]:

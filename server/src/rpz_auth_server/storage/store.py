@@ -14,6 +14,7 @@ from rpz_auth_server.domain.event import Audit, AuditRecord, Cursor, Event, Stor
 from rpz_auth_server.domain.grant import Grant
 from rpz_auth_server.domain.issuer import Issuer
 from rpz_auth_server.domain.key import SealedKey
+from rpz_auth_server.domain.pushed_request import PushedRequest
 
 Row = (
     App
@@ -26,6 +27,7 @@ Row = (
     | Session
     | Consent
     | ExternalIdentity
+    | PushedRequest
 )
 
 
@@ -140,6 +142,14 @@ class Store(Protocol):
 
     async def external_identities(self, account_id: str) -> Sequence[ExternalIdentity]:
         """The outside identities of an account, the oldest first."""
+        ...
+
+    async def pushed_request(self, request_id: str) -> PushedRequest | None:
+        """The authorization request of an ID, whether usable or not."""
+        ...
+
+    async def count_pushed_requests(self, app_id: str) -> int:
+        """How many requests of an App have not expired."""
         ...
 
     async def audit_records(self, *, after: int, limit: int) -> Sequence[AuditRecord]:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import urllib.parse
 from collections.abc import Sequence
 from typing import Any
 
 import rpz_auth
 from google.protobuf.timestamp_pb2 import Timestamp
 from rpz.auth.v1 import app_service_pb2, token_service_pb2, verification_service_pb2
-from rpz_auth import credentials
-from rpz_auth.errors import CredentialsAmbiguous, CredentialsMissing, TokenInvalid
 from rpz_auth.view import AppState, Revocation, SigningKeys
 
 from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret
 from rpz_auth_server.domain.grant import Grant
-from rpz_auth_server.domain.refusal import ClientInvalid, RequestInvalid
+from rpz_auth_server.domain.refusal import RequestInvalid
 from rpz_auth_server.flows.pipeline import ClientCredentials
+from rpz_auth_server.transport.clients import read_client
 
 _KINDS = {
     app_service_pb2.APP_KIND_BACKEND: AppKind.BACKEND,
@@ -35,22 +33,12 @@ def client_credentials(context: Any, request: Any) -> ClientCredentials:
         CredentialsAmbiguous: Both have some, or they name different clients.
         ClientInvalid: The metadata has something else than `Basic`.
     """
-    peer = rpz_auth.peer()
-    try:
-        value = credentials.find(context.invocation_metadata())
-        parsed = None if value is None else credentials.parse(value)
-    except (TokenInvalid, CredentialsMissing):
-        raise ClientInvalid from None
-    if parsed is None:
-        return ClientCredentials(client_id=request.client_id, client_secret=request.client_secret, peer=peer)
-    if not isinstance(parsed, credentials.Basic):
-        raise ClientInvalid("authenticate with Basic, the App ID as user and its OAuth 2 secret as password")
-    client_id, client_secret = map(urllib.parse.unquote_plus, (parsed.user, parsed.password))
-    if request.client_secret or request.client_id not in ("", client_id):
-        raise CredentialsAmbiguous(
-            "send the client's credentials in the metadata or in the message, not both"
-        )
-    return ClientCredentials(client_id=client_id, client_secret=client_secret, peer=peer)
+    return read_client(
+        context.invocation_metadata(),
+        client_id=request.client_id,
+        client_secret=request.client_secret,
+        peer=rpz_auth.peer(),
+    )
 
 
 def read_kind(number: app_service_pb2.AppKind.ValueType) -> AppKind:

@@ -14,17 +14,33 @@ from rpz_auth_server.settings import Settings
 from rpz_auth_server.transport import oauth
 from rpz_auth_server.transport.http.answers import plain
 from rpz_auth_server.transport.http.guard import Guard
+from rpz_auth_server.transport.oauth import paths
+from rpz_auth_server.transport.oauth.cors import Cors
+from rpz_auth_server.transport.oauth.people import People
 
 
-def build(authority: Authority, settings: Settings) -> ASGIApp:
+def build(authority: Authority, settings: Settings, *, people: People | None = None) -> ASGIApp:
     """Put the application together.
 
     Paths stand below the issuer's own: what a proxy forwards arrives as clients wrote it.
+
+    Args:
+        authority: Whose flows are served.
+        settings: With the issuer, trusted proxies and origins of pages.
+        people: Who signs in and consents; None where nobody can.
     """
-    routes = oauth.routes(authority)
     prefix = urllib.parse.urlsplit(settings.issuer).path
-    router = Router(_below(prefix, routes), redirect_slashes=False, default=_not_found)
-    return Guard(router, trusted_proxies=settings.trusted_proxies)
+    metadata = oauth.metadata_route(authority, prefix, people)
+    router = Router(
+        [metadata, *_below(prefix, oauth.routes(authority, people))],
+        redirect_slashes=False,
+        default=_not_found,
+    )
+    app: ASGIApp = router
+    if settings.cors_origins:
+        open_paths = {prefix + path for path in paths.CALLED_BY_PAGES} | {paths.METADATA + prefix}
+        app = Cors(app, origins=settings.cors_origins, paths=open_paths)
+    return Guard(app, trusted_proxies=settings.trusted_proxies)
 
 
 def _below(prefix: str, routes: Sequence[BaseRoute]) -> Sequence[BaseRoute]:

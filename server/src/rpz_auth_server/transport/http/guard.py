@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 import structlog
-from rpz_auth.address import UNKNOWN, Peer, TrustedProxies, parse_address
+from rpz_auth.address import UNKNOWN, Peer, TrustedProxies, parse_address, with_origin
 from rpz_auth.errors import Refusal
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -104,7 +104,7 @@ class Guard:
             return UNKNOWN
         peer = Peer(address, names=scope["state"].get("certificate_names", frozenset()))
         headers = [(key.decode("latin-1"), value.decode("latin-1")) for key, value in scope["headers"]]
-        return self._proxies.resolve(peer, headers)
+        return with_origin(self._proxies.resolve(peer, headers), headers)
 
     def _record(self, scope: Scope, status: int, peer: Peer, seconds: float) -> None:
         """Write the access log: no query, no header, nothing that could hold a credential."""

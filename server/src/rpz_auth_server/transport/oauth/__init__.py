@@ -7,11 +7,37 @@ from collections.abc import Sequence
 from starlette.routing import BaseRoute, Route
 
 from rpz_auth_server.flows.pipeline import Authority
-from rpz_auth_server.transport.oauth import keys
+from rpz_auth_server.transport.oauth import (
+    authorize,
+    introspect,
+    keys,
+    metadata,
+    paths,
+    push,
+    revoke,
+    token,
+)
+from rpz_auth_server.transport.oauth.form import endpoint
+from rpz_auth_server.transport.oauth.people import People
 
-JWKS = "/oauth/jwks.json"
+
+def routes(authority: Authority, people: People | None) -> Sequence[BaseRoute]:
+    """The endpoints, below the issuer's path; without `people` nobody is sent here by a browser."""
+    served: list[BaseRoute] = [
+        Route(paths.TOKEN, endpoint(token.answer(authority)), methods=["POST"]),
+        Route(paths.REVOKE, endpoint(revoke.answer(authority)), methods=["POST"]),
+        Route(paths.INTROSPECT, introspect.serve(authority), methods=["POST"]),
+        Route(paths.JWKS, keys.endpoint(authority), methods=["GET"]),
+    ]
+    if people is not None:
+        served += [
+            Route(paths.AUTHORIZE, authorize.serve(authority, people), methods=["GET", "POST"]),
+            Route(paths.PUSH, endpoint(push.answer(authority)), methods=["POST"]),
+        ]
+    return served
 
 
-def routes(authority: Authority) -> Sequence[BaseRoute]:
-    """The endpoints, below the issuer's path."""
-    return [Route(JWKS, keys.endpoint(authority), methods=["GET"])]
+def metadata_route(authority: Authority, issuer_path: str, people: People | None) -> BaseRoute:
+    """The metadata, in front of the issuer's path (RFC 8414 §3.1)."""
+    document = metadata.endpoint(authority, has_people=people is not None)
+    return Route(paths.METADATA + issuer_path, document, methods=["GET"])
