@@ -26,6 +26,9 @@ PROCESSES = 4
 @pytest.fixture(scope="module")
 def authorities(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sequence[AuthorityProcess]]:
     data_dir = tmp_path_factory.mktemp("races") / "data"
+    data_dir.mkdir(mode=0o700)
+    # Losing a race counts as failing.
+    (data_dir / "rpz-auth.toml").write_text("failure_limit = 0\nrefresh_limit = 0\n")
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(running_authority(data_dir)) for _ in range(PROCESSES)]
 

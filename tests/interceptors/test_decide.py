@@ -727,4 +727,4 @@ def test_the_question_says_who_presents_the_token_and_is_the_same_without(bench:
     token = bench.authority.api_token(resource=RESOURCE, scopes=["orders.read"])
     bench.admit(field(token))
     assert bench.asked == [ApiTokenQuestion(APP_ID, token.token)]
-    assert bench.asked[0].peer == "192.0.2.7"
+    assert str(bench.asked[0].peer) == "192.0.2.7"

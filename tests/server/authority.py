@@ -55,6 +55,17 @@ ORDERS, STOCK = "https://orders.example", "https://stock.example"
 CODE_VERIFIER = "correct-horse-battery-staple-correct-horse-battery"
 OTHER_VERIFIER = "another-verifier-of-somebody-else-1234567890"
 TIMEOUT = 20.0
+UNLIMITED = dict.fromkeys(
+    (
+        "failure_limit",
+        "peer_failure_limit",
+        "app_failure_limit",
+        "refresh_limit",
+        "verification_limit",
+    ),
+    0,
+)
+"""Time that stands forgives no failure; tests of the limits set their own."""
 
 Metadata = Sequence[tuple[str, str]]
 
@@ -441,7 +452,7 @@ async def running_authority(
     data_dir: Path, *, time: FakeTime | None = None, people: People | None = None, **fields: Any
 ) -> AsyncIterator[TestAuthority]:
     """Start an authority on a free port, over TLS; with the machine's clocks when no time is given."""
-    settings = Settings(data_dir=data_dir, grpc_address="127.0.0.1:0", **fields)
+    settings = Settings(data_dir=data_dir, grpc_address="127.0.0.1:0", **{**UNLIMITED, **fields})
     held: list[HeldStore] = []
 
     async def open_store(path: Path) -> Any:
@@ -452,7 +463,12 @@ async def running_authority(
     async with AsyncExitStack() as cleanup:
         logged = cleanup.enter_context(_logging())
         authority, hub = await open_authority(settings, {}, cleanup, open_store=open_store)
-        server = GrpcServer(authority, hub, offer_reflection=settings.reflection)
+        server = GrpcServer(
+            authority,
+            hub,
+            offer_reflection=settings.reflection,
+            trusted_proxies=settings.trusted_proxies,
+        )
         port = server.listen(settings.grpc_address, server_credentials(settings))
         await bootstrap.ensure_administrator(authority, data_dir, describe_connection(settings, port))
         await server.start()

@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 from rpz_auth.errors import ConfigurationError
 from rpz_auth_server.domain.grant import Lifetimes
+from rpz_auth_server.domain.limits import Limits
 from rpz_auth_server.settings import Settings
 
 
@@ -46,8 +47,15 @@ def test_defaults_serve_on_loopback_with_tls(tmp_path: Path) -> None:
         "heartbeat_interval": 1,
         "log_format": "json",
         "log_level": "info",
+        "failure_limit": 5,
+        "failure_longest_delay": 300,
+        "peer_failure_limit": 60,
+        "app_failure_limit": 600,
+        "refresh_limit": 30,
+        "verification_limit": 1000,
         "reflection": False,
     }
+    assert settings.limits == Limits()
     assert settings.lifetimes == Lifetimes()
     assert settings.database_path == tmp_path / "rpz-auth.db"
     assert settings.keyring_path == tmp_path / "keyring.json"

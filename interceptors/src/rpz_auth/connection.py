@@ -209,7 +209,7 @@ class Connection:
         if running is None:
             raise BackendUnavailable
         request = pb.VerifyApiTokenRequest(
-            app_id=question.app_id, api_token=question.api_token, peer=question.peer
+            app_id=question.app_id, api_token=question.api_token, peer=str(question.peer)
         )
         try:
             return running.stub.VerifyApiToken.future(request, timeout=_ASK_TIMEOUT)

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
 from rpz_auth import access_token, credentials
-from rpz_auth.address import Peer, TrustedProxies, with_origin
+from rpz_auth.address import UNKNOWN, Peer, TrustedProxies, with_origin
 from rpz_auth.cache import BoundedCache
 from rpz_auth.caller import APP_ID, Admission, Caller, How, Verdict
 from rpz_auth.errors import (
@@ -47,7 +47,7 @@ class ApiTokenQuestion:
 
     app_id: str
     api_token: str = field(repr=False)
-    peer: str = field(default="", compare=False)
+    peer: Peer = field(default=UNKNOWN, compare=False)
     """Who presents it. The answer does not depend on it; its App's owner will see it as *last used*."""
 
 
@@ -151,7 +151,7 @@ class Decider:
             case credentials.Basic(user, password):
                 # Read before the question: a change that passes the answer on its way makes it worthless.
                 version = self.view.version_of(user)
-                question = ApiTokenQuestion(user, password, peer=str(peer))
+                question = ApiTokenQuestion(user, password, peer)
                 verdict = yield from self._ask(question, key, version, now)
                 self._verdicts.put(key, _Kept(verdict, now + API_TOKEN_CACHE_SECONDS, user, version))
         return verdict

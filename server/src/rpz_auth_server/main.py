@@ -20,10 +20,12 @@ from rpz_auth_server import bootstrap, log
 from rpz_auth_server.crypto.handles import Handles
 from rpz_auth_server.crypto.passwords import Passwords
 from rpz_auth_server.crypto.signing import SigningKeyring
+from rpz_auth_server.flows.limits import Limiter
 from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.live.collector import collect_forever
 from rpz_auth_server.live.hub import Hub
 from rpz_auth_server.live.keys import keep_keys_forever
+from rpz_auth_server.live.limiter import Sharing, share_forever
 from rpz_auth_server.settings import OFF, Settings
 from rpz_auth_server.storage.sqlite import SqliteStore
 from rpz_auth_server.storage.store import Store
@@ -185,7 +187,12 @@ async def run(settings: Settings, environ: Mapping[str, str]) -> None:
         await bootstrap.ensure_administrator(authority, settings.data_dir, connection)
         await server.start()
         await http.start()
-        for work in (collect_forever(authority.store), keep_keys_forever(authority)):
+        sharing = Sharing(authority.store, authority.limiter)
+        for work in (
+            collect_forever(authority.store),
+            keep_keys_forever(authority),
+            share_forever(sharing),
+        ):
             cleanup.callback(asyncio.create_task(work).cancel)
         print(  # noqa: T201 - for the person or script that started it
             f"rpz-auth-server listens on {connection['grpc_address']} as {settings.issuer}\n"
@@ -242,6 +249,7 @@ async def open_authority(
         issuer=settings.issuer,
         lifetimes=settings.lifetimes,
         key_times=settings.key_times,
+        limiter=Limiter(settings.limits, store.now),
     )
     return authority, hub
 

@@ -27,6 +27,7 @@ from rpz_auth.errors import ConfigurationError
 from rpz_auth_server.crypto.keyring import ENVIRONMENT_VARIABLE as KEYRING_VARIABLE
 from rpz_auth_server.domain.grant import MAX_ACCESS_TOKEN_LIFETIME, Lifetimes
 from rpz_auth_server.domain.key import KeyTimes
+from rpz_auth_server.domain.limits import Limits
 
 ENVIRONMENT_PREFIX = "RPZ_AUTH_"
 FILE_NAME = "rpz-auth.toml"
@@ -236,6 +237,22 @@ class Settings(BaseModel):
         default_factory=lambda: "console" if sys.stderr.isatty() else "json"
     )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    failure_limit: int = Field(5, ge=0, le=1000)
+    """Failed authentications of one peer for one App before each has to wait longer; 0 for any number.
+
+    A peer is an IPv4 address or the first 64 bits of an IPv6 address. No limit on failures holds up a
+    genuine credential."""
+    failure_longest_delay: float = Field(300, ge=1, le=86400)
+    """How long that wait can become."""
+    peer_failure_limit: int = Field(60, ge=0, le=1_000_000)
+    """Failed authentications of one peer each minute; 0 for any number."""
+    app_failure_limit: int = Field(600, ge=0, le=1_000_000)
+    """Failed authentications for one App each minute, from peers that were not right lately; 0 for any
+    number."""
+    refresh_limit: int = Field(30, ge=0, le=1_000_000)
+    """Uses of one grant each minute; 0 for any number."""
+    verification_limit: int = Field(1000, ge=0, le=1_000_000)
+    """Introspections and API token checks of one verifier each second; 0 for any number."""
     reflection: bool = False
     """Offer gRPC server reflection to authenticated callers."""
 
@@ -307,6 +324,18 @@ class Settings(BaseModel):
     def key_times(self) -> KeyTimes:
         """When signing keys follow one another, in the words of the rules."""
         return KeyTimes(period=self.signing_key_period, publish_ahead=self.signing_key_publish_ahead)
+
+    @property
+    def limits(self) -> Limits:
+        """What may be done how often, in the words of the rules."""
+        return Limits(
+            failures=self.failure_limit,
+            longest_delay=self.failure_longest_delay,
+            peer_failures=self.peer_failure_limit,
+            app_failures=self.app_failure_limit,
+            uses=self.refresh_limit,
+            verifications=self.verification_limit,
+        )
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:

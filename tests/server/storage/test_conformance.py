@@ -15,7 +15,9 @@ from rpz_auth_server.domain.event import BEGINNING, Audit, Cursor, StoredSnapsho
 from rpz_auth_server.domain.grant import MARGIN, MAX_ACCESS_TOKEN_LIFETIME, Grant, GrantState
 from rpz_auth_server.domain.issuer import Issuer
 from rpz_auth_server.domain.key import SealedKey
+from rpz_auth_server.domain.limits import Charge, Level, RefusalCount, SharedLevel
 from rpz_auth_server.domain.refusal import Conflict
+from rpz_auth_server.storage import limits
 from rpz_auth_server.storage.audit import find_break
 from rpz_auth_server.storage.store import Commit, Row, Store
 from server.storage.build import (
@@ -686,3 +688,86 @@ async def test_a110_refreshing_adds_no_rows(store: Store) -> None:
         grant = replace(grant, version=grant.version + 1, generation=generation)
         await store.commit(Commit(rows=(grant,)))
     assert await store.grants_of_subject("acme:bob", limit=100) == [grant]
+
+
+# Counts that processes share
+
+
+def shared(levels: Sequence[SharedLevel]) -> dict[str, Level]:
+    return {item.key: item.level for item in levels}
+
+
+async def test_levels_add_up_over_processes_and_leak_away(backend: Backend) -> None:
+    time = FakeTime(NOW)
+    first, second = await backend.open(wall=time), await backend.open(wall=time)
+    assert await first.share_levels([], since=0) == []
+    levels = await first.share_levels([Charge("a", 4, 1.0), Charge("b", 1, 0.5)], since=0)
+    assert shared(levels) == {"a": Level(4, NOW), "b": Level(1, NOW)}
+    time.time += 1
+    levels = await second.share_levels([Charge("a", 2, 1.0)], since=NOW + 0.5)
+    assert shared(levels) == {"a": Level(5, NOW + 1)}
+    time.time += 1.5
+    levels = await second.share_levels([Charge("c", 1, 1.0)], since=0)
+    assert shared(levels) == {"a": Level(5, NOW + 1), "c": Level(1, NOW + 2.5)}
+    time.time += 100
+    levels = await first.share_levels([Charge("a", 1, 1.0)], since=0)
+    assert shared(levels) == {"a": Level(1, NOW + 102.5)}
+
+
+async def test_a110_levels_are_bounded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_LEVELS", 10)
+    for number in range(50):
+        await store.share_levels([Charge(f"{number}", number + 1, 1.0)], since=0)
+    levels = await store.share_levels([], since=0)
+    assert set(shared(levels)) == {str(number) for number in range(40, 50)}
+
+
+async def test_refusals_are_counted_by_app_reason_and_minute(backend: Backend) -> None:
+    first, second = await backend.open(), await backend.open()
+    await first.commit(Commit(rows=(an_app(),)))
+    minute = int(NOW // 60)
+    await first.count_refusals(
+        [
+            RefusalCount(APP_ID, "CLIENT_INVALID", minute, 3),
+            RefusalCount("made-up", "CLIENT_INVALID", minute, 5),
+        ]
+    )
+    await second.count_refusals(
+        [
+            RefusalCount("other", "CLIENT_INVALID", minute, 1),
+            RefusalCount(APP_ID, "CLIENT_INVALID", minute, 4),
+            RefusalCount(APP_ID, "RATE_LIMITED", minute - 1, 9),
+        ]
+    )
+    newest, middle, oldest = (
+        RefusalCount(APP_ID, "CLIENT_INVALID", minute, 7),
+        RefusalCount("", "CLIENT_INVALID", minute, 6),
+        RefusalCount(APP_ID, "RATE_LIMITED", minute - 1, 9),
+    )
+    end = (2**62, "", "")
+    assert await first.refusals(None, before=end, limit=10) == [newest, middle, oldest]
+    assert await first.refusals(APP_ID, before=end, limit=10) == [newest, oldest]
+    assert await first.refusals("", before=end, limit=10) == [middle]
+    assert await first.refusals(None, before=end, limit=1) == [newest]
+    assert await first.refusals(None, before=(minute, APP_ID, "CLIENT_INVALID"), limit=1) == [middle]
+    assert await first.refusals(None, before=(minute, "", "CLIENT_INVALID"), limit=5) == [oldest]
+
+
+async def test_a110_refusals_are_kept_for_days_and_bounded(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time = FakeTime(NOW)
+    store = await backend.open(wall=time)
+    minute = int(NOW // 60)
+    await store.count_refusals([RefusalCount("", "R", minute - back, 1) for back in range(20)])
+    time.time += limits.REFUSALS_KEPT * 60 - 600
+    while await store.collect(limit=3):
+        pass
+    end = (2**62, "", "")
+    kept = await store.refusals(None, before=end, limit=100)
+    assert [item.minute for item in kept] == [minute - back for back in range(11)]
+    monkeypatch.setattr(limits, "MAX_REFUSALS", 4)
+    while await store.collect(limit=3):
+        pass
+    kept = await store.refusals(None, before=end, limit=100)
+    assert [item.minute for item in kept] == [minute - back for back in range(4)]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
+from rpz_auth.address import Peer
 from rpz_auth.caller import Caller
+from rpz_auth.errors import TokenInvalid
 
 from rpz_auth_server.crypto.handles import HandleInvalid, HandleKind, check_key, new_id, new_salt
 from rpz_auth_server.domain import scope
@@ -14,7 +16,7 @@ from rpz_auth_server.domain.event import Audit
 from rpz_auth_server.domain.name import check_name
 from rpz_auth_server.domain.refusal import NotFound, ScopeInvalid, TargetInvalid
 from rpz_auth_server.flows.credentials import check_deadline
-from rpz_auth_server.flows.pipeline import Authority, retry_conflicts, revocation_of
+from rpz_auth_server.flows.pipeline import Authority, retry_conflicts, revocation_of, try_open
 from rpz_auth_server.flows.rights import check_grantable, find_app
 from rpz_auth_server.storage.store import Commit
 
@@ -102,6 +104,23 @@ async def revoke_api_token(authority: Authority, caller: Caller, app_id: str, ap
         )
 
     await retry_conflicts(attempt)
+
+
+async def authenticate_api_token(
+    authority: Authority, app_id: str, text: str, peer: Peer, *, for_authority: bool = False
+) -> ApiToken:
+    """Find the live API token that somebody presents for itself; `verify_api_token` is for those who ask.
+
+    Raises:
+        TokenInvalid: It is good for nothing.
+        RateLimited: The peer failed too often.
+    """
+    opened = try_open(authority, HandleKind.API_TOKEN, text)
+    with authority.limiter.guarded(app_id, peer, genuine=() if opened is None else (opened.id,)):
+        token = await verify_api_token(authority, app_id, text, for_authority=for_authority)
+        if token is None:
+            raise TokenInvalid
+        return token
 
 
 async def verify_api_token(

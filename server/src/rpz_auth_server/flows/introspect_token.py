@@ -10,7 +10,7 @@ from rpz_auth.errors import TokenExpired, TokenInvalid
 
 from rpz_auth_server.crypto.handles import HandleKind
 from rpz_auth_server.flows.api_tokens import verify_api_token
-from rpz_auth_server.flows.pipeline import Authority
+from rpz_auth_server.flows.pipeline import Authority, try_open
 
 
 async def introspect_token(authority: Authority, caller: Caller, token: str) -> Verdict | None:
@@ -19,10 +19,17 @@ async def introspect_token(authority: Authority, caller: Caller, token: str) -> 
     Returns:
         None for everything that is not active there: the caller learns nothing of what is unknown,
         expired, revoked, or meant for others (RFC 7662 §2.2).
+
+    Raises:
+        RateLimited: The caller asks too much.
     """
     resources = caller.verdict.resources - {authority.issuer}
+    is_handle = token.startswith(HandleKind.API_TOKEN.value)
+    if is_handle and try_open(authority, HandleKind.API_TOKEN, token) is None:
+        return None
+    authority.limiter.take_verification(caller.app_id)
     try:
-        if token.startswith(HandleKind.API_TOKEN.value):
+        if is_handle:
             return await _api_token(authority, token, resources)
         verdict = access_token.verify(
             token,

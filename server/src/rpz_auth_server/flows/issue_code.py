@@ -49,9 +49,11 @@ async def issue_code(authority: Authority, caller: Caller, request: IssueCode) -
         ScopeInvalid: More than is registered for the App.
         TargetInvalid: Resources that are not registered for the App, or none among several.
         Conflict: The request that was sent ahead was used meanwhile.
+        RateLimited: The caller asked too often for what it may not.
     """
-    await check_subject(authority, caller, request.subject)
-    app = await _find_client(authority, caller, request.client_id)
+    with authority.limiter.guarded_against_misuse(caller.app_id, request.client_id):
+        await check_subject(authority, caller, request.subject)
+        app = await _find_client(authority, caller, request.client_id)
     if not any(redirect_uri_is(registered, request.redirect_uri) for registered in app.redirect_uris):
         raise RequestInvalid("this redirect_uri is not registered for the App, character by character")
     _check_pkce(app, request)

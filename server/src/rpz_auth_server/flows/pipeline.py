@@ -1,6 +1,6 @@
 """The steps that requests of OAuth 2 clients share, in the order that no flow can change.
 
-Open the handle (no database), authenticate the App, check its whitelist, decide by the row, sign,
+Open the handle (no database), limit, authenticate the App, check its whitelist, decide by the row, sign,
 commit. A flow brings the decision and nothing else.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -26,6 +27,7 @@ from rpz_auth_server.domain.event import Audit
 from rpz_auth_server.domain.grant import MARGIN, Grant, Issued, Lifetimes, Reused
 from rpz_auth_server.domain.key import KeyTimes
 from rpz_auth_server.domain.refusal import ClientInvalid, Conflict, GrantInvalid, ScopeInvalid, TargetInvalid
+from rpz_auth_server.flows.limits import Limiter
 from rpz_auth_server.storage.store import Commit, Store
 
 _log = structlog.get_logger("rpz_auth_server")
@@ -47,6 +49,7 @@ class Authority:
     """The authority's own, kept up to date like any verifier's."""
     issuer: str
     lifetimes: Lifetimes
+    limiter: Limiter
     key_times: KeyTimes = field(default_factory=KeyTimes)
 
     @staticmethod
@@ -113,13 +116,21 @@ async def authenticate_client(authority: Authority, client: ClientCredentials) -
     Raises:
         ClientInvalid: RFC 6749 §5.2 `invalid_client`.
         OriginNotAllowed: The App's whitelist does not have the peer.
+        RateLimited: It failed too often.
     """
-    opened = _open_secret(authority, client.client_secret) if client.client_secret else None
+    secret = try_open(authority, HandleKind.SECRET, client.client_secret)
+    with _limited(authority, client, secret):
+        return await _authenticate(authority, client, secret)
+
+
+async def _authenticate(authority: Authority, client: ClientCredentials, secret: OpenedHandle | None) -> App:
+    if client.client_secret and secret is None:
+        raise ClientInvalid
     app = await authority.store.app(client.client_id) if APP_ID.fullmatch(client.client_id) else None
     if app is None or app.locked or app.deleted or authority.view.locked:
         raise ClientInvalid
-    if opened is not None:
-        await _verify_secret(authority, opened, app)
+    if secret is not None:
+        await _verify_secret(authority, secret, app)
     elif app.kind is AppKind.BACKEND or await _has_live_secret(authority, app):
         raise ClientInvalid
     compiled(app.whitelist).check(client.peer)
@@ -131,11 +142,22 @@ async def issue(authority: Authority, client: ClientCredentials, presented: str,
 
     Raises:
         GrantInvalid: The code or refresh token is good for nothing; after reuse the grant is revoked.
+        RateLimited: The peer failed, or the grant was used, too often.
         Refusal: Any that authentication, selection or the store raise.
     """
-    opened = open_handle(authority, flow.kind, presented)
-    app = await authenticate_client(authority, client)
+    opened = try_open(authority, flow.kind, presented)
+    secret = try_open(authority, HandleKind.SECRET, client.client_secret)
+    with _limited(authority, client, opened, *([secret] if client.client_secret else [])):
+        if opened is None:
+            raise GrantInvalid
+        authority.limiter.take_use(opened.id)
+        app = await _authenticate(authority, client, secret)
+        return await _issue(authority, client, app, opened, flow)
 
+
+async def _issue(
+    authority: Authority, client: ClientCredentials, app: App, opened: OpenedHandle, flow: GrantFlow
+) -> TokenSet:
     async def attempt() -> _Answer | Reused:
         grant = await load_grant(authority, opened)
         if grant.app_id != app.app_id:
@@ -169,10 +191,18 @@ def open_handle(authority: Authority, kind: HandleKind, text: str) -> OpenedHand
     Raises:
         GrantInvalid: This authority never made it.
     """
+    opened = try_open(authority, kind, text)
+    if opened is None:
+        raise GrantInvalid
+    return opened
+
+
+def try_open(authority: Authority, kind: HandleKind, text: str) -> OpenedHandle | None:
+    """Read a credential as far as that goes without the database; None for what this authority never made."""
     try:
         return authority.handles.open(kind, text)
     except HandleInvalid:
-        raise GrantInvalid from None
+        return None
 
 
 async def load_grant(authority: Authority, opened: OpenedHandle) -> Grant:
@@ -300,11 +330,14 @@ def _token_set(authority: Authority, grant: Grant, app: App, selection: Selectio
     )
 
 
-def _open_secret(authority: Authority, text: str) -> OpenedHandle:
-    try:
-        return authority.handles.open(HandleKind.SECRET, text)
-    except HandleInvalid:
-        raise ClientInvalid from None
+def _limited(
+    authority: Authority, client: ClientCredentials, *presented: OpenedHandle | None
+) -> AbstractContextManager[None]:
+    """What a client presents is genuine if all of it is; a client that presents nothing may be anybody."""
+    genuine = [opened.id for opened in presented if opened is not None]
+    return authority.limiter.guarded(
+        client.client_id, client.peer, genuine=genuine if len(genuine) == len(presented) else ()
+    )
 
 
 async def _verify_secret(authority: Authority, opened: OpenedHandle, app: App) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rpz_auth.caller import APP_SUBJECT_PREFIX
+from rpz_auth.errors import TokenInvalid
 
 from rpz_auth_server.crypto.handles import new_id
 from rpz_auth_server.crypto.signing import AccessTokenClaims
 from rpz_auth_server.domain.app import ApiToken, App
 from rpz_auth_server.domain.refusal import GrantInvalid, RequestInvalid
-from rpz_auth_server.flows.api_tokens import verify_api_token
+from rpz_auth_server.flows.api_tokens import authenticate_api_token
 from rpz_auth_server.flows.pipeline import (
     Authority,
     ClientCredentials,
@@ -23,6 +24,7 @@ from rpz_auth_server.flows.pipeline import (
 
 API_TOKEN_TYPE = "urn:rpz:token-type:api_token"  # noqa: S105 - the name of a kind
 ACCESS_TOKEN_TYPE = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - the name of a kind
+_NOT_VALID = "the subject_token is not a valid API token of this client_id"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,11 +61,16 @@ async def token_exchange(authority: Authority, request: TokenExchange) -> Exchan
         RequestInvalid: The token is said to be of another type.
         ScopeInvalid: More than the API token has.
         TargetInvalid: A resource that the API token does not have, or none among several.
+        RateLimited: The peer failed too often.
     """
-    token = await verify_api_token(authority, request.client.client_id, request.subject_token)
-    app = await _authenticate(authority, request.client)
-    if token is None or app is None:
-        raise GrantInvalid("the subject_token is not a valid API token of this client_id")
+    client = request.client
+    try:
+        token = await authenticate_api_token(authority, client.client_id, request.subject_token, client.peer)
+    except TokenInvalid:
+        raise GrantInvalid(_NOT_VALID) from None
+    app = await _authenticate(authority, client)
+    if app is None:
+        raise GrantInvalid(_NOT_VALID)
     if request.subject_token_type != API_TOKEN_TYPE:
         raise RequestInvalid(f"subject_token_type must be {API_TOKEN_TYPE}")
     selection = Selection(

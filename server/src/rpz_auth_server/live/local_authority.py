@@ -7,10 +7,9 @@ import math
 
 from rpz_auth.caller import APP_SUBJECT_PREFIX, How, Verdict
 from rpz_auth.decide import ApiTokenQuestion
-from rpz_auth.errors import TokenInvalid
 from rpz_auth.view import View
 
-from rpz_auth_server.flows.api_tokens import verify_api_token
+from rpz_auth_server.flows.api_tokens import authenticate_api_token
 from rpz_auth_server.flows.pipeline import Authority
 
 
@@ -54,12 +53,11 @@ class LocalAuthority:
 
         Raises:
             TokenInvalid: The API token is good for nothing here.
+            RateLimited: The peer failed too often.
         """
-        token = await verify_api_token(
-            self._authority, question.app_id, question.api_token, for_authority=True
+        token = await authenticate_api_token(
+            self._authority, question.app_id, question.api_token, question.peer, for_authority=True
         )
-        if token is None:
-            raise TokenInvalid
         return Verdict(
             how=How.API_TOKEN,
             app_id=token.app_id,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rpz_auth_server.domain.grant import MARGIN
-from rpz_auth_server.storage import events
+from rpz_auth_server.storage import events, limits
 from rpz_auth_server.storage.steps import Steps, sql
 
 SHOWN = 30 * 86400.0
@@ -29,6 +29,7 @@ def collect(now: float, limit: int) -> Steps[int]:
     collected += yield from _consents(now, limit)
     collected += yield from _pushed_requests(now, limit)
     collected += yield from events.collect(now, limit)
+    collected += yield from limits.collect(now, limit)
     collected += yield from _audit(now, limit)
     return collected
 

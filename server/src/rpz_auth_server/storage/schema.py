@@ -152,6 +152,30 @@ _FIRST = (
     """,
 )
 
+_LIMITS = (
+    # `ends_at` is when all of it has leaked away.
+    """
+    CREATE TABLE limits (
+        key TEXT PRIMARY KEY NOT NULL,
+        charged REAL NOT NULL,
+        at REAL NOT NULL,
+        ends_at REAL NOT NULL
+    ) STRICT, WITHOUT ROWID
+    """,
+    "CREATE INDEX limits_at ON limits (at)",
+    "CREATE INDEX limits_ends_at ON limits (ends_at)",
+    # Without a reference to `apps`: counts outlive a deleted App.
+    """
+    CREATE TABLE refusals (
+        minute INTEGER NOT NULL,
+        app_id TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        count INTEGER NOT NULL,
+        PRIMARY KEY (minute, app_id, reason)
+    ) STRICT, WITHOUT ROWID
+    """,
+)
+
 
 _ACCOUNTS = (
     """
@@ -276,3 +300,10 @@ def m0005_pushed_requests() -> Steps[None]:
     )
     yield sql("CREATE INDEX pushed_requests_app ON pushed_requests (app_id, expires_at)")
     yield sql("CREATE INDEX pushed_requests_expired ON pushed_requests (expires_at)")
+
+
+@_migration
+def m0006_limits() -> Steps[None]:
+    """Make the tables that processes share their counts in."""
+    for statement in _LIMITS:
+        yield sql(statement)

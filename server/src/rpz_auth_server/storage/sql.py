@@ -12,8 +12,9 @@ from rpz_auth_server.domain.event import AuditRecord, Cursor, Event, StoredSnaps
 from rpz_auth_server.domain.grant import Grant, GrantState
 from rpz_auth_server.domain.issuer import Issuer
 from rpz_auth_server.domain.key import SealedKey
+from rpz_auth_server.domain.limits import Charge, RefusalCount, SharedLevel
 from rpz_auth_server.domain.pushed_request import PushedRequest
-from rpz_auth_server.storage import audit, events
+from rpz_auth_server.storage import audit, events, limits
 from rpz_auth_server.storage.collect import collect
 from rpz_auth_server.storage.rows import (
     ACCOUNTS,
@@ -200,6 +201,22 @@ class SqlStore(abc.ABC):
     async def events_after(self, cursor: Cursor, *, limit: int) -> tuple[Event, ...] | None:
         """See `Store.events_after`."""
         return await self._read(events.after(cursor, limit))
+
+    async def share_levels(self, charges: Sequence[Charge], *, since: float) -> Sequence[SharedLevel]:
+        """See `Store.share_levels`."""
+        if charges:
+            await self._write(partial(limits.charge, charges))
+        return await self._read(limits.levels_since(since))
+
+    async def count_refusals(self, counts: Sequence[RefusalCount]) -> None:
+        """See `Store.count_refusals`."""
+        await self._write(lambda _: limits.count_refusals(counts))
+
+    async def refusals(
+        self, app_id: str | None, *, before: tuple[int, str, str], limit: int
+    ) -> Sequence[RefusalCount]:
+        """See `Store.refusals`."""
+        return await self._read(limits.refusals(app_id, before, limit))
 
     async def heartbeat(self) -> float:
         """See `Store.heartbeat`."""

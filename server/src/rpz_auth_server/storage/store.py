@@ -14,6 +14,7 @@ from rpz_auth_server.domain.event import Audit, AuditRecord, Cursor, Event, Stor
 from rpz_auth_server.domain.grant import Grant
 from rpz_auth_server.domain.issuer import Issuer
 from rpz_auth_server.domain.key import SealedKey
+from rpz_auth_server.domain.limits import Charge, RefusalCount, SharedLevel
 from rpz_auth_server.domain.pushed_request import PushedRequest
 
 Row = (
@@ -182,6 +183,24 @@ class Store(Protocol):
 
     async def wait_for_events(self, cursor: Cursor) -> None:
         """Return once there is an event behind the cursor, from whichever process."""
+        ...
+
+    async def share_levels(self, charges: Sequence[Charge], *, since: float) -> Sequence[SharedLevel]:
+        """Add charges to the levels that all processes share; return those charged since a time.
+
+        Without charges nothing is written. Levels that have leaked away are forgotten, and of too many those
+        that end first.
+        """
+        ...
+
+    async def count_refusals(self, counts: Sequence[RefusalCount]) -> None:
+        """Add to the counts of refusals; those that name no App of this database count for none (`""`)."""
+        ...
+
+    async def refusals(
+        self, app_id: str | None, *, before: tuple[int, str, str], limit: int
+    ) -> Sequence[RefusalCount]:
+        """Counts of refusals of one App, or of all, in falling order of (minute, App ID, reason)."""
         ...
 
     async def heartbeat(self) -> float:

@@ -12,11 +12,12 @@ from rpz.auth.v1 import verification_service_pb2_grpc as pb_grpc
 from rpz_auth.caller import APP_ID
 from rpz_auth.view import AppState, Change, Revocation, SigningKeys
 
+from rpz_auth_server.crypto.handles import HandleKind
 from rpz_auth_server.domain import scope
 from rpz_auth_server.domain.event import Cursor, StoredSnapshot
 from rpz_auth_server.domain.refusal import NotFound, RightsInsufficient
 from rpz_auth_server.flows.api_tokens import verify_api_token
-from rpz_auth_server.flows.pipeline import Authority
+from rpz_auth_server.flows.pipeline import Authority, try_open
 from rpz_auth_server.live.hub import Beat, Hub, News
 from rpz_auth_server.live.verifiers import Verifiers
 from rpz_auth_server.transport.grpc import messages
@@ -41,6 +42,9 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
     ) -> pb.VerifyApiTokenResponse:
         """Check an API token for the caller's resources."""
         resources = _verifier_resources(self._authority)
+        # What the authority never made costs nothing, and must not use up what the others are asked with.
+        if try_open(self._authority, HandleKind.API_TOKEN, request.api_token) is not None:
+            self._authority.limiter.take_verification(rpz_auth.caller().app_id)
         cursor = str(await self._authority.store.cursor())
         token = await verify_api_token(self._authority, request.app_id, request.api_token)
         if token is None or not token.resources & resources:
@@ -58,6 +62,7 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
     async def GetAppState(self, request: pb.GetAppStateRequest, _context: Any) -> pb.GetAppStateResponse:
         """One App's state."""
         _verifier_resources(self._authority)
+        self._authority.limiter.take_verification(rpz_auth.caller().app_id)
         cursor = str(await self._authority.store.cursor())
         app = await self._authority.store.app(request.app_id) if APP_ID.fullmatch(request.app_id) else None
         if app is None:

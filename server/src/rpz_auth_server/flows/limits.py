@@ -1,0 +1,215 @@
+"""What may be tried how often: guessing, renewing, verifying.
+
+A credential that this authority made is no guess, and its maker can tell without the database. So
+guesses are limited per App and peer, per peer and per App, and none of these limits holds up anybody who
+presents a genuine credential: whoever floods an App with guesses locks nobody out of it. What is
+genuine and yet refused (revoked, expired, another App's) is slowed down by itself.
+
+Nothing here asks the database or waits. Other processes learn of what is charged here, and the other way
+round, by what `live.limiter` carries between them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import ipaddress
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from rpz_auth.address import Peer
+from rpz_auth.errors import OriginNotAllowed, TokenInvalid
+
+from rpz_auth_server.domain.limits import Charge, Level, Limit, Limits, SharedLevel, charge
+from rpz_auth_server.domain.refusal import ClientInvalid, GrantInvalid, RateLimited, RightsInsufficient
+
+_KEPT = 65_536
+"""Levels and successes that are remembered; the least recently used go first."""
+_LONGEST_NAME = 64
+_TOLD_FROM = 0.25
+"""The part of its allowance from which on a level concerns other processes; what is less would fill the
+database with traffic."""
+_FAILURES = (ClientInvalid, GrantInvalid, TokenInvalid, OriginNotAllowed)
+
+
+@dataclass(slots=True)
+class _Entry:
+    level: Level
+    untold: float = 0.0
+    """Charged here, and not known to other processes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Hold:
+    """What is in the way of a call."""
+
+    kind: str
+    wait: float
+
+
+class Limiter:
+    """Counts in memory, in a bounded space; of one event loop."""
+
+    def __init__(self, limits: Limits, now: Callable[[], float]) -> None:
+        """Apply `limits`; `now` is the database's time."""
+        self._limits = limits.by_kind()
+        self._now = now
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._untold: dict[str, None] = {}
+        self._right: OrderedDict[str, None] = OrderedDict()
+        self.held_up: dict[str, int] = dict.fromkeys(self._limits, 0)
+        """How many calls each kind of limit has refused in this process."""
+
+    @contextlib.contextmanager
+    def guarded(self, name: str, peer: Peer, *, genuine: Sequence[str] = ()) -> Iterator[None]:
+        """Stand around an authentication; its failure is charged.
+
+        Args:
+            name: Whom the peer says that it is: an App ID, or whatever else is guessed at.
+            peer: The client's end of the connection, or the client behind a trusted proxy.
+            genuine: The ids of the credentials that it presents, if this authority made all of them;
+                none for a guess.
+
+        Raises:
+            RateLimited: Too many failures; nothing was asked.
+        """
+        if len(name) > _LONGEST_NAME:
+            name = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+        prefix = prefix_of(peer)
+        pair = f"{name} {prefix}"
+        guesses = [f"guess {pair}", f"peer {prefix}"]
+        if pair not in self._right:
+            guesses.append(f"app {name}")
+        held = self._held(guesses)
+        keys = [f"genuine {identifier} {pair}" for identifier in genuine] or guesses
+        self._refuse(self._held(keys) if genuine else held)
+        try:
+            yield
+        except _FAILURES:
+            self._charge(keys)
+            # One answer to all who are held up: what was a credential once is not told from a guess.
+            self._refuse(held)
+            raise
+        self._remember(pair)
+
+    @contextlib.contextmanager
+    def guarded_against_misuse(self, app_id: str, name: str) -> Iterator[None]:
+        """Stand around what an authenticated App asks for in the name of another.
+
+        Charged for each name by itself: a service that passes on what strangers send it is not held up for
+        everybody else.
+
+        Raises:
+            RateLimited: It asked too often for what it may not; nothing was looked up.
+        """
+        keys = [f"misuse {app_id} {name[:_LONGEST_NAME]}"]
+        self._refuse(self._held(keys))
+        try:
+            yield
+        except RightsInsufficient:
+            self._charge(keys)
+            raise
+
+    def take_use(self, grant_id: str) -> None:
+        """Let one use of a grant's code or refresh token pass.
+
+        Raises:
+            RateLimited: It was used too often; the grant is unharmed.
+        """
+        self._take(f"grant {grant_id}")
+
+    def take_verification(self, app_id: str) -> None:
+        """Let one question of a verifier pass.
+
+        Raises:
+            RateLimited: It asks too much.
+        """
+        self._take(f"verifier {app_id}")
+
+    def untold(self, *, limit: int) -> Sequence[Charge]:
+        """Hand over up to `limit` charges that other processes should know of."""
+        charges = []
+        for key in list(self._untold)[:limit]:
+            del self._untold[key]
+            entry = self._entries.get(key)
+            if entry is not None:
+                charges.append(Charge(key, entry.untold, self._rule(key).rate))
+                entry.untold = 0.0
+        return charges
+
+    def give_back(self, charges: Iterable[Charge]) -> None:
+        """Take back what could not be told; it is handed over again."""
+        for item in charges:
+            if item.key in self._entries:
+                self._entries[item.key].untold += item.amount
+                self._untold[item.key] = None
+
+    def share(self, levels: Iterable[SharedLevel]) -> None:
+        """Take over what all processes have charged together, and add what was charged here since."""
+        now = self._now()
+        for shared in levels:
+            if shared.key.partition(" ")[0] not in self._limits:
+                continue  # a process that is set up otherwise
+            entry = self._entry(shared.key)
+            charged = shared.level.left(self._rule(shared.key).rate, now) + entry.untold
+            entry.level = Level(charged, now) if entry.untold else shared.level
+
+    def _take(self, key: str) -> None:
+        self._refuse(self._held([key]))
+        self._charge([key])
+
+    def _refuse(self, hold: _Hold | None) -> None:
+        if hold is not None:
+            self.held_up[hold.kind] += 1
+            raise RateLimited(retry_after=hold.wait) from None
+
+    def _held(self, keys: Iterable[str]) -> _Hold | None:
+        """The limit that holds up for longest."""
+        now = self._now()
+        longest: _Hold | None = None
+        for key in keys:
+            entry = self._entries.get(key)
+            if entry is not None:
+                wait = self._rule(key).wait(entry.level, now)
+                if wait > (longest.wait if longest else 0):
+                    longest = _Hold(key.partition(" ")[0], wait)
+        return longest
+
+    def _charge(self, keys: Iterable[str]) -> None:
+        now = self._now()
+        for key in keys:
+            rule = self._limits.get(key.partition(" ")[0])
+            if rule is not None:
+                entry = self._entry(key)
+                entry.level = charge(entry.level, rule, 1, now)
+                entry.untold += 1
+                if entry.level.charged >= _TOLD_FROM * rule.allowance:
+                    self._untold[key] = None
+
+    def _rule(self, key: str) -> Limit:
+        return self._limits[key.partition(" ")[0]]
+
+    def _entry(self, key: str) -> _Entry:
+        entry = self._entries.get(key)
+        if entry is None:
+            entry = self._entries[key] = _Entry(Level())
+            if len(self._entries) > _KEPT:
+                forgotten, _ = self._entries.popitem(last=False)
+                self._untold.pop(forgotten, None)
+        else:
+            self._entries.move_to_end(key)
+        return entry
+
+    def _remember(self, pair: str) -> None:
+        self._right[pair] = None
+        self._right.move_to_end(pair)
+        if len(self._right) > _KEPT:
+            self._right.popitem(last=False)
+
+
+def prefix_of(peer: Peer) -> str:
+    """What one party can be expected to have: an IPv4 address, or 64 bits of an IPv6 address (RFC 6177)."""
+    if isinstance(peer.address, ipaddress.IPv6Address):
+        return f"{ipaddress.IPv6Address(int(peer.address) >> 64 << 64)}/64"
+    return str(peer)

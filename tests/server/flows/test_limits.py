@@ -1,0 +1,365 @@
+from __future__ import annotations
+
+import asyncio
+import secrets
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+import rpz_auth
+from google.rpc import error_details_pb2, status_pb2
+from rpz.auth.v1 import token_service_pb2, verification_service_pb2
+from rpz_auth.address import UNKNOWN, Peer, parse_address
+from rpz_auth.errors import Reason
+from rpz_auth_server.domain.limits import Limits
+from rpz_auth_server.domain.refusal import ClientInvalid, RateLimited
+from rpz_auth_server.flows import limits
+from rpz_auth_server.flows.limits import Limiter, prefix_of
+from server.authority import (
+    ORDERS,
+    Client,
+    FakeTime,
+    Stubs,
+    TestAuthority,
+    basic,
+    code_request,
+    outcome,
+    refusal,
+    running_authority,
+)
+
+FORGED_SECRET = "rpzs_" + "A" * 64
+FORGED_TOKEN = "rpzt_" + "A" * 64
+FORGED_REFRESH_TOKEN = "rpzr_" + "A" * 64
+ATTACKER, OWNER = "198.51.100.1", "203.0.113.1"
+FAILURES, PEER_FAILURES, APP_FAILURES, USES, VERIFICATIONS = 3, 20, 40, 4, 6
+
+
+def seen_from(authority: TestAuthority, address: str, credential: rpz_auth.ApiToken | None = None) -> Stubs:
+    """The services as called from an address, through the proxy that the authority trusts."""
+    fields = [("x-forwarded-for", address)]
+    if credential is not None:
+        fields.append(("authorization", credential.field_value()))
+
+    class Fields(grpc.AuthMetadataPlugin):
+        def __call__(self, _context: Any, callback: Any) -> None:
+            callback(fields, None)
+
+    tls = grpc.composite_channel_credentials(authority.tls, grpc.metadata_call_credentials(Fields()))
+    channel = grpc.aio.secure_channel(authority.address, tls)
+    authority._channels.append(channel)
+    return Stubs(channel)
+
+
+@pytest.fixture
+async def limited(tmp_path: Path) -> AsyncIterator[TestAuthority]:
+    """An authority behind a proxy on this machine, with small limits and time that stands."""
+    async with running_authority(
+        tmp_path / "limited",
+        time=FakeTime(),
+        trusted_proxies=("127.0.0.1",),
+        failure_limit=FAILURES,
+        failure_longest_delay=60,
+        peer_failure_limit=PEER_FAILURES,
+        app_failure_limit=APP_FAILURES,
+        refresh_limit=USES,
+        verification_limit=VERIFICATIONS,
+    ) as running:
+        administrator = rpz_auth.ApiToken(running.bootstrap["app_id"], running.bootstrap["api_token"])
+        running.admin = seen_from(running, "::1", administrator)
+        running.anonymous = seen_from(running, OWNER)
+        yield running
+
+
+def refresh_request(client: Client, refresh_token: str, **fields: Any) -> token_service_pb2.RefreshRequest:
+    return token_service_pb2.RefreshRequest(**{"refresh_token": refresh_token, **client.body, **fields})
+
+
+async def guess_secret(stubs: Stubs, app_id: str, secret: str = FORGED_SECRET) -> Reason | None:
+    request = token_service_pb2.RevokeTokenRequest(token="x", client_id=app_id, client_secret=secret)
+    return (await refusal(stubs.tokens.RevokeToken(request))).reason
+
+
+async def guess_api_token(stubs: Stubs, app_id: str, number: int) -> Reason | None:
+    guess = f"rpzt_{number:064}"
+    request = token_service_pb2.ListApiTokensRequest(app_id=app_id)
+    return (await refusal(stubs.tokens.ListApiTokens(request, metadata=basic(app_id, guess)))).reason
+
+
+async def retry_delay(call: Any) -> float:
+    """The RetryInfo of a refusal."""
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await call
+    details = dict(raised.value.trailing_metadata())["grpc-status-details-bin"]
+    info = error_details_pb2.RetryInfo()
+    (delay,) = [d for d in status_pb2.Status.FromString(details).details if d.Unpack(info)]
+    del delay
+    return float(info.retry_delay.ToNanoseconds() / 1e9)
+
+
+# Guessing
+
+
+async def test_r131_a106_guesses_at_a_secret_wait_longer_each_time_and_ask_nothing(
+    limited: TestAuthority,
+) -> None:
+    client = await limited.create_client()
+    attacker = seen_from(limited, ATTACKER)
+    for _ in range(FAILURES):
+        assert await guess_secret(attacker, client.app_id) is Reason.CLIENT_INVALID
+    limited.store.calls.clear()
+    for _ in range(3):
+        assert await guess_secret(attacker, client.app_id) is Reason.RATE_LIMITED
+    assert limited.asked() == []
+    request = token_service_pb2.RevokeTokenRequest(
+        token="x", client_id=client.app_id, client_secret=FORGED_SECRET
+    )
+    assert await retry_delay(attacker.tokens.RevokeToken(request)) == 1
+    delays = []
+    for _ in range(9):
+        delays.append(await retry_delay(attacker.tokens.RevokeToken(request)))
+        await limited.advance(delays[-1] + 0.001)
+        assert await guess_secret(attacker, client.app_id) is Reason.CLIENT_INVALID
+    assert delays == sorted(delays)
+    assert delays[5] > 16
+    assert 50 < delays[-1] <= 60
+
+
+async def test_r131_a109_attacker_locks_nobody_out(limited: TestAuthority) -> None:
+    client = await limited.create_client()
+    first = await limited.sign_in(client)
+    attackers = [seen_from(limited, f"198.51.100.{number}") for number in range(20)]
+    for number in range(100):
+        await guess_secret(attackers[number % 20], client.app_id)
+    assert await guess_secret(seen_from(limited, "192.0.2.9"), client.app_id) is Reason.RATE_LIMITED
+    # The owner, elsewhere, and even behind the same address as an attacker.
+    second = await limited.refresh(client, first.refresh_token)
+    behind_the_same = seen_from(limited, "198.51.100.1")
+    request = refresh_request(client, second.refresh_token)
+    assert (await behind_the_same.tokens.Refresh(request)).refresh_token != second.refresh_token
+
+
+async def test_a109_guesses_at_an_app_slow_down_only_peers_that_were_not_right_lately(
+    limited: TestAuthority,
+) -> None:
+    client = await limited.create_client()
+    await limited.sign_in(client)
+    for number in range(APP_FAILURES):
+        stubs = seen_from(limited, f"198.51.{number}.1")
+        assert await guess_secret(stubs, client.app_id) is Reason.CLIENT_INVALID
+    assert await guess_secret(seen_from(limited, "192.0.2.9"), client.app_id) is Reason.RATE_LIMITED
+    # Where the App was right a moment ago, a mistyped secret is told what it is.
+    assert await guess_secret(limited.anonymous, client.app_id) is Reason.CLIENT_INVALID
+
+
+async def test_r131_peer_is_limited_over_all_apps_by_the_first_64_bits_of_its_address(
+    limited: TestAuthority,
+) -> None:
+    for number in range(PEER_FAILURES):
+        stubs = seen_from(limited, f"2001:db8:0:1:{number:x}::1")
+        assert await guess_secret(stubs, str(uuid.uuid4())) is Reason.CLIENT_INVALID
+    assert (
+        await guess_secret(seen_from(limited, "2001:db8:0:1::ffff"), str(uuid.uuid4())) is Reason.RATE_LIMITED
+    )
+    assert (
+        await guess_secret(seen_from(limited, "2001:db8:0:2::1"), str(uuid.uuid4())) is Reason.CLIENT_INVALID
+    )
+
+
+async def test_r131_a126_guesses_at_an_api_token_are_limited_where_the_authority_is_called(
+    limited: TestAuthority,
+) -> None:
+    app_id, owner = await limited.app_with("rpz.apps")
+    owner = seen_from(limited, OWNER, await _api_token_of(limited, app_id))
+    attacker = seen_from(limited, ATTACKER)
+    for number in range(FAILURES):
+        assert await guess_api_token(attacker, app_id, number) is Reason.TOKEN_INVALID
+    limited.store.calls.clear()
+    assert await guess_api_token(attacker, app_id, 99) is Reason.RATE_LIMITED
+    assert limited.asked() == []
+    request = token_service_pb2.ListApiTokensRequest(app_id=limited.bootstrap["app_id"])
+    assert await refusal(owner.tokens.ListApiTokens(request)) == Reason.NOT_FOUND
+
+
+async def _api_token_of(limited: TestAuthority, app_id: str) -> rpz_auth.ApiToken:
+    created = await limited.create_api_token(app_id, ["rpz.apps"], [limited.settings.issuer])
+    return rpz_auth.ApiToken(app_id, created.api_token)
+
+
+@pytest.mark.parametrize("kind", ["code", "refresh token"])
+async def test_r131_a15_guessed_codes_and_refresh_tokens_are_limited_without_harm_to_the_app_that_sent_them(
+    limited: TestAuthority, kind: str
+) -> None:
+    client = await limited.create_client()
+
+    async def guess() -> Reason | None:
+        if kind == "code":
+            return (await refusal(limited.exchange(client, "rpzc_" + secrets.token_urlsafe(48)))).reason
+        return (await refusal(limited.refresh(client, FORGED_REFRESH_TOKEN))).reason
+
+    for _ in range(FAILURES):
+        assert await guess() is Reason.GRANT_INVALID
+    limited.store.calls.clear()
+    assert await guess() is Reason.RATE_LIMITED
+    assert limited.asked() == []
+    # A service passes on what browsers send it: their guesses must not end everybody's sign-in.
+    assert (await limited.sign_in(client)).refresh_token
+
+
+async def test_r131_credential_that_was_made_here_and_is_dead_is_slowed_down_by_itself(
+    limited: TestAuthority,
+) -> None:
+    client = await limited.create_client()
+    other = await limited.create_client()
+    limited_to = 10
+    for _ in range(limited_to):
+        assert await guess_secret(limited.anonymous, client.app_id, other.secret) is Reason.CLIENT_INVALID
+    limited.store.calls.clear()
+    assert await guess_secret(limited.anonymous, client.app_id, other.secret) is Reason.RATE_LIMITED
+    assert limited.asked() == []
+    assert (await limited.sign_in(client)).refresh_token
+    assert (await limited.sign_in(other)).refresh_token
+    await limited.advance(5)
+    assert await guess_secret(limited.anonymous, client.app_id, other.secret) is Reason.CLIENT_INVALID
+
+
+async def test_once_held_up_a_dead_credential_is_not_told_from_a_guess(limited: TestAuthority) -> None:
+    client, other = await limited.create_client(), await limited.create_client()
+    attacker = seen_from(limited, ATTACKER)
+    for _ in range(FAILURES):
+        await guess_secret(attacker, client.app_id)
+    assert await guess_secret(attacker, client.app_id) is Reason.RATE_LIMITED
+    assert await guess_secret(attacker, client.app_id, other.secret) is Reason.RATE_LIMITED
+
+
+async def test_a17_sign_in_service_that_asks_for_others_apps_is_limited_for_each_by_itself(
+    limited: TestAuthority,
+) -> None:
+    listed, foreign = await limited.create_client(), await limited.create_client()
+    sign_in = {"client_ids": [listed.app_id], "subject_prefix": "user:"}
+    app_id, _ = await limited.app_with("rpz.codes.issue", sign_in=sign_in)
+    created = await limited.create_api_token(app_id, ["rpz.codes.issue"], [limited.settings.issuer])
+    service = seen_from(limited, OWNER, rpz_auth.ApiToken(app_id, created.api_token))
+    for _ in range(FAILURES):
+        assert await refusal(service.tokens.IssueCode(code_request(foreign))) == Reason.RIGHTS_INSUFFICIENT
+    limited.store.calls.clear()
+    assert await refusal(service.tokens.IssueCode(code_request(foreign))) == Reason.RATE_LIMITED
+    assert limited.asked() == []
+    assert (await service.tokens.IssueCode(code_request(listed))).code
+
+
+# Use
+
+
+async def test_a29_grant_that_is_renewed_in_a_loop_is_limited_and_unharmed(limited: TestAuthority) -> None:
+    client = await limited.create_client()
+    token = (await limited.sign_in(client)).refresh_token
+    for _ in range(USES - 1):  # redeeming the code was the first
+        token = (await limited.refresh(client, token)).refresh_token
+    other = (await limited.sign_in(client)).refresh_token
+    limited.store.calls.clear()
+    assert await refusal(limited.refresh(client, token)) == Reason.RATE_LIMITED
+    assert limited.asked() == []
+    assert await retry_delay(
+        limited.anonymous.tokens.Refresh(refresh_request(client, token))
+    ) == pytest.approx(60 / USES)
+    assert (await limited.refresh(client, other)).access_token
+    await limited.advance(60 / USES)
+    assert (await limited.refresh(client, token)).refresh_token != token
+
+
+async def test_a108_verifier_that_asks_without_end_is_limited_by_itself(limited: TestAuthority) -> None:
+    first, _ = await limited.create_verifier(ORDERS)
+    second, _ = await limited.create_verifier(ORDERS)
+    token = (await limited.sign_in(await limited.create_client())).access_token
+    stubs, others = seen_from(limited, OWNER, first), seen_from(limited, OWNER, second)
+    introspect = token_service_pb2.IntrospectTokenRequest(token=token)
+    # Forged handles cost no more than their refusal would, and use up nobody's budget.
+    forged = verification_service_pb2.VerifyApiTokenRequest(app_id=first.app_id, api_token=FORGED_TOKEN)
+    for _ in range(3 * VERIFICATIONS):
+        assert not (await stubs.verification.VerifyApiToken(forged)).active
+        request = token_service_pb2.IntrospectTokenRequest(token=FORGED_TOKEN)
+        assert not (await stubs.tokens.IntrospectToken(request)).active
+    for _ in range(VERIFICATIONS):
+        assert (await stubs.tokens.IntrospectToken(introspect)).active
+    assert await refusal(stubs.tokens.IntrospectToken(introspect)) == Reason.RATE_LIMITED
+    genuine = verification_service_pb2.VerifyApiTokenRequest(app_id=first.app_id, api_token=first.token)
+    assert await refusal(stubs.verification.VerifyApiToken(genuine)) == Reason.RATE_LIMITED
+    state = verification_service_pb2.GetAppStateRequest(app_id=first.app_id)
+    assert await refusal(stubs.verification.GetAppState(state)) == Reason.RATE_LIMITED
+    assert (await others.tokens.IntrospectToken(introspect)).active
+    await limited.advance(1)
+    assert (await stubs.tokens.IntrospectToken(introspect)).active
+
+
+async def test_a109_simultaneous_guesses_are_all_counted(limited: TestAuthority) -> None:
+    client = await limited.create_client()
+    attacker = seen_from(limited, ATTACKER)
+    request = token_service_pb2.RevokeTokenRequest(
+        token="x", client_id=client.app_id, client_secret=FORGED_SECRET
+    )
+    outcomes = await asyncio.gather(*(outcome(attacker.tokens.RevokeToken(request)) for _ in range(50)))
+    reasons = [found.reason for found in outcomes]
+    assert reasons.count(Reason.CLIENT_INVALID) == FAILURES
+    assert reasons.count(Reason.RATE_LIMITED) == 50 - FAILURES
+
+
+# In memory
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.time = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+def fail(limiter: Limiter, name: str, peer: Peer, *genuine: str) -> None:
+    with pytest.raises((ClientInvalid, RateLimited)), limiter.guarded(name, peer, genuine=genuine):
+        raise ClientInvalid
+
+
+@pytest.mark.parametrize(
+    ("address", "prefix"),
+    [
+        ("10.0.0.1", "10.0.0.1"),
+        ("::ffff:10.0.0.1", "10.0.0.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("::1", "::/64"),
+    ],
+)
+def test_r131_what_one_party_can_have_is_one_peer(address: str, prefix: str) -> None:
+    assert prefix_of(Peer(parse_address(address))) == prefix
+    assert (prefix_of(UNKNOWN), prefix_of(Peer(None, unix=True))) == ("unknown", "unix")
+
+
+def test_a110_any_number_of_names_and_peers_takes_a_bounded_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "_KEPT", 100)
+    limiter = Limiter(Limits(), Clock())
+    flooder = Peer(parse_address("198.51.100.1"))
+    for number in range(1000):
+        fail(limiter, str(number) * 100, flooder)
+        fail(limiter, "x", Peer(parse_address(f"10.0.{number // 256}.{number % 256}")))
+        with limiter.guarded("y", Peer(parse_address(f"10.1.{number // 256}.{number % 256}"))):
+            pass
+    assert len(limiter._entries) == len(limiter._right) == 100
+    assert len(limiter._untold) <= 100
+    assert max(map(len, limiter._entries)) < 200
+    # The flooder is looked at all the time, so it is never among those that are forgotten.
+    with pytest.raises(RateLimited), limiter.guarded("new", flooder):
+        pass
+
+
+def test_switched_off_limits_count_nothing() -> None:
+    limiter = Limiter(Limits(failures=0, peer_failures=0, app_failures=0, uses=0, verifications=0), Clock())
+    for _ in range(1000):
+        limiter.take_use("grant")
+        limiter.take_verification("app")
+        with pytest.raises(ClientInvalid), limiter.guarded("name", UNKNOWN):
+            raise ClientInvalid
+    assert limiter._entries == {}
