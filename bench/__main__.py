@@ -9,7 +9,10 @@ import time
 from bench.machine import Noise
 from bench.report import keep
 
-SUBJECTS: dict[str, str] = {}
+SUBJECTS: dict[str, str] = {
+    "interceptor": "what the interceptor costs a service",
+    "authority": "what the authority's calls cost, beside other servers",
+}
 """Each is a module `bench.<name>` with `run(*, quick: bool) -> Report`; the text is for people."""
 
 

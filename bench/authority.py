@@ -1,0 +1,379 @@
+"""What the authority's calls cost: CPU against the bare call and peers, latency against the disk."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import sqlite3
+import subprocess
+import tempfile
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from google.protobuf.message import Message
+from google.protobuf.wrappers_pb2 import BytesValue
+from rpz.auth.v1 import token_service_pb2 as pb
+from support.authority import (
+    CODE_CHALLENGE,
+    REDIRECT_URI,
+    RESOURCE,
+    AuthorityProcess,
+    Client,
+    exchange_request,
+    refresh_request,
+)
+
+from bench.echo import METHOD as ECHO
+from bench.echo import Echo
+from bench.load import REFRESH, Load, Metadata, Outcome, drive
+from bench.machine import cpu_seconds
+from bench.measure import Samples, Spread, in_turn, percentile, ratios
+from bench.peers import authlib_flask
+from bench.process import Subject
+from bench.report import Report, Table
+
+_SERVICE = "/rpz.auth.v1.TokenService/"
+_NODE = Path("bench/peers/oidc-provider")
+_BARE, _REFRESH, _NODE_REFRESH, _FLASK_REFRESH = (
+    "bare call of the same sizes",
+    "Refresh",
+    "oidc-provider, in memory",
+    "Authlib on Flask and SQLite",
+)
+_PEER_GRANTS = 64  # oidc-provider's memory holds a thousand records and drops the oldest
+_KEYCLOAK = 120
+"""Refreshes per second and vCPU that Keycloak's documentation plans with."""
+
+
+@dataclass(slots=True)
+class _Grants:
+    """Grants whose newest refresh token is known, so that each round goes on where the last one ended."""
+
+    requests: list[bytes] = field(repr=False)
+    renewed: int = 0
+
+
+def run(*, quick: bool) -> Report:
+    """Measure all calls in turn, then the latency of Refresh."""
+    count, rounds, grants = (300, 2, 300) if quick else (3000, 5, 4000)
+    with ExitStack() as cleanup:
+        folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
+        authority = cleanup.enter_context(_pinned_authority(folder / "authority"))
+        client = authority.create_client()
+        target = _Target(authority, (authority.data_dir / "tls/ca.pem").read_bytes())
+        kept = target.grants(client, grants)
+        takes = {_BARE: _bare(cleanup, target, client, kept, count)}
+        takes |= _own(target, client, kept, count) | _peers(cleanup, target, folder, count)
+        samples = in_turn(takes, rounds)
+        latency, latencies = _latency(target, kept, folder, quick=quick)
+        _check_database(authority, kept)
+    return Report(
+        summary=(
+            "CPU time of the server's process for one call: TLS, SQLite with `synchronous=FULL`, the "
+            "client's secret checked, 64 in flight, server and load on a processor each. Afterwards the "
+            "database was opened and held every generation that was answered. Peers do the same work: a "
+            "client's secret, a rotated refresh token, an ES256 JWT."
+        ),
+        tables=[_table(samples), latencies],
+        raw={"cpu": samples, "latency": latency},
+    )
+
+
+@contextmanager
+def _pinned_authority(data_dir: Path) -> Iterator[AuthorityProcess]:
+    prefix = ("taskset", "-c", str(min(os.sched_getaffinity(0)))) if (os.cpu_count() or 1) > 1 else ()
+    authority = AuthorityProcess(data_dir, prefix=prefix)
+    try:
+        yield authority
+        assert authority.stop() == 0, authority.log.read_text()
+    finally:
+        if authority.process.poll() is None:
+            authority.kill()
+
+
+def _basic(user: str, password: str) -> Metadata:
+    return (("authorization", "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()),)
+
+
+def _administrator(authority: AuthorityProcess) -> Metadata:
+    return _basic(authority.bootstrap["app_id"], authority.bootstrap["api_token"])
+
+
+def _issue_requests(client: Client, count: int) -> Sequence[pb.IssueCodeRequest]:
+    return [
+        pb.IssueCodeRequest(
+            client_id=client.app_id,
+            redirect_uri=REDIRECT_URI,
+            scopes=["orders.read"],
+            subject=f"user:{number}",
+            code_challenge=CODE_CHALLENGE,
+            code_challenge_method="S256",
+        )
+        for number in range(count)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """The authority, as its load sees it."""
+
+    authority: AuthorityProcess
+    ca: bytes
+
+    def call(self, method: str, calls: Sequence[tuple[Metadata, Message]], *, keep: bool = False) -> Outcome:
+        """Make each of the calls once; all must succeed."""
+        load = Load(
+            target=self.authority.address,
+            ca=self.ca,
+            method=_SERVICE + method,
+            calls=[(metadata, message.SerializeToString()) for metadata, message in calls],
+            count=len(calls),
+            keep_answers=keep,
+        )
+        return _good(drive(load), method)
+
+    def codes(self, client: Client, count: int) -> Sequence[str]:
+        """Issue codes."""
+        who = _administrator(self.authority)
+        calls = [(who, request) for request in _issue_requests(client, count)]
+        answers = self.call("IssueCode", calls, keep=True).answers.values()
+        return [pb.IssueCodeResponse.FromString(answer).code for answer in answers]
+
+    def grants(self, client: Client, count: int) -> _Grants:
+        """Take grants as far as their first refresh token."""
+        calls = [((), exchange_request(client, code)) for code in self.codes(client, count)]
+        answers = self.call("ExchangeToken", calls, keep=True).answers.values()
+        tokens = [pb.ExchangeTokenResponse.FromString(answer).refresh_token for answer in answers]
+        return _Grants([refresh_request(client, token).SerializeToString() for token in tokens])
+
+    def renew(self, grants: _Grants, count: int, *, rate: float | None = None) -> Outcome:
+        """Renew, each time the grant that was renewed longest ago."""
+        load = Load(
+            target=self.authority.address,
+            ca=self.ca,
+            method=REFRESH,
+            calls=[((), request) for request in grants.requests],
+            count=count,
+            rate=rate,
+            chained=True,
+        )
+        outcome = _good(drive(load), "Refresh")
+        grants.requests = [
+            *outcome.last[count % len(outcome.last) :],
+            *outcome.last[: count % len(outcome.last)],
+        ]
+        grants.renewed += count
+        return outcome
+
+
+def _good(outcome: Outcome, what: str) -> Outcome:
+    assert set(outcome.codes) <= {"OK", "200"}, f"{what}: {outcome.codes} {outcome.complaints}"
+    return outcome
+
+
+def _cost(pid: int, act: Callable[[], object], count: int) -> float:
+    """CPU time of a process in µs for each of the calls that `act` makes."""
+    before = cpu_seconds(pid)
+    act()
+    return (cpu_seconds(pid) - before) / count * 1e6
+
+
+def _own(target: _Target, client: Client, grants: _Grants, count: int) -> dict[str, Callable[[], float]]:
+    authority = target.authority
+    who, pid = _administrator(authority), authority.process.pid
+    verifier = json.loads(
+        authority.create_verifier(authority.data_dir / "verifier.json").read_text(encoding="utf-8")
+    )
+    asks = _basic(verifier["app_id"], verifier["api_token"])
+    token = authority.exchange(client, authority.issue_code(client)).access_token
+
+    def issue_code() -> float:
+        calls = [(who, request) for request in _issue_requests(client, count)]
+        return _cost(pid, lambda: target.call("IssueCode", calls), count)
+
+    def exchange_token() -> float:
+        calls = [((), exchange_request(client, code)) for code in target.codes(client, count)]
+        return _cost(pid, lambda: target.call("ExchangeToken", calls), count)
+
+    def create_api_token() -> float:
+        request = pb.CreateApiTokenRequest(app_id=client.app_id, scopes=["orders.read"], resources=[RESOURCE])
+        return _cost(pid, lambda: target.call("CreateApiToken", [(who, request)] * count), count)
+
+    def introspect() -> float:
+        request = pb.IntrospectTokenRequest(token=token)
+        return _cost(pid, lambda: target.call("IntrospectToken", [(asks, request)] * count), count)
+
+    return {
+        _REFRESH: lambda: _cost(pid, lambda: target.renew(grants, count), count),
+        "IssueCode": issue_code,
+        "ExchangeToken": exchange_token,
+        "CreateApiToken": create_api_token,
+        "IntrospectToken": introspect,
+    }
+
+
+def _bare(
+    cleanup: ExitStack, target: _Target, client: Client, grants: _Grants, count: int
+) -> Callable[[], float]:
+    """A server of the same stack that answers at once, with messages as long as those of Refresh."""
+    tls = target.authority.data_dir / "tls"
+    answer = target.authority.exchange(client, target.authority.issue_code(client))
+    echo = Echo(
+        stack="asyncio",
+        certificate=(tls / "server.pem").read_bytes(),
+        key=(tls / "server.key").read_bytes(),
+        answer_bytes=answer.ByteSize(),
+    )
+    subject = cleanup.enter_context(Subject("bench.echo", echo))
+    load = Load(
+        target=f"localhost:{subject.ready.port}",
+        ca=target.ca,
+        method=ECHO,
+        calls=[((), BytesValue(value=bytes(len(grants.requests[0]))).SerializeToString())],
+        count=count,
+    )
+    return lambda: _cost(subject.pid, lambda: _good(drive(load), _BARE), count)
+
+
+def _peers(cleanup: ExitStack, target: _Target, folder: Path, count: int) -> dict[str, Callable[[], float]]:
+    tls = target.authority.data_dir / "tls"
+    node = cleanup.enter_context(
+        _node((tls / "server.pem").read_text(), (tls / "server.key").read_text(), _PEER_GRANTS)
+    )
+    spec = authlib_flask.Spec(str(folder / "authlib.db"), _PEER_GRANTS)
+    flask = cleanup.enter_context(Subject("bench.peers.authlib_flask", spec))
+    few = max(100, count // 5)  # it is slow enough
+    return {
+        _NODE_REFRESH: _form_renewals(
+            node.pid, node.port, target.ca, "/token", node.secret, node.tokens, count
+        ),
+        _FLASK_REFRESH: _form_renewals(
+            flask.pid, flask.ready.port, None, "/token", flask.ready.secret, flask.ready.tokens, few
+        ),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    pid: int
+    port: int
+    secret: str = field(repr=False)
+    tokens: Sequence[str] = field(repr=False)
+
+
+@contextmanager
+def _node(certificate: str, key: str, grants: int) -> Iterator[_Node]:
+    if not (_NODE / "node_modules").exists():
+        subprocess.run(["npm", "ci", "--silent", "--no-audit", "--no-fund"], cwd=_NODE, check=True)  # noqa: S607
+    prefix = ("taskset", "-c", str(min(os.sched_getaffinity(0))))
+    process = subprocess.Popen(  # noqa: S603 - our own program
+        [*prefix, "node", "server.mjs"], cwd=_NODE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        json.dump({"certificate": certificate, "key": key, "grants": grants}, process.stdin)
+        process.stdin.close()
+        # Its warnings go to standard output too.
+        told = next(line for line in process.stdout if line.startswith("{"))
+        yield _Node(process.pid, **json.loads(told))
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _form_renewals(
+    pid: int, port: int, ca: bytes | None, path: str, secret: str, tokens: Sequence[str], count: int
+) -> Callable[[], float]:
+    form = {"grant_type": "refresh_token", "client_id": "peer", "client_secret": secret}
+    requests = [urllib.parse.urlencode({**form, "refresh_token": token}).encode() for token in tokens]
+
+    def renew() -> None:
+        load = Load(
+            target=f"{'localhost' if ca else '127.0.0.1'}:{port}",
+            ca=ca,
+            method=path,
+            calls=[((), request) for request in requests],
+            count=count,
+            chained=True,
+            http=True,
+        )
+        outcome = _good(drive(load), path)
+        requests[:] = outcome.last
+
+    return lambda: _cost(pid, renew, count)
+
+
+def _table(samples: Samples) -> Table:
+    rows = [
+        (name, Spread.of(figures).text(), ratios(samples, name, _BARE).text(2))
+        for name, figures in samples.items()
+    ]
+    per_core = 1e6 / Spread.of(samples[_REFRESH]).median
+    node, flask = (ratios(samples, _REFRESH, peer).median for peer in (_NODE_REFRESH, _FLASK_REFRESH))
+    note = (
+        f"Refresh costs {node:.2f} of oidc-provider's in-memory refresh and {flask:.3f} of Authlib's; "
+        f"{per_core:,.0f} per second and core are {per_core / _KEYCLOAK:.0f} × what Keycloak's documentation "
+        f"plans with ({_KEYCLOAK})."
+    )
+    return Table("CPU µs per call", ("", "µs", "of the bare call"), rows, note=note)
+
+
+def _latency(
+    target: _Target, grants: _Grants, folder: Path, *, quick: bool
+) -> tuple[Mapping[str, object], Table]:
+    """Latency at parts of the highest rate, beside one fsync of the same disk."""
+    count = 300 if quick else 3000
+    highest = count / target.renew(grants, count).seconds
+    synced = _fsync_seconds(folder)
+    rows = [("one fdatasync of 4 KiB", "", *_milliseconds(synced))]
+    raw: dict[str, object] = {"highest rate": highest, "fdatasync": synced}
+    ratio = 0.0
+    for part in (0.1, 0.5, 0.8):
+        outcome = target.renew(grants, count, rate=part * highest)
+        raw[f"at {part}"] = list(outcome.latencies)
+        rows.append(
+            (f"{part:.0%} of the highest rate", f"{part * highest:,.0f}", *_milliseconds(outcome.latencies))
+        )
+        if part == 0.5:  # noqa: PLR2004 - the rate that the bound is about
+            ratio = percentile(outcome.latencies, 0.99) / percentile(synced, 0.5)
+    note = (
+        f"Highest rate: {highest:,.0f} per second, by a load that takes a whole processor itself. At half of "
+        f"it the 99th percentile is {ratio:.0f} × one fdatasync. Latency counts from when a call was due."
+    )
+    return raw, Table(
+        "Refresh at a fixed rate, in ms", ("", "per second", "p50", "p99", "p99.9", "max"), rows, note
+    )
+
+
+def _milliseconds(figures: Sequence[float]) -> Sequence[str]:
+    parts = (0.5, 0.99, 0.999, 1.0)
+    return [f"{percentile(figures, part) * 1e3:.1f}" for part in parts]
+
+
+def _fsync_seconds(folder: Path) -> Sequence[float]:
+    figures = []
+    with (folder / "fsync").open("wb", buffering=0) as file:
+        for _ in range(200):
+            file.write(bytes(4096))
+            begun = time.perf_counter()
+            os.fdatasync(file.fileno())
+            figures.append(time.perf_counter() - begun)
+    return figures
+
+
+def _check_database(authority: AuthorityProcess, grants: _Grants) -> None:
+    """What was answered must be there: each grant's first generation, and one for each renewal."""
+    with sqlite3.connect(f"file:{authority.data_dir / 'rpz-auth.db'}?mode=ro", uri=True) as database:
+        (generations,) = database.execute(
+            "SELECT sum(generation) FROM grants WHERE generation > 1 AND state = 'active'"
+        ).fetchone()
+        (once,) = database.execute(
+            "SELECT count(*) FROM grants WHERE generation > 1 AND state = 'active'"
+        ).fetchone()
+    assert generations == grants.renewed + once, f"{generations} generations in the database"

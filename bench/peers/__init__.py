@@ -1,0 +1,1 @@
+"""Other programs that renew access tokens, for comparison in the same run."""
