@@ -340,11 +340,14 @@ class TestAuthority:
         return created
 
     async def app_with(self, *scopes: str, **fields: Any) -> tuple[str, Stubs]:
-        """Register an App whose API token has these scopes at the authority; return its ID and its stubs."""
+        """Register an App whose API token has these scopes at the authority; return its ID and its stubs.
+
+        Other scopes and resources of the App, if there are any, are the token's too.
+        """
         issuer = self.settings.issuer
         fields = {"scopes": list(scopes), "resources": [issuer], "redirect_uris": [], **fields}
         app = await self.create_app(**fields)
-        created = await self.create_api_token(app.app_id, scopes, [issuer])
+        created = await self.create_api_token(app.app_id, app.scopes, app.resources)
         return app.app_id, self.stubs(rpz_auth.ApiToken(app.app_id, created.api_token))
 
     async def create_verifier(

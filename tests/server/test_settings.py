@@ -44,6 +44,8 @@ def test_defaults_serve_on_loopback_with_tls(tmp_path: Path) -> None:
         "refresh_grace": 60,
         "signing_key_period": 90 * 86400,
         "signing_key_publish_ahead": 3600,
+        "query_token_scopes": frozenset(),
+        "query_token_lifetime": 86400,
         "heartbeat_interval": 1,
         "log_format": "json",
         "log_level": "info",
@@ -393,3 +395,8 @@ def test_settings_do_not_change(tmp_path: Path) -> None:
     settings = load(tmp_path)
     with pytest.raises(ValidationError, match="frozen"):
         settings.insecure = True
+
+
+@pytest.mark.parametrize("given", ["feed.read  feed.list", ["feed.read", "feed.list"]])
+def test_a_list_is_a_text_with_spaces_or_a_list(tmp_path: Path, given: Any) -> None:
+    assert load(tmp_path, query_token_scopes=given).query_token_scopes == {"feed.read", "feed.list"}

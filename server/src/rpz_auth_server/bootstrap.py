@@ -154,6 +154,7 @@ async def _create_administrator(authority: Authority, path: Path, connection: Ma
     app = App(
         app_id=app_id,
         kind=AppKind.BACKEND,
+        confidential=True,
         display_name="Bootstrap administrator",
         owner=subject,
         scopes=scope.OWN,

@@ -250,6 +250,7 @@ async def open_authority(
         lifetimes=settings.lifetimes,
         key_times=settings.key_times,
         limiter=Limiter(settings.limits, store.now),
+        query_tokens=settings.query_tokens,
     )
     return authority, hub
 

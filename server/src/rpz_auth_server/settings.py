@@ -25,9 +25,15 @@ from rpz_auth.address import parse_address, parse_network
 from rpz_auth.errors import ConfigurationError
 
 from rpz_auth_server.crypto.keyring import ENVIRONMENT_VARIABLE as KEYRING_VARIABLE
-from rpz_auth_server.domain.grant import MAX_ACCESS_TOKEN_LIFETIME, Lifetimes
+from rpz_auth_server.domain.grant import (
+    MAX_ACCESS_TOKEN_LIFETIME,
+    MAX_REFRESH_LIFETIME,
+    MIN_LIFETIME,
+    Lifetimes,
+)
 from rpz_auth_server.domain.key import KeyTimes
 from rpz_auth_server.domain.limits import Limits
+from rpz_auth_server.domain.query_token import QueryTokenRule
 
 ENVIRONMENT_PREFIX = "RPZ_AUTH_"
 FILE_NAME = "rpz-auth.toml"
@@ -74,6 +80,11 @@ def _is_wildcard(host: str) -> bool:
         return parse_address(host).is_unspecified
     except ValueError:
         return False
+
+
+def _split_words(value: Any) -> Any:
+    """A list from the environment or a flag is a text with spaces."""
+    return value.split() if isinstance(value, str) else value
 
 
 def _check_address(text: str) -> str:
@@ -221,10 +232,10 @@ class Settings(BaseModel):
     tls_client_ca: AbsolutePath | None = None
     """PEM; if set, every client must show a certificate of these authorities."""
     code_lifetime: float = Field(60, ge=1, le=600)  # RFC 6749 §4.1.2: ten minutes at most
-    access_token_lifetime: float = Field(7200, ge=60, le=MAX_ACCESS_TOKEN_LIFETIME)
-    refresh_idle_lifetime: float = Field(30 * _DAY, ge=60, le=3650 * _DAY)
+    access_token_lifetime: float = Field(7200, ge=MIN_LIFETIME, le=MAX_ACCESS_TOKEN_LIFETIME)
+    refresh_idle_lifetime: float = Field(30 * _DAY, ge=MIN_LIFETIME, le=MAX_REFRESH_LIFETIME)
     """Until a refresh token that is not used expires."""
-    refresh_absolute_lifetime: float = Field(180 * _DAY, ge=60, le=3650 * _DAY)
+    refresh_absolute_lifetime: float = Field(180 * _DAY, ge=MIN_LIFETIME, le=MAX_REFRESH_LIFETIME)
     """Until a grant expires however often it is renewed."""
     refresh_grace: float = Field(60, ge=0, le=600)
     """How long a lost answer to a refresh may be asked for again; 0 for never."""
@@ -232,6 +243,10 @@ class Settings(BaseModel):
     """For which a signing key signs before the next one does."""
     signing_key_publish_ahead: float = Field(3600, ge=10, le=30 * _DAY)
     """For which a signing key is published before it signs."""
+    query_token_scopes: Annotated[frozenset[str], BeforeValidator(_split_words)] = frozenset()
+    """Scopes that are safe in a URL: an API token with any other is never taken from `?token=`."""
+    query_token_lifetime: float = Field(_DAY, ge=60, le=30 * _DAY)
+    """How long an API token may live that is taken from a URL."""
     heartbeat_interval: float = Field(1, ge=0.1, le=5)
     log_format: Literal["console", "json"] = Field(
         default_factory=lambda: "console" if sys.stderr.isatty() else "json"
@@ -336,6 +351,11 @@ class Settings(BaseModel):
             uses=self.refresh_limit,
             verifications=self.verification_limit,
         )
+
+    @property
+    def query_tokens(self) -> QueryTokenRule:
+        """Which API tokens may travel in URLs."""
+        return QueryTokenRule(safe_scopes=self.query_token_scopes, longest_lifetime=self.query_token_lifetime)
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:

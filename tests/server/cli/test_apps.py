@@ -33,6 +33,9 @@ def test_created_app_has_what_was_asked_for(cli: Cli, authority: AuthorityProces
         "resources": sorted([RESOURCE, authority.bootstrap["issuer"]]),
         "whitelist": ["192.0.2.0/24", "san:shop.example"],
         "locked": False,
+        "locked_by": "",
+        "locked_by_administrator": False,
+        "confidential": True,
         "epoch": "0",
         "pkce_exempt": True,
         "query_token_allowed": False,
@@ -41,7 +44,9 @@ def test_created_app_has_what_was_asked_for(cli: Cli, authority: AuthorityProces
         "update_time": created["create_time"],
         "etag": "1",
     }
-    assert cli.json("apps", "get", created["app_id"]) == {"app": created}
+    shown = cli.json("apps", "get", created["app_id"])
+    assert shown == {"app": created, "warnings": shown["warnings"]}
+    assert len(shown["warnings"]) == 1
 
 
 def test_app_is_shown_a_field_a_line(cli: Cli) -> None:
@@ -132,7 +137,7 @@ def test_lock_unlock_and_end_tokens_show_the_app(cli: Cli) -> None:
     app_id = cli.create_app()
     seen = [cli.json("apps", verb, app_id)["app"] for verb in ("lock", "unlock", "end-tokens")]
     assert [(app["locked"], app["epoch"]) for app in seen] == [(True, "1"), (False, "1"), (False, "2")]
-    assert re.search(r"^State +locked *$", cli("apps", "lock", app_id).out, re.MULTILINE)
+    assert re.search(r"^State +locked by app:", cli("apps", "lock", app_id).out, re.MULTILINE)
     assert re.search(rf"^{app_id}  backend  locked", cli("apps", "list").out, re.MULTILINE)
 
 
@@ -150,3 +155,60 @@ def test_delete_asks_first_and_takes_nothing_but_yes(cli: Cli) -> None:
 
 def test_delete_does_not_ask_whoever_says_yes_at_once(cli: Cli) -> None:
     assert cli.json("apps", "delete", cli.create_app(), "--yes") == {}
+
+
+def test_lifetimes_kind_of_client_and_urls_are_set_shown_and_taken_back(cli: Cli) -> None:
+    app_id = cli.create_app("tv", kind="device")
+    options = ["--access-token-lifetime", "30m", "--refresh-idle-lifetime", "7d", "--refresh-lifetime", "8d"]
+    updated = cli("apps", "update", app_id, *options, "--confidential")
+    assert (updated.code, updated.err) == (0, "")
+    for line in (
+        r"Authenticates +with a secret",
+        r"Access tokens +live 30 minutes",
+        r"Refresh tokens +expire after 7 days without use",
+        r"Sign-ins +last 8 days",
+    ):
+        assert re.search(line, updated.out), line
+    back = cli.json("apps", "update", app_id, "--default-lifetimes", "--public")["app"]
+    assert "access_token_lifetime" not in back
+    assert back["confidential"] is False
+
+
+@pytest.mark.parametrize("text", ["", "30", "1y", "-1h", "9" * 9 + "w"])
+def test_lifetime_that_cannot_be_read_is_wrong_usage(cli: Cli, text: str) -> None:
+    result = cli("apps", "update", cli.create_app(), "--refresh-lifetime", text)
+    assert result.code in (1, 2)
+    assert "--refresh-lifetime" in result.err or "refresh_token_lifetime" in result.err
+
+
+def test_exemption_from_pkce_is_given_with_a_warning(cli: Cli) -> None:
+    created = cli("apps", "create", "old", "--kind", "backend", "--pkce-exempt")
+    assert created.code == 0
+    assert created.err.startswith("warning: This App is exempt from PKCE")
+    shown = cli.json("apps", "create", "old", "--kind", "backend", "--pkce-exempt")
+    assert shown["warnings"][0].startswith("This App is exempt from PKCE")
+    taken_back = cli("apps", "update", shown["app"]["app_id"], "--pkce-required")
+    assert (taken_back.code, taken_back.err) == (0, "")
+
+
+def test_list_is_narrowed_by_name_kind_and_owner(cli: Cli) -> None:
+    app_id = cli.create_app("A very Rare name", kind="device")
+    for options in (["--query", "very rare"], ["--query", "RARE", "--kind", "device"]):
+        assert [app["app_id"] for app in cli.json("apps", "list", *options)["apps"]] == [app_id]
+    assert cli.json("apps", "list", "--query", "rare", "--kind", "frontend") == {"apps": []}
+    assert cli.json("apps", "list", "--query", "rare", "--owner", "user:nobody") == {"apps": []}
+
+
+def test_app_changes_hands_and_a_sign_in_service_its_rights(cli: Cli) -> None:
+    app_id = cli.create_app("portal")
+    options = ["--owner", "user:ann", "--sign-in-for", app_id, "--subject-prefix", "user:"]
+    app = cli.json("apps", "update", app_id, *options)["app"]
+    assert app["owner"] == "user:ann"
+    assert app["sign_in"] == {"client_ids": [app_id], "subject_prefix": "user:"}
+    assert "sign_in" not in cli.json("apps", "update", app_id, "--no-sign-in")["app"]
+    assert cli("apps", "update", app_id, "--sign-in-for", app_id).code == 2
+
+
+def test_who_locked_an_app_is_shown(cli: Cli) -> None:
+    app_id = cli.create_app()
+    assert re.search(r"State +locked by app:\S+, an administrator", cli("apps", "lock", app_id).out)

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+import rpz_auth
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from rpz.auth.v1 import app_service_pb2 as pb
@@ -13,6 +14,7 @@ from server.authority import (
     ORDERS,
     REDIRECT_URI,
     STOCK,
+    Client,
     Refused,
     Stubs,
     TestAuthority,
@@ -123,34 +125,252 @@ async def _all_ids(stubs: Stubs) -> list[str]:
             return found
 
 
-@pytest.mark.parametrize(
-    "fields", [{"query": "x"}, {"kind": pb.APP_KIND_BACKEND}, {"owner": "x"}, {"page_size": -1}]
-)
-async def test_list_refuses_what_it_would_pass_over(authority: TestAuthority, fields: dict[str, Any]) -> None:
-    assert (
-        await refusal(authority.admin.apps.ListApps(pb.ListAppsRequest(**fields))) == Reason.REQUEST_INVALID
+async def test_list_of_a_page_that_cannot_be_is_refused(authority: TestAuthority) -> None:
+    app = await authority.create_app()
+    for fields in ({"page_size": -1}, {"kind": 99}, {"page_token": "x"}, {"page_token": f"0.{app.app_id}"}):
+        request = pb.ListAppsRequest(**fields)
+        assert await refusal(authority.admin.apps.ListApps(request)) == Reason.REQUEST_INVALID, fields
+
+
+async def _names(stubs: Stubs, **fields: Any) -> list[str]:
+    listed = await stubs.apps.ListApps(pb.ListAppsRequest(**fields))
+    return sorted(app.display_name for app in listed.apps)
+
+
+async def test_list_is_narrowed_by_name_kind_and_owner(authority: TestAuthority) -> None:
+    await authority.create_app(display_name="Shop 100%", owner="user:ann")
+    await authority.create_app(display_name="STRASSE shop", owner="user:bob", kind=pb.APP_KIND_FRONTEND)
+    await authority.create_app(display_name="stra\u00dfe_\\", owner="user:bob", kind=pb.APP_KIND_DEVICE)
+    expected: list[tuple[dict[str, Any], list[str]]] = [
+        ({"query": "SHOP"}, ["STRASSE shop", "Shop 100%"]),
+        ({"query": "Stra\u00dfe"}, ["STRASSE shop", "stra\u00dfe_\\"]),
+        ({"query": "%"}, ["Shop 100%"]),
+        ({"query": "_"}, ["stra\u00dfe_\\"]),
+        ({"query": "\\"}, ["stra\u00dfe_\\"]),
+        ({"query": "' OR 1=1 --"}, []),
+        ({"kind": pb.APP_KIND_FRONTEND}, ["STRASSE shop"]),
+        ({"owner": "user:bob"}, ["STRASSE shop", "stra\u00dfe_\\"]),
+        ({"owner": "user:bob", "kind": pb.APP_KIND_DEVICE, "query": "stra"}, ["stra\u00dfe_\\"]),
+        ({"owner": "user:eve"}, []),
+    ]
+    for fields, names in expected:
+        assert await _names(authority.admin, **fields) == names, fields
+
+
+async def test_renamed_app_is_found_by_its_new_name_only(authority: TestAuthority) -> None:
+    app = await authority.create_app(display_name="before")
+    await authority.update_app(app.app_id, display_name="after")
+    assert await _names(authority.admin, query="before") == []
+    assert await _names(authority.admin, query="AFTER") == ["after"]
+
+
+async def test_r144_owner_cannot_list_by_another_owner(authority: TestAuthority) -> None:
+    app_id, stubs = await authority.app_with("rpz.apps")
+    await authority.create_app(owner=f"app:{app_id}", display_name="mine")
+    await authority.create_app(owner="user:ann", display_name="hers")
+    assert await _names(stubs, owner="user:ann") == []
+    assert await _names(stubs, owner=f"app:{app_id}") == await _names(stubs) == ["mine"]
+    assert await _names(stubs, query="hers") == []
+
+
+async def test_pages_are_stable_while_apps_come_and_go_and_belong_to_their_filters(
+    authority: TestAuthority,
+) -> None:
+    ids = sorted([(await authority.create_app(owner="user:ann")).app_id for _ in range(5)])
+    first = await authority.admin.apps.ListApps(pb.ListAppsRequest(owner="user:ann", page_size=2))
+    await authority.admin.apps.DeleteApp(pb.DeleteAppRequest(app_id=ids[1]))
+    await authority.admin.apps.DeleteApp(pb.DeleteAppRequest(app_id=ids[2]))
+    request = pb.ListAppsRequest(owner="user:ann", page_size=9, page_token=first.next_page_token)
+    rest = await authority.admin.apps.ListApps(request)
+    assert [app.app_id for page in (first, rest) for app in page.apps] == [*ids[:2], *ids[3:]]
+    assert not rest.next_page_token
+    request.owner = "user:bob"
+    assert await refusal(authority.admin.apps.ListApps(request)) == Reason.REQUEST_INVALID
+
+
+async def test_lifetimes_are_set_read_and_given_back(authority: TestAuthority) -> None:
+    app = await authority.create_app(
+        access_token_lifetime=Duration(seconds=60),
+        refresh_token_idle_lifetime=Duration(seconds=3600),
+        refresh_token_lifetime=Duration(seconds=7200, nanos=500_000_000),
     )
+    assert app == await get(authority, app.app_id)
+    lifetimes = (app.access_token_lifetime, app.refresh_token_idle_lifetime, app.refresh_token_lifetime)
+    assert [lifetime.ToMilliseconds() for lifetime in lifetimes] == [60_000, 3_600_000, 7_200_500]
+    request = pb.UpdateAppRequest(
+        app=pb.App(app_id=app.app_id), update_mask=FieldMask(paths=["access_token_lifetime"])
+    )
+    updated = (await authority.admin.apps.UpdateApp(request)).app
+    assert not updated.HasField("access_token_lifetime")
+    assert updated.refresh_token_lifetime == app.refresh_token_lifetime
 
 
 @pytest.mark.parametrize(
     "fields",
     [
-        {"query_token_allowed": True},
-        {"access_token_lifetime": Duration(seconds=60)},
-        {"refresh_token_idle_lifetime": Duration(seconds=60)},
-        {"refresh_token_lifetime": Duration()},
+        {"access_token_lifetime": Duration()},
+        {"access_token_lifetime": Duration(seconds=-60)},
+        {"access_token_lifetime": Duration(seconds=59)},
+        {"access_token_lifetime": Duration(seconds=86_401)},
+        {"refresh_token_idle_lifetime": Duration(seconds=59)},
+        {"refresh_token_lifetime": Duration(seconds=3651 * 86_400)},
+        {"refresh_token_lifetime": Duration(seconds=86_400)},  # the idle lifetime is 30 days
+        {"refresh_token_idle_lifetime": Duration(seconds=181 * 86_400)},
     ],
 )
-async def test_what_is_not_offered_is_refused_and_not_passed_over(
-    authority: TestAuthority, fields: dict[str, Any]
-) -> None:
-    found = await create(authority.admin, **fields)
-    assert found == Reason.REQUEST_INVALID
+async def test_lifetime_out_of_bounds_is_refused(authority: TestAuthority, fields: dict[str, Any]) -> None:
+    assert await create(authority.admin, **fields) == Reason.REQUEST_INVALID
     app = await authority.create_app()
-    found = await outcome(authority.update_app(app.app_id, **fields))
-    assert found == Reason.REQUEST_INVALID
-    request = pb.CreateAppRequest(app=pb.App(kind=pb.APP_KIND_BACKEND, display_name="x"), request_id="r")
-    assert await refusal(authority.admin.apps.CreateApp(request)) == Reason.REQUEST_INVALID
+    assert await outcome(authority.update_app(app.app_id, **fields)) == Reason.REQUEST_INVALID
+    assert await get(authority, app.app_id) == app
+
+
+async def test_owner_shortens_lifetimes_and_an_administrator_lengthens_them(authority: TestAuthority) -> None:
+    app_id, stubs = await authority.app_with("rpz.apps")
+    app = await authority.create_app(owner=f"app:{app_id}")
+    longer: dict[str, Any] = {"access_token_lifetime": Duration(seconds=7201)}
+    found = await outcome(authority.update_app(app.app_id, as_=stubs, **longer))
+    assert found == Reason.RIGHTS_INSUFFICIENT
+    assert await create(stubs, **longer) == Reason.RIGHTS_INSUFFICIENT
+    await authority.update_app(app.app_id, as_=stubs, access_token_lifetime=Duration(seconds=7199))
+    await authority.update_app(app.app_id, **longer)
+    # What an administrator gave is kept by an owner who repeats it, and by one who changes something else.
+    kept = await authority.update_app(app.app_id, as_=stubs, display_name="mine", **longer)
+    assert kept.access_token_lifetime == longer["access_token_lifetime"]
+
+
+async def test_tokens_live_as_long_as_their_app_says(authority: TestAuthority) -> None:
+    client = await authority.create_client(
+        access_token_lifetime=Duration(seconds=90),
+        refresh_token_idle_lifetime=Duration(seconds=200),
+        refresh_token_lifetime=Duration(seconds=300),
+    )
+    tokens = await authority.sign_in(client)
+    assert tokens.expires_in == 90
+    await authority.advance(150)
+    renewed = await authority.refresh(client, tokens.refresh_token)
+    assert renewed.expires_in == 90
+    await authority.advance(149)
+    last = await authority.refresh(client, renewed.refresh_token)
+    assert last.expires_in == 1  # no longer than the grant
+    await authority.advance(1)
+    assert await refusal(authority.refresh(client, last.refresh_token)) == Reason.GRANT_INVALID
+    idle = await authority.sign_in(client)
+    await authority.advance(200)
+    assert await refusal(authority.refresh(client, idle.refresh_token)) == Reason.GRANT_INVALID
+
+
+async def test_shortened_lifetimes_hold_from_the_next_refresh_on(authority: TestAuthority) -> None:
+    client = await authority.create_client()
+    tokens = await authority.sign_in(client)
+    await authority.update_app(client.app_id, access_token_lifetime=Duration(seconds=60))
+    assert (await authority.refresh(client, tokens.refresh_token)).expires_in == 60
+
+
+async def test_r024_exemption_from_pkce_is_given_with_a_warning(authority: TestAuthority) -> None:
+    request = pb.CreateAppRequest(app=pb.App(kind=pb.APP_KIND_BACKEND, display_name="old", pkce_exempt=True))
+    created = await authority.admin.apps.CreateApp(request)
+    (warning,) = created.warnings
+    assert "PKCE" in warning
+    assert (await authority.audit())[-1].audit.details["warnings"] == warning
+    assert authority.logged.getvalue().count("an App was weakened") == 1
+    shown = await authority.admin.apps.GetApp(pb.GetAppRequest(app_id=created.app.app_id))
+    assert list(shown.warnings) == [warning]
+    mask = FieldMask(paths=["pkce_exempt"])
+    ended = pb.UpdateAppRequest(app=pb.App(app_id=created.app.app_id), update_mask=mask)
+    assert not (await authority.admin.apps.UpdateApp(ended)).warnings
+    assert "warnings" not in (await authority.audit())[-1].audit.details
+    again = pb.UpdateAppRequest(app=pb.App(app_id=created.app.app_id, pkce_exempt=True), update_mask=mask)
+    assert list((await authority.admin.apps.UpdateApp(again)).warnings) == [warning]
+    assert authority.logged.getvalue().count("an App was weakened") == 2
+
+
+async def test_tokens_in_urls_are_for_frontends_and_come_with_a_warning(authority: TestAuthority) -> None:
+    for kind in (pb.APP_KIND_BACKEND, pb.APP_KIND_DEVICE):
+        assert await create(authority.admin, kind=kind, query_token_allowed=True) == Reason.REQUEST_INVALID
+    created = await create(authority.admin, kind=pb.APP_KIND_FRONTEND, query_token_allowed=True)
+    (warning,) = created.warnings
+    assert "URL" in warning
+    state = (await authority.store.inner.snapshot()).apps
+    assert [app.app_id for app in state if app.query_token_allowed] == [created.app.app_id]
+
+
+async def test_device_that_had_a_secret_stays_confidential(authority: TestAuthority) -> None:
+    app = await authority.create_app(kind=pb.APP_KIND_DEVICE)
+    assert not app.confidential
+    device = Client(app.app_id)
+    assert (await authority.sign_in(device)).access_token
+    tokens = await authority.sign_in(device)
+    request = pb.CreateClientSecretRequest(app_id=app.app_id)
+    revoked = (await authority.admin.apps.CreateClientSecret(request)).record.secret_id
+    request.expire_time.FromSeconds(int(authority.store.now()) + 60)
+    await authority.admin.apps.CreateClientSecret(request)
+    assert (await get(authority, app.app_id)).confidential
+    await authority.admin.apps.RevokeClientSecret(
+        pb.RevokeClientSecretRequest(app_id=app.app_id, secret_id=revoked)
+    )
+    found = await outcome(authority.update_app(app.app_id, confidential=False))
+    assert found == Reason.REQUEST_INVALID  # one is live
+    await authority.advance(60)
+    assert await refusal(authority.refresh(device, tokens.refresh_token)) == Reason.CLIENT_INVALID
+    code = await authority.issue_code(device)
+    assert await refusal(authority.exchange(device, code)) == Reason.CLIENT_INVALID
+    # The way back is the owner's, and stands in the audit.
+    assert not (await authority.update_app(app.app_id, confidential=False)).confidential
+    assert (await authority.audit())[-1].audit.details == {"changed": "confidential"}
+    assert (await authority.exchange(device, code)).access_token
+
+
+async def test_confidential_is_what_the_kind_demands(authority: TestAuthority) -> None:
+    backend = await authority.create_app()
+    frontend = await authority.create_app(kind=pb.APP_KIND_FRONTEND)
+    assert (backend.confidential, frontend.confidential) == (True, False)
+    assert await outcome(authority.update_app(backend.app_id, confidential=False)) == Reason.REQUEST_INVALID
+    assert await outcome(authority.update_app(frontend.app_id, confidential=True)) == Reason.REQUEST_INVALID
+    assert (
+        await create(authority.admin, kind=pb.APP_KIND_FRONTEND, confidential=True) == Reason.REQUEST_INVALID
+    )
+    device = await authority.create_app(kind=pb.APP_KIND_DEVICE, confidential=True)
+    code = await authority.issue_code(Client(device.app_id))
+    assert await refusal(authority.exchange(Client(device.app_id), code)) == Reason.CLIENT_INVALID
+
+
+async def test_owner_cannot_unlock_what_an_administrator_locked(authority: TestAuthority) -> None:
+    app_id, stubs = await authority.app_with("rpz.apps")
+    app = await authority.create_app(owner=f"app:{app_id}")
+    lock, unlock = pb.LockAppRequest(app_id=app.app_id), pb.UnlockAppRequest(app_id=app.app_id)
+    mine = (await stubs.apps.LockApp(lock)).app
+    assert (mine.locked_by, mine.locked_by_administrator) == (f"app:{app_id}", False)
+    theirs = (await authority.admin.apps.LockApp(lock)).app
+    administrator = f"app:{authority.bootstrap['app_id']}"
+    assert (theirs.locked_by, theirs.locked_by_administrator) == (administrator, True)
+    assert theirs.epoch == mine.epoch
+    assert (await stubs.apps.LockApp(lock)).app == theirs  # locking again does not make it one's own
+    assert await refusal(stubs.apps.UnlockApp(unlock)) == Reason.RIGHTS_INSUFFICIENT
+    for name in ("locked", "locked_by", "locked_by_administrator"):
+        request = pb.UpdateAppRequest(app=pb.App(app_id=app.app_id), update_mask=FieldMask(paths=[name]))
+        assert await refusal(stubs.apps.UpdateApp(request)) == Reason.REQUEST_INVALID
+    assert (await get(authority, app.app_id)).locked
+    unlocked = (await authority.admin.apps.UnlockApp(unlock)).app
+    assert (unlocked.locked, unlocked.locked_by) == (False, "")
+    await stubs.apps.LockApp(lock)
+    assert not (await stubs.apps.UnlockApp(unlock)).app.locked
+
+
+async def test_token_grants_no_more_than_itself_has_whatever_its_app_has(authority: TestAuthority) -> None:
+    issuer = authority.settings.issuer
+    app_id, _ = await authority.app_with(scopes=["rpz.apps", "a", "b"], resources=[issuer, ORDERS])
+    narrow = await authority.create_api_token(app_id, ["rpz.apps", "a"], [issuer])
+    stubs = authority.stubs(rpz_auth.ApiToken(app_id, narrow.api_token))
+    for fields in ({"scopes": ["b"]}, {"scopes": ["a", "b"]}, {"scopes": ["a"], "resources": [ORDERS]}):
+        assert await create(stubs, **fields) == Reason.RIGHTS_INSUFFICIENT, fields
+    app = await authority.create_app(
+        owner=f"app:{app_id}", scopes=["a", "b"], resources=[issuer, ORDERS], redirect_uris=[]
+    )
+    for scope, resource in (("b", issuer), ("a", ORDERS)):
+        message = _token_request(app.app_id, scope, resource)
+        assert await refusal(stubs.tokens.CreateApiToken(message)) == Reason.RIGHTS_INSUFFICIENT
+    assert (await stubs.tokens.CreateApiToken(_token_request(app.app_id, "a", issuer))).api_token
 
 
 async def test_update_changes_what_the_mask_names_and_nothing_else(authority: TestAuthority) -> None:
@@ -185,7 +405,8 @@ async def test_update_changes_what_the_mask_names_and_nothing_else(authority: Te
         ["sign_in.subject_prefix"],
         ["displayName"],
         ["display_name", "epoch"],
-        ["access_token_lifetime"],
+        ["access_token_lifetime.seconds"],
+        ["display_name", "locked_by"],
     ],
 )
 async def test_mask_with_anything_else_changes_nothing(authority: TestAuthority, paths: list[str]) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import asyncio
+
 from rpz.auth.v1 import app_service_pb2 as pb
 from rpz_auth.errors import Reason
-from server.authority import Client, Stubs, TestAuthority, refusal
+from server.authority import Client, Stubs, TestAuthority, outcome, refusal
 
 
 async def listed(authority: TestAuthority, app_id: str) -> list[pb.ClientSecret]:
@@ -94,3 +96,40 @@ async def test_r215_request_id_is_refused_and_not_passed_over(authority: TestAut
     app = await authority.create_app()
     request = pb.CreateClientSecretRequest(app_id=app.app_id, request_id="x")
     assert await refusal(authority.admin.apps.CreateClientSecret(request)) == Reason.REQUEST_INVALID
+
+
+async def test_a128_bound_of_secrets_holds_for_those_that_are_made_at_the_same_time(
+    authority: TestAuthority,
+) -> None:
+    app = await authority.create_app()
+    for _ in range(8):
+        await authority.create_secret(app.app_id)
+    arrived, waiting = asyncio.Event(), 0
+
+    async def together(*_: object) -> None:
+        nonlocal waiting
+        waiting += 1
+        if waiting >= 5:
+            arrived.set()
+        await arrived.wait()
+
+    authority.store.before["commit"] = together
+    request = pb.CreateClientSecretRequest(app_id=app.app_id)
+    calls = [outcome(authority.admin.apps.CreateClientSecret(request)) for _ in range(5)]
+    answers = await asyncio.gather(*calls)
+    assert waiting > 5  # all had counted eight before any was written
+    assert sum(isinstance(answer, pb.CreateClientSecretResponse) for answer in answers) == 2
+    assert answers.count(Reason.REQUEST_INVALID) == 3
+    assert len(await listed(authority, app.app_id)) == 10
+
+
+async def test_expired_secret_makes_room_for_another(authority: TestAuthority) -> None:
+    app = await authority.create_app()
+    request = pb.CreateClientSecretRequest(app_id=app.app_id)
+    request.expire_time.FromSeconds(int(authority.store.now()) + 10)
+    for _ in range(10):
+        await authority.admin.apps.CreateClientSecret(request)
+    request.ClearField("expire_time")
+    assert await refusal(authority.admin.apps.CreateClientSecret(request)) == Reason.REQUEST_INVALID
+    await authority.advance(10)
+    assert (await authority.admin.apps.CreateClientSecret(request)).client_secret

@@ -12,6 +12,8 @@ import rpz_auth
 from orders.v1 import orders_pb2, orders_pb2_grpc
 from rpz.auth.v1 import app_service_pb2 as app_pb
 from rpz_auth.errors import Reason
+from rpz_auth_server.domain.event import Audit
+from rpz_auth_server.domain.grant import Grant
 from server.authority import (
     CODE_VERIFIER,
     ORDERS,
@@ -472,3 +474,34 @@ async def test_r020_r077_a01_replay_reaches_a_service_that_verifies_by_itself(tm
             while (answer := await outcome(call())) != Reason.TOKEN_INVALID:
                 assert loop.time() < deadline, answer
             await server.stop(None)
+
+
+async def test_which_sign_in_service_issued_the_code_is_recorded_and_audited_when_it_is_redeemed(
+    authority: TestAuthority,
+) -> None:
+    client = await authority.create_client()
+    sign_in_id, stubs = await authority.app_with(
+        "rpz.codes.issue", sign_in=app_pb.SignIn(client_ids=[client.app_id], subject_prefix="user:")
+    )
+    code = await authority.issue_code(client, as_=stubs)
+    before = await authority.actions()
+    tokens = await authority.exchange(client, code)
+    (record,) = (await authority.audit())[len(before) :]
+    grant_id = record.audit.details["grant_id"]
+    assert record.audit == Audit(
+        actor=f"app:{client.app_id}",
+        action="grant.redeem",
+        app_id=client.app_id,
+        peer="127.0.0.1",
+        details={"grant_id": grant_id, "generation": "1", "issued_by": f"app:{sign_in_id}"},
+    )
+    assert (await _grant(authority, grant_id)).issued_by == f"app:{sign_in_id}"
+    await authority.refresh(client, tokens.refresh_token)
+    assert len(await authority.audit()) == len(before) + 1  # renewing is routine
+    assert (await _grant(authority, grant_id)).issued_by == f"app:{sign_in_id}"
+
+
+async def _grant(authority: TestAuthority, grant_id: str) -> Grant:
+    grant = await authority.store.inner.grant(grant_id)
+    assert grant is not None
+    return grant

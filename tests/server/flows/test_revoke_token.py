@@ -6,7 +6,7 @@ from rpz.auth.v1 import token_service_pb2 as pb
 from rpz_auth.errors import Reason
 from rpz_auth_server.domain.grant import MAX_ACCESS_TOKEN_LIFETIME
 from rpz_auth_server.flows.pipeline import Authority
-from server.authority import Client, TestAuthority, basic, bearer, outcome, refusal
+from server.authority import ORDERS, Client, TestAuthority, basic, bearer, outcome, refusal
 
 DONE = pb.RevokeTokenResponse()
 
@@ -113,3 +113,32 @@ async def test_r092_whitelist_holds_and_locked_app_is_no_client(authority: TestA
 def test_revocation_is_remembered_for_the_longest_lifetime_that_may_be_set() -> None:
     """It may have been longer before the last start, and a token that was issued then be alive."""
     assert Authority.forget_at(1000.0) >= 1000 + MAX_ACCESS_TOKEN_LIFETIME + 300
+
+
+@pytest.mark.parametrize("hint", ["", "refresh_token", "access_token"])
+async def test_r101_api_token_of_the_app_is_revoked_everywhere(authority: TestAuthority, hint: str) -> None:
+    client = await authority.create_client()
+    created = await authority.create_api_token(client.app_id, ["orders.read"], [ORDERS])
+    assert await authority.is_alive(created.api_token)
+    assert await revoke(authority, client, created.api_token, hint) == DONE
+    assert not await authority.is_alive(created.api_token)
+    assert authority.authority.view.is_revoked(created.record.api_token_id)  # and so at every verifier
+    (record,) = [each.audit for each in await authority.audit() if each.audit.action == "api_token.revoke"]
+    assert (record.actor, record.details) == (
+        f"app:{client.app_id}",
+        {"api_token_id": created.record.api_token_id},
+    )
+    assert await revoke(authority, client, created.api_token, hint) == DONE
+    assert (await authority.actions()).count("api_token.revoke") == 1
+
+
+async def test_r102_api_token_of_another_app_is_not_revoked_nor_a_forged_one(
+    authority: TestAuthority,
+) -> None:
+    client, other = await authority.create_client(), await authority.create_client()
+    created = await authority.create_api_token(other.app_id, ["orders.read"], [ORDERS])
+    forged = created.api_token[:-4] + ("AAAA" if not created.api_token.endswith("AAAA") else "BBBB")
+    for token in (created.api_token, forged, "rpzt_", "rpzt_x"):
+        assert await revoke(authority, client, token) == DONE
+    assert await authority.is_alive(created.api_token)
+    assert "api_token.revoke" not in await authority.actions()

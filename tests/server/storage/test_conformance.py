@@ -175,6 +175,33 @@ async def test_apps_are_listed_in_order_without_deleted_ones(store: Store) -> No
     assert await store.apps(owner=None, after="a05", limit=2) == everyone[2:4]
 
 
+async def test_apps_are_found_by_kind_and_part_of_their_name(store: Store) -> None:
+    apps = [
+        an_app(app_id="a1", display_name="100% Stra\u00dfe"),
+        an_app(app_id="a2", display_name="100_STRASSE\\", kind=AppKind.DEVICE),
+        an_app(app_id="a3", display_name="\u212bngstr\u00f6m", owner="bob"),
+    ]
+    await store.commit(Commit(rows=tuple(apps)))
+    expected = {
+        "strasse": apps[:2],
+        "STRA\u00dfE": apps[:2],
+        "100%": apps[:1],
+        "_": apps[1:2],
+        "\\": apps[1:2],
+        "\u00e5ngstro\u0308m": apps[2:],
+        "'": [],
+    }
+    for part, found in expected.items():
+        assert await store.apps(owner=None, name_part=part, after="", limit=9) == found, part
+    assert await store.apps(owner=None, kind=AppKind.DEVICE, after="", limit=9) == apps[1:2]
+    both = store.apps(owner="alice", kind=AppKind.BACKEND, name_part="100", after="", limit=9)
+    assert await both == apps[:1]
+    assert await store.apps(owner=None, name_part="100", after="a1", limit=9) == apps[1:2]
+    await store.commit(Commit(rows=(replace(apps[0], display_name="new", version=2),)))
+    assert await store.apps(owner=None, name_part="100%", after="", limit=9) == []
+    assert [app.app_id for app in await store.apps(owner=None, name_part="NEW", after="", limit=9)] == ["a1"]
+
+
 async def test_credentials_are_listed_by_app_with_ended_ones(store: Store) -> None:
     secrets = [a_secret(created_at=NOW - age, revoked_at=NOW) for age in (3, 2, 1)]
     tokens = [an_api_token(api_token_id=f"t{number}", revoked_at=NOW) for number in range(3)]

@@ -11,7 +11,7 @@ from rpz_auth_server.storage import file, rows
 @pytest.mark.parametrize(
     ("table", "name", "own"),
     [
-        (rows.APPS, "apps", set()),
+        (rows.APPS, "apps", {"search_name"}),
         (rows.CLIENT_SECRETS, "client_secrets", set()),
         (rows.API_TOKENS, "api_tokens", set()),
         (rows.GRANTS, "grants", {"collect_at"}),

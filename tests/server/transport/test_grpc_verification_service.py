@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -15,7 +16,16 @@ from rpz.auth.v1 import verification_service_pb2 as pb
 from rpz_auth.errors import Reason
 from rpz_auth.view import Revocation
 from rpz_auth_server.storage.store import Commit
-from server.authority import ORDERS, STOCK, Stubs, TestAuthority, read_refusal, refusal
+from server.authority import (
+    ORDERS,
+    STOCK,
+    FakeTime,
+    Stubs,
+    TestAuthority,
+    read_refusal,
+    refusal,
+    running_authority,
+)
 
 TIMEOUT = 10.0
 
@@ -185,8 +195,8 @@ async def test_stream_begins_with_everything_and_a_heartbeat(authority: TestAuth
     parts, cursor = await snapshot(follower)
     apps = {app.app_id: app for part in parts for app in part.apps}
     assert set(apps) == {authority.bootstrap["app_id"], client.app_id, locked.app_id}
-    assert apps[client.app_id] == pb.AppState(app_id=client.app_id, version=1, whitelist=["127.0.0.1"])
-    assert apps[locked.app_id] == pb.AppState(app_id=locked.app_id, version=2, locked=True, epoch=1)
+    assert apps[client.app_id] == pb.AppState(app_id=client.app_id, version=2, whitelist=["127.0.0.1"])
+    assert apps[locked.app_id] == pb.AppState(app_id=locked.app_id, version=3, locked=True, epoch=1)
     (revocation,) = [item for part in parts for item in part.revocations]
     assert revocation.forget_time == stamp(authority.authority.forget_at(authority.store.now()))
     (key,) = json.loads(parts[-1].keys.jwks)["keys"]
@@ -355,3 +365,58 @@ async def test_r128_stream_that_cannot_be_read_is_unavailable(authority: TestAut
         found: Any = await refusal(verifier.verification.Watch(pb.WatchRequest()).read())
         assert found == Reason.BACKEND_UNAVAILABLE
         authority.store.faults.clear()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"scopes": ["rpz.introspect"]}, Reason.SCOPE_INSUFFICIENT),
+        ({"scopes": ["rpz.verify"]}, Reason.SCOPE_INSUFFICIENT),
+        ({"resources": [STOCK]}, Reason.TOKEN_INVALID),
+        ({"resources": [ORDERS]}, Reason.TOKEN_INVALID),
+    ],
+)
+async def test_stream_ends_when_its_verifier_loses_scopes_or_resources(
+    authority: TestAuthority, change: dict[str, Any], reason: Reason
+) -> None:
+    credential, verifier = await authority.create_verifier(ORDERS)
+    follower = Follower(verifier)
+    await snapshot(follower)
+    await follower.read_until("heartbeat")
+    await authority.update_app(credential.app_id, display_name="renamed")
+    message = await follower.read_until("events")  # a change that takes nothing ends nothing
+    assert message.events.events[0].app.app_id == credential.app_id
+    await authority.update_app(credential.app_id, **change)
+    assert await follower.end() is reason
+
+
+async def test_token_may_travel_in_a_url_only_if_settings_app_and_token_say_so(tmp_path: Path) -> None:
+    async with running_authority(
+        tmp_path / "authority", time=FakeTime(), query_token_scopes="feed.read", query_token_lifetime=600
+    ) as authority:
+        app = await authority.create_app(
+            kind=app_pb.APP_KIND_FRONTEND, scopes=["feed.read", "orders.read"], query_token_allowed=True
+        )
+        now = int(authority.store.now())
+        good = await authority.create_api_token(
+            app.app_id, ["feed.read"], [ORDERS], expire_time=Timestamp(seconds=now + 600)
+        )
+        long = await authority.create_api_token(
+            app.app_id, ["feed.read"], [ORDERS], expire_time=Timestamp(seconds=now + 602)
+        )
+        strong = await authority.create_api_token(
+            app.app_id, ["orders.read"], [ORDERS], expire_time=Timestamp(seconds=now + 60)
+        )
+        _, verifier = await authority.create_verifier(ORDERS)
+        follower = Follower(verifier)
+        parts, _ = await snapshot(follower)
+        (state,) = [state for part in parts for state in part.apps if state.app_id == app.app_id]
+        assert state.query_token_allowed
+        for token, allowed in ((good, True), (long, False), (strong, False)):
+            request = pb.VerifyApiTokenRequest(app_id=app.app_id, api_token=token.api_token)
+            answer = await verifier.verification.VerifyApiToken(request)
+            assert (answer.active, answer.query_token_allowed) == (True, allowed)
+        await follower.read_until("heartbeat")
+        await authority.update_app(app.app_id, query_token_allowed=False)
+        message = await follower.read_until("events")
+        assert not message.events.events[0].app.query_token_allowed

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from google.protobuf.field_mask_pb2 import FieldMask
 from rpz.auth.v1 import app_service_pb2 as pb
 
-from rpz_auth_server.cli import output, secret_file
+from rpz_auth_server.cli import inputs, output, secret_file
+from rpz_auth_server.cli.app_output import KIND_NUMBERS, Kind, kind_name, print_app, show
 from rpz_auth_server.cli.connection import Authority, connect
 from rpz_auth_server.cli.options import AppIdArgument, CredentialsOption, JsonOption
 from rpz_auth_server.cli.verifier import create_verifier
@@ -23,27 +23,38 @@ app = typer.Typer(
 _PAGE = 1000
 
 
-class Kind(enum.StrEnum):
-    """Where an App runs."""
-
-    BACKEND = "backend"
-    DEVICE = "device"
-    FRONTEND = "frontend"
-
-
-_KIND_NUMBERS = {
-    Kind.BACKEND: pb.APP_KIND_BACKEND,
-    Kind.DEVICE: pb.APP_KIND_DEVICE,
-    Kind.FRONTEND: pb.APP_KIND_FRONTEND,
-}
-_KIND_NAMES = {number: str(kind) for kind, number in _KIND_NUMBERS.items()}
-
 _ALLOW_HELP = (
     "From where it may call: an address, a network such as 192.0.2.0/24, san:NAME, unix, or, for pages in "
     "browsers, origin:https://NAME."
 )
 _REDIRECT_HELP = "https, or http on 127.0.0.1 or [::1]."
 _SCOPE_HELP = "What users may grant it, and its API tokens may carry."
+_OWN_LIFETIME_HELP = "As in 30m or 90d; without it, the authority's."
+_QUERY_HELP = "Let a frontend's API tokens travel in URLs (?token=). Discouraged: URLs stand in logs."
+AccessLifetimeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--access-token-lifetime",
+        metavar="DURATION",
+        help=f"How long its access tokens live. {_OWN_LIFETIME_HELP}",
+    ),
+]
+IdleLifetimeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--refresh-idle-lifetime",
+        metavar="DURATION",
+        help=f"Until a refresh token that is not used expires. {_OWN_LIFETIME_HELP}",
+    ),
+]
+RefreshLifetimeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--refresh-lifetime",
+        metavar="DURATION",
+        help=f"Until users must sign in again in any case. {_OWN_LIFETIME_HELP}",
+    ),
+]
 _RESOURCE_HELP = "A service that its tokens may be used at."
 
 
@@ -75,11 +86,21 @@ def create(  # noqa: PLR0913, PLR0917 - one for each field of an App
             "new file of mode 0600.",
         ),
     ] = None,
+    access_token_lifetime: AccessLifetimeOption = None,
+    refresh_idle_lifetime: IdleLifetimeOption = None,
+    refresh_lifetime: RefreshLifetimeOption = None,
     credentials: CredentialsOption = None,
     *,
-    pkce_exempt: Annotated[
-        bool, typer.Option("--pkce-exempt", help="A backend that cannot do PKCE.")
+    confidential: Annotated[
+        bool, typer.Option("--confidential", help="A device that must authenticate from the start.")
     ] = False,
+    pkce_exempt: Annotated[
+        bool,
+        typer.Option(
+            "--pkce-exempt", help="A backend that cannot do PKCE. Discouraged: leaked codes can be injected."
+        ),
+    ] = False,
+    query_token: Annotated[bool, typer.Option("--query-token", help=_QUERY_HELP)] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Register an App. Options for lists may be repeated.
@@ -88,7 +109,10 @@ def create(  # noqa: PLR0913, PLR0917 - one for each field of an App
     https://orders
     """
     if verifier is not None:
-        contradictions = (redirect_uri, scope, pkce_exempt, sign_in_for, subject_prefix)
+        contradictions = (
+            *(redirect_uri, scope, pkce_exempt, sign_in_for, subject_prefix, confidential, query_token),
+            *(access_token_lifetime, refresh_idle_lifetime, refresh_lifetime),
+        )
         if kind not in (None, Kind.BACKEND) or any(contradictions):
             raise typer.BadParameter(
                 "a verifier is a backend App that can verify and nothing else; give it --resource, "
@@ -103,33 +127,45 @@ def create(  # noqa: PLR0913, PLR0917 - one for each field of an App
     if bool(sign_in_for) != bool(subject_prefix):
         raise typer.BadParameter("goes together with --sign-in-for", param_hint="--subject-prefix")
     wanted = pb.App(
-        kind=_KIND_NUMBERS[kind],
+        kind=KIND_NUMBERS[kind],
         display_name=name,
         owner=owner,
         redirect_uris=redirect_uri or (),
         scopes=scope or (),
         resources=resource or (),
         whitelist=allow or (),
+        confidential=confidential,
         pkce_exempt=pkce_exempt,
+        query_token_allowed=query_token,
+        **_lifetimes(access_token_lifetime, refresh_idle_lifetime, refresh_lifetime),
         sign_in=pb.SignIn(client_ids=sign_in_for, subject_prefix=subject_prefix) if sign_in_for else None,
     )
     with connect(credentials) as authority:
         answer = authority.call(authority.apps.CreateApp, pb.CreateAppRequest(app=wanted))
-    _show(answer, as_json=as_json)
+    show(answer, as_json=as_json)
 
 
 @app.command("list")
-def list_apps(credentials: CredentialsOption = None, *, as_json: JsonOption = False) -> None:
+def list_apps(
+    query: Annotated[str, typer.Option(metavar="TEXT", help="A part of the name, in any case.")] = "",
+    kind: Annotated[Kind | None, typer.Option(help="Only those that run there.")] = None,
+    owner: Annotated[str, typer.Option(metavar="SUBJECT", help="Only those of one owner.")] = "",
+    credentials: CredentialsOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
     """List your Apps; an administrator sees all."""
+    number = KIND_NUMBERS[kind] if kind else pb.APP_KIND_UNSPECIFIED
+    wanted = pb.ListAppsRequest(page_size=_PAGE, query=query, kind=number, owner=owner)
     with connect(credentials) as authority:
-        found = list(_all_apps(authority))
+        found = list(_all_apps(authority, wanted))
     if as_json:
         output.print_json({"apps": [output.to_dict(each) for each in found]})
         return
     output.print_table(
         ("APP ID", "KIND", "STATE", "NAME"),
         [
-            (each.app_id, _kind_name(each), "locked" if each.locked else "open", each.display_name)
+            (each.app_id, kind_name(each), "locked" if each.locked else "open", each.display_name)
             for each in found
         ],
         fixed=3,
@@ -141,19 +177,52 @@ def get(app_id: AppIdArgument, credentials: CredentialsOption = None, *, as_json
     """Show an App."""
     with connect(credentials) as authority:
         answer = authority.call(authority.apps.GetApp, pb.GetAppRequest(app_id=app_id))
-    _show(answer, as_json=as_json)
+    show(answer, as_json=as_json)
 
 
 @app.command()
-def update(  # noqa: PLR0913 - one for each field of an App
+def update(  # noqa: PLR0913, PLR0917 - one for each field of an App
     app_id: AppIdArgument,
     display_name: Annotated[str | None, typer.Option(metavar="NAME")] = None,
     redirect_uri: Annotated[list[str] | None, typer.Option(metavar="URI", help=_REDIRECT_HELP)] = None,
     scope: Annotated[list[str] | None, typer.Option(metavar="SCOPE", help=_SCOPE_HELP)] = None,
     resource: Annotated[list[str] | None, typer.Option(metavar="URI", help=_RESOURCE_HELP)] = None,
     allow: Annotated[list[str] | None, typer.Option(metavar="ENTRY", help=_ALLOW_HELP)] = None,
+    owner: Annotated[
+        str | None, typer.Option(metavar="SUBJECT", help="Give it to another owner (administrators).")
+    ] = None,
+    sign_in_for: Annotated[
+        list[str] | None,
+        typer.Option(metavar="APP_ID", help="An App that it may issue codes for (administrators)."),
+    ] = None,
+    subject_prefix: Annotated[
+        str, typer.Option(metavar="PREFIX", help="What the subjects begin with that it may sign in.")
+    ] = "",
+    access_token_lifetime: AccessLifetimeOption = None,
+    refresh_idle_lifetime: IdleLifetimeOption = None,
+    refresh_lifetime: RefreshLifetimeOption = None,
     credentials: CredentialsOption = None,
     *,
+    confidential: Annotated[
+        bool | None,
+        typer.Option(
+            "--confidential/--public",
+            help="Whether a device must authenticate. After a secret it must, until you say --public.",
+        ),
+    ] = None,
+    pkce_exempt: Annotated[
+        bool | None,
+        typer.Option("--pkce-exempt/--pkce-required", help="Whether a backend does without PKCE."),
+    ] = None,
+    query_token: Annotated[
+        bool | None, typer.Option("--query-token/--no-query-token", help=_QUERY_HELP)
+    ] = None,
+    no_sign_in: Annotated[
+        bool, typer.Option("--no-sign-in", help="Take away the right to issue codes.")
+    ] = False,
+    default_lifetimes: Annotated[
+        bool, typer.Option("--default-lifetimes", help="Go back to the authority's lifetimes.")
+    ] = False,
     clear_whitelist: Annotated[
         bool, typer.Option("--clear-whitelist", help="Let it call from anywhere.")
     ] = False,
@@ -162,6 +231,13 @@ def update(  # noqa: PLR0913 - one for each field of an App
     """Change an App. A list that is given replaces the whole list of before."""
     if allow and clear_whitelist:
         raise typer.BadParameter("give one of --allow and --clear-whitelist", param_hint="--allow")
+    if bool(sign_in_for) != bool(subject_prefix):
+        raise typer.BadParameter("goes together with --sign-in-for", param_hint="--subject-prefix")
+    if sign_in_for and no_sign_in:
+        raise typer.BadParameter("give one of --sign-in-for and --no-sign-in", param_hint="--no-sign-in")
+    lifetimes = _lifetimes(access_token_lifetime, refresh_idle_lifetime, refresh_lifetime)
+    if lifetimes and default_lifetimes:
+        raise typer.BadParameter("contradicts the lifetimes that are given", param_hint="--default-lifetimes")
     changed = pb.App(
         app_id=app_id,
         display_name=display_name or "",
@@ -169,6 +245,12 @@ def update(  # noqa: PLR0913 - one for each field of an App
         scopes=scope or (),
         resources=resource or (),
         whitelist=allow or (),
+        owner=owner or "",
+        sign_in=pb.SignIn(client_ids=sign_in_for, subject_prefix=subject_prefix) if sign_in_for else None,
+        confidential=confidential or False,
+        pkce_exempt=pkce_exempt or False,
+        query_token_allowed=query_token or False,
+        **lifetimes,
     )
     given = {
         "display_name": display_name is not None,
@@ -176,6 +258,12 @@ def update(  # noqa: PLR0913 - one for each field of an App
         "scopes": bool(scope),
         "resources": bool(resource),
         "whitelist": bool(allow) or clear_whitelist,
+        "owner": owner is not None,
+        "sign_in": bool(sign_in_for) or no_sign_in,
+        "confidential": confidential is not None,
+        "pkce_exempt": pkce_exempt is not None,
+        "query_token_allowed": query_token is not None,
+        **{name: name in lifetimes or default_lifetimes for name in _LIFETIMES},
     }
     mask = FieldMask(paths=[name for name, is_given in given.items() if is_given])
     if not mask.paths:
@@ -183,7 +271,7 @@ def update(  # noqa: PLR0913 - one for each field of an App
     request = pb.UpdateAppRequest(app=changed, update_mask=mask, allow_any_peer=clear_whitelist)
     with connect(credentials) as authority:
         answer = authority.call(authority.apps.UpdateApp, request)
-    _show(answer, as_json=as_json)
+    show(answer, as_json=as_json)
 
 
 @app.command()
@@ -214,7 +302,7 @@ def lock(
     """Stop every credential of an App at once."""
     with connect(credentials) as authority:
         answer = authority.call(authority.apps.LockApp, pb.LockAppRequest(app_id=app_id))
-    _show(answer, as_json=as_json)
+    show(answer, as_json=as_json)
 
 
 @app.command()
@@ -224,7 +312,7 @@ def unlock(
     """Undo a lock; access tokens issued before it stay refused."""
     with connect(credentials) as authority:
         answer = authority.call(authority.apps.UnlockApp, pb.UnlockAppRequest(app_id=app_id))
-    _show(answer, as_json=as_json)
+    show(answer, as_json=as_json)
 
 
 @app.command("end-tokens")
@@ -234,7 +322,7 @@ def end_tokens(
     """End all access tokens issued to an App so far; refresh and API tokens go on."""
     with connect(credentials) as authority:
         answer = authority.call(authority.apps.EndAllTokens, pb.EndAllTokensRequest(app_id=app_id))
-    _show(answer, as_json=as_json)
+    show(answer, as_json=as_json)
 
 
 def _create_verifier(wanted: pb.App, path: Path, credentials: Path | None, *, as_json: bool) -> None:
@@ -247,61 +335,30 @@ def _create_verifier(wanted: pb.App, path: Path, credentials: Path | None, *, as
         content = {"app": output.to_dict(created), "record": output.to_dict(record)}
         output.print_json({**content, "verifier_file": str(path)})
         return
-    _print_app(created)
+    print_app(created)
     output.print_line()
     output.print_line(f"Written to {path}, readable by you only. The service opens it by:")
     output.print_line(f'rpz_auth.connect("{path}")')
 
 
-_AppAnswer = (
-    pb.CreateAppResponse
-    | pb.GetAppResponse
-    | pb.UpdateAppResponse
-    | pb.LockAppResponse
-    | pb.UnlockAppResponse
-    | pb.EndAllTokensResponse
-)
-
-
-def _all_apps(authority: Authority) -> Iterator[pb.App]:
-    token = ""
+def _all_apps(authority: Authority, wanted: pb.ListAppsRequest) -> Iterator[pb.App]:
     while True:
-        page = authority.call(authority.apps.ListApps, pb.ListAppsRequest(page_size=_PAGE, page_token=token))
+        page = authority.call(authority.apps.ListApps, wanted)
         yield from page.apps
-        token = page.next_page_token
-        if not token:
+        wanted.page_token = page.next_page_token
+        if not wanted.page_token:
             return
 
 
-def _show(answer: _AppAnswer, *, as_json: bool) -> None:
-    if as_json:
-        output.print_json(output.to_dict(answer))
-    else:
-        _print_app(answer.app)
+_LIFETIMES = ("access_token_lifetime", "refresh_token_idle_lifetime", "refresh_token_lifetime")
 
 
-def _print_app(shown: pb.App) -> None:
-    sign_in = shown.HasField("sign_in")
-    output.print_record(
-        {
-            "App ID": shown.app_id,
-            "Name": shown.display_name,
-            "Kind": _kind_name(shown),
-            "State": "locked" if shown.locked else "open",
-            "Owner": shown.owner,
-            "Redirect URIs": shown.redirect_uris,
-            "Scopes": shown.scopes,
-            "Resources": shown.resources,
-            "Whitelist": shown.whitelist or "calls from anywhere",
-            "PKCE": "exempt" if shown.pkce_exempt else "required",
-            "Signs in for": shown.sign_in.client_ids if sign_in else (),
-            "Subjects": f"that begin with {shown.sign_in.subject_prefix}" if sign_in else "",
-            "Epoch": str(shown.epoch),
-            "Created (UTC)": output.format_time(shown.create_time),
-            "Changed (UTC)": output.format_time(shown.update_time),
-        }
-    )
-
-
-def _kind_name(shown: pb.App) -> str:
-    return _KIND_NAMES.get(shown.kind, "unknown")
+def _lifetimes(access_token: str | None, idle: str | None, absolute: str | None) -> dict[str, Any]:
+    """Those that were given, by the names of the contract."""
+    options = ("--access-token-lifetime", "--refresh-idle-lifetime", "--refresh-lifetime")
+    texts = (access_token, idle, absolute)
+    return {
+        name: inputs.read_duration(text, option=option)
+        for name, option, text in zip(_LIFETIMES, options, texts, strict=True)
+        if text is not None
+    }

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import typer
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 CLIENT_SECRET_VARIABLE = "RPZ_AUTH_CLIENT_SECRET"  # noqa: S105 - the name of a variable, as are those below
@@ -79,17 +80,41 @@ def read_deadline(expires_in: str | None, expires_at: str | None, *, now: dateti
     return timestamp
 
 
+def read_duration(text: str | None, *, option: str) -> Duration | None:
+    """Read a length of time; None when none was given.
+
+    Raises:
+        typer.BadParameter: It cannot be read.
+    """
+    if text is None:
+        return None
+    duration = Duration()
+    try:
+        duration.FromTimedelta(_timedelta(text, option))
+    except ValueError:
+        raise _no_duration(option) from None
+    return duration
+
+
 def _after(text: str, now: datetime) -> datetime:
-    problem = typer.BadParameter(
-        "write a number and one of s, m, h, d, w, as in 90d", param_hint="--expires-in"
-    )
+    try:
+        return now + _timedelta(text, "--expires-in")
+    except OverflowError:
+        raise _no_duration("--expires-in") from None
+
+
+def _timedelta(text: str, option: str) -> timedelta:
     match = _DURATION.fullmatch(text)
     if match is None:
-        raise problem
+        raise _no_duration(option)
     try:
-        return now + timedelta(**{_UNITS[match[2]]: int(match[1])})
+        return timedelta(**{_UNITS[match[2]]: int(match[1])})
     except OverflowError:
-        raise problem from None
+        raise _no_duration(option) from None
+
+
+def _no_duration(option: str) -> typer.BadParameter:
+    return typer.BadParameter("write a number and one of s, m, h, d, w, as in 90d", param_hint=option)
 
 
 def _at(text: str) -> datetime:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import typer
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -76,6 +77,22 @@ def print_record(fields: Mapping[str, Cell]) -> None:
         if value:
             table.add_row(Text(name), _cell(value))
     _console().print(table)
+
+
+def print_warnings(warnings: Iterable[str]) -> None:
+    """Print what whoever ran a command should know, on standard error."""
+    console = Console(stderr=True)
+    for warning in warnings:
+        console.print(Text.assemble(("warning", "bold yellow"), ": ", escape(warning)), soft_wrap=True)
+
+
+def format_duration(duration: Duration) -> str:
+    """A length of time for eyes, in the largest unit that leaves nothing over."""
+    seconds = duration.ToSeconds()
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds and seconds % length == 0:
+            return f"{seconds // length} {unit}"
+    return f"{seconds} seconds"
 
 
 def print_failure(failure: Failure) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rpz_auth.view import AppState
+
+from rpz_auth_server.domain.grant import Lifetimes
 
 
 class AppKind(enum.StrEnum):
@@ -38,11 +40,23 @@ class App:
     resources: frozenset[str] = frozenset()
     whitelist: tuple[str, ...] = ()
     locked: bool = False
+    locked_by: str = ""
+    """Whoever locked it; what an administrator has locked, no owner unlocks."""
+    locked_by_administrator: bool = False
     deleted: bool = False
     """A deleted App's row stays, emptied, until no credential of it can be alive."""
     epoch: int = 0
+    confidential: bool = False
+    """Whether it must authenticate. Once it has had a secret it must, also when the last one has ended, until
+    its owner says otherwise."""
     pkce_exempt: bool = False
+    query_token_allowed: bool = False
+    """Whether its API tokens may travel in URLs."""
     sign_in: SignIn | None = None
+    access_token_lifetime: float | None = None
+    """In seconds, as those below; None for the authority's default."""
+    refresh_idle_lifetime: float | None = None
+    refresh_absolute_lifetime: float | None = None
     created_at: float
     updated_at: float
     version: int = 1
@@ -57,7 +71,30 @@ class App:
             deleted=self.deleted,
             epoch=self.epoch,
             whitelist=self.whitelist,
+            query_token_allowed=self.query_token_allowed,
         )
+
+    def lifetimes(self, default: Lifetimes) -> Lifetimes:
+        """How long what is issued to it lives: its own lifetimes, else the authority's."""
+        own = {
+            "access_token": self.access_token_lifetime,
+            "refresh_idle": self.refresh_idle_lifetime,
+            "refresh_absolute": self.refresh_absolute_lifetime,
+        }
+        return replace(default, **{name: value for name, value in own.items() if value is not None})
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What whoever administers it should know, a sentence each."""
+        return tuple(text for name, text in _WARNINGS.items() if getattr(self, name))
+
+
+_WARNINGS = {
+    "pkce_exempt": "This App is exempt from PKCE: a code that leaks can be redeemed in another session "
+    "of it (RFC 9700 §2.1.1). Let it send a code_challenge, and take the exemption back.",
+    "query_token_allowed": "API tokens of this App may travel in URLs, which stand in logs, histories and "
+    "Referer headers. Keep them short-lived, and let the App send the header instead.",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +109,8 @@ class ClientSecret:
     created_at: float
     expires_at: float | None = None
     revoked_at: float | None = None
+    last_used_at: float | None = None
+    last_used_from: str = ""
     version: int = 1
 
 
@@ -89,6 +128,8 @@ class ApiToken:
     created_at: float
     expires_at: float | None = None
     revoked_at: float | None = None
+    last_used_at: float | None = None
+    last_used_from: str = ""
     version: int = 1
 
 

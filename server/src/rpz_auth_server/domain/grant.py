@@ -19,6 +19,10 @@ from rpz_auth_server.domain.refusal import GrantInvalid, RateLimited, RequestInv
 MAX_ACCESS_TOKEN_LIFETIME = 86400
 """Seconds that may be set; it may have been longer before the last start than it is now."""
 
+MIN_LIFETIME = 60
+MAX_REFRESH_LIFETIME = 3650 * 86400
+"""Seconds between which the lifetimes of tokens may be set."""
+
 MARGIN = MAX_ACCESS_TOKEN_LIFETIME + 60 + 300
 """Seconds after which nothing that an object issued can be presented any more: the longest lifetime that an
 access token may be given, the leeway of verifiers, and five minutes for what nobody thought of."""
@@ -75,6 +79,8 @@ class Grant:
     """When the newest generation was first made."""
     peer: str = ""
     """Who asked for the newest generation first."""
+    issued_by: str = ""
+    """The subject of the sign-in service that issued the code."""
     repeats: int = 0
     """How often the newest generation was handed out again."""
     access_expires_at: float

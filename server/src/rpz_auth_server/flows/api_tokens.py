@@ -63,7 +63,9 @@ async def create_api_token(
     text = authority.handles.seal(
         HandleKind.API_TOKEN, token.api_token_id, 0, salt=token.salt, key_number=token.key_number
     )
-    await authority.store.commit(Commit(rows=(token,), audit=(_audit(caller, "api_token.create", token),)))
+    await authority.store.commit(
+        Commit(rows=(token,), audit=(_audit(caller.subject, str(caller.peer), "api_token.create", token),))
+    )
     return token, text
 
 
@@ -93,17 +95,35 @@ async def revoke_api_token(authority: Authority, caller: Caller, app_id: str, ap
             raise NotFound
         if token.revoked_at is not None:
             return
-        now = authority.store.now()
-        revoked = replace(token, revoked_at=now, version=token.version + 1)
         await authority.store.commit(
-            Commit(
-                rows=(revoked,),
-                events=(revocation_of(authority, api_token_id, now),),
-                audit=(_audit(caller, "api_token.revoke", token),),
-            )
+            token_revocation_commit(authority, token, actor=caller.subject, peer=str(caller.peer))
         )
 
     await retry_conflicts(attempt)
+
+
+def token_revocation_commit(authority: Authority, token: ApiToken, *, actor: str, peer: str) -> Commit:
+    """Everything that is written when an API token is revoked."""
+    now = authority.store.now()
+    return Commit(
+        rows=(replace(token, revoked_at=now, version=token.version + 1),),
+        events=(revocation_of(authority, token.api_token_id, now),),
+        audit=(_audit(actor, peer, "api_token.revoke", token),),
+    )
+
+
+async def find_api_token(authority: Authority, text: str) -> ApiToken | None:
+    """The record of the API token that a text is, whether it is live or not; None for a forgery."""
+    try:
+        opened = authority.handles.open(HandleKind.API_TOKEN, text)
+        token = await authority.store.api_token(opened.id)
+        if token is None:
+            return None
+        authority.handles.verify(opened, token.salt)
+        check_key(opened, key_number=token.key_number)
+    except HandleInvalid:
+        return None
+    return token
 
 
 async def authenticate_api_token(
@@ -139,14 +159,8 @@ async def verify_api_token(
         good for nothing: forged, unknown, expired, revoked, another App's, of a locked or deleted App, and
         while the issuer is locked all but what is needed to undo that.
     """
-    try:
-        opened = authority.handles.open(HandleKind.API_TOKEN, text)
-        token = await authority.store.api_token(opened.id)
-        if token is None or app_id not in (None, token.app_id) or not is_live(token, authority.store.now()):
-            return None
-        authority.handles.verify(opened, token.salt)
-        check_key(opened, key_number=token.key_number)
-    except HandleInvalid:
+    token = await find_api_token(authority, text)
+    if token is None or app_id not in (None, token.app_id) or not is_live(token, authority.store.now()):
         return None
     app = await authority.store.app(token.app_id)
     if app is None or app.locked or app.deleted:
@@ -160,11 +174,11 @@ async def verify_api_token(
     return replace(token, scopes=scopes, resources=token.resources & app.resources)
 
 
-def _audit(caller: Caller, action: str, token: ApiToken) -> Audit:
+def _audit(actor: str, peer: str, action: str, token: ApiToken) -> Audit:
     return Audit(
-        actor=caller.subject,
+        actor=actor,
         action=action,
         app_id=token.app_id,
-        peer=str(caller.peer),
+        peer=peer,
         details={"api_token_id": token.api_token_id},
     )

@@ -3,42 +3,37 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, fields, replace
 
-from rpz_auth.caller import APP_ID, APP_SUBJECT_PREFIX, Caller
+import structlog
+from rpz_auth.caller import Caller
 from rpz_auth.view import Change
-from rpz_auth.whitelist import DNS, MAX_ENTRIES, normalise
 
-from rpz_auth_server.domain import scope
-from rpz_auth_server.domain.app import App, AppKind, SignIn
+from rpz_auth_server.domain.app import App, AppKind
 from rpz_auth_server.domain.event import Audit
-from rpz_auth_server.domain.name import check_name
 from rpz_auth_server.domain.refusal import Conflict, RequestInvalid, RightsInsufficient
-from rpz_auth_server.domain.uri import check_redirect_uri, check_resource
+from rpz_auth_server.flows.app_fields import NO_SIGN_IN as NO_SIGN_IN
+from rpz_auth_server.flows.app_fields import AppFields as AppFields
+from rpz_auth_server.flows.app_fields import apply
 from rpz_auth_server.flows.pipeline import Authority, retry_conflicts
-from rpz_auth_server.flows.rights import check_grantable, find_app, is_administrator
+from rpz_auth_server.flows.rights import find_app, is_administrator
 from rpz_auth_server.storage.store import Commit
 
-_MAX_LIST = 100
-
-
-NO_SIGN_IN = SignIn(client_ids=frozenset(), subject_prefix="")
+_log = structlog.get_logger("rpz_auth_server")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AppFields:
-    """What a caller may say of an App; None for what it leaves as it is."""
+class AppQuery:
+    """Which Apps a caller asks for; None for any."""
 
-    display_name: str | None = None
+    name_part: str = ""
+    """In any case."""
+    kind: AppKind | None = None
     owner: str | None = None
-    redirect_uris: Sequence[str] | None = None
-    scopes: Sequence[str] | None = None
-    resources: Sequence[str] | None = None
-    whitelist: Sequence[str] | None = None
-    pkce_exempt: bool | None = None
-    sign_in: SignIn | None = None
-    """`NO_SIGN_IN` takes the right away."""
+
+
+EVERY = AppQuery()
 
 
 async def create_app(authority: Authority, caller: Caller, kind: AppKind, fields: AppFields) -> App:
@@ -57,13 +52,14 @@ async def create_app(authority: Authority, caller: Caller, kind: AppKind, fields
         created_at=now,
         updated_at=now,
     )
-    app = await _apply(authority, caller, empty, fields, allow_any_peer=False)
+    app = await apply(authority, caller, empty, fields, allow_any_peer=False)
     if not app.display_name:
         raise RequestInvalid("give the App a display_name")
-    events: tuple[Change, ...] = (app.state,) if app.whitelist else ()
+    events: tuple[Change, ...] = (app.state,) if app.whitelist or app.query_token_allowed else ()
     await authority.store.commit(
-        Commit(rows=(app,), events=events, audit=(_audit(caller, "app.create", app),))
+        Commit(rows=(app,), events=events, audit=(_audit(caller, "app.create", empty, app),))
     )
+    _warn(caller, empty, app)
     return app
 
 
@@ -76,10 +72,18 @@ async def get_app(authority: Authority, caller: Caller, app_id: str) -> App:
     return await find_app(authority, caller, app_id)
 
 
-async def list_apps(authority: Authority, caller: Caller, *, after: str, limit: int) -> Sequence[App]:
+async def list_apps(
+    authority: Authority, caller: Caller, *, query: AppQuery = EVERY, after: str, limit: int
+) -> Sequence[App]:
     """Show the caller's Apps in order of their IDs, an administrator all, beyond the ID `after`."""
-    owner = None if is_administrator(caller) else caller.subject
-    return await authority.store.apps(owner=owner, after=after, limit=limit)
+    owner = query.owner
+    if not is_administrator(caller):
+        if owner not in (None, caller.subject):
+            return ()
+        owner = caller.subject
+    return await authority.store.apps(
+        owner=owner, kind=query.kind, name_part=query.name_part, after=after, limit=limit
+    )
 
 
 async def update_app(
@@ -111,25 +115,41 @@ async def update_app(
     async def change(app: App) -> App:
         if expected_version is not None and app.version != expected_version:
             raise Conflict("the App was changed since it was read; read it again")
-        return await _apply(authority, caller, app, fields, allow_any_peer=allow_any_peer)
+        return await apply(authority, caller, app, fields, allow_any_peer=allow_any_peer)
 
     return await _change(authority, caller, app_id, "app.update", change)
 
 
 async def lock_app(authority: Authority, caller: Caller, app_id: str) -> App:
     """Stop every credential of an App; the access tokens issued so far for good."""
+    by_administrator = is_administrator(caller)
 
     async def change(app: App) -> App:
-        return app if app.locked else replace(app, locked=True, epoch=app.epoch + 1)
+        if app.locked and (app.locked_by_administrator or not by_administrator):
+            return app
+        return replace(
+            app,
+            locked=True,
+            locked_by=caller.subject,
+            locked_by_administrator=by_administrator,
+            epoch=app.epoch if app.locked else app.epoch + 1,
+        )
 
     return await _change(authority, caller, app_id, "app.lock", change)
 
 
 async def unlock_app(authority: Authority, caller: Caller, app_id: str) -> App:
-    """Revive an App's refresh and API tokens."""
+    """Revive an App's refresh and API tokens.
+
+    Raises:
+        NotFound: Missing, or not the caller's.
+        RightsInsufficient: An administrator locked it, and the caller is none.
+    """
 
     async def change(app: App) -> App:
-        return replace(app, locked=False)
+        if app.locked_by_administrator and not is_administrator(caller):
+            raise RightsInsufficient("an administrator locked this App; only an administrator unlocks it")
+        return replace(app, locked=False, locked_by="", locked_by_administrator=False)
 
     return await _change(authority, caller, app_id, "app.unlock", change)
 
@@ -173,92 +193,31 @@ async def _change(
         changed = replace(changed, version=app.version + 1, updated_at=authority.store.now())
         # Told also when the state looks the same: verifiers then ask anew what its API tokens may still do.
         await authority.store.commit(
-            Commit(rows=(changed,), events=(changed.state,), audit=(_audit(caller, action, changed),))
+            Commit(rows=(changed,), events=(changed.state,), audit=(_audit(caller, action, app, changed),))
         )
+        _warn(caller, app, changed)
         return changed
 
     return await retry_conflicts(attempt)
 
 
-async def _apply(
-    authority: Authority, caller: Caller, app: App, fields: AppFields, *, allow_any_peer: bool
-) -> App:
-    scopes = app.scopes if fields.scopes is None else scope.check_scopes(fields.scopes)
-    resources = app.resources if fields.resources is None else _resources(fields.resources)
-    await check_grantable(authority, caller, scopes - app.scopes, resources - app.resources)
-    if fields.owner not in (None, app.owner) and not is_administrator(caller):
-        raise RightsInsufficient("only an administrator gives an App to another owner")
-    if fields.sign_in is not None and not is_administrator(caller):
-        raise RightsInsufficient("only an administrator lists for whom a sign-in service may issue codes")
-    if fields.pkce_exempt and app.kind is not AppKind.BACKEND:
-        raise RequestInvalid("only a backend, which has a secret, can do without PKCE (RFC 9700 §2.1.1)")
-    return replace(
-        app,
-        display_name=app.display_name
-        if fields.display_name is None
-        else check_name(fields.display_name, "display_name"),
-        owner=app.owner if fields.owner is None else check_name(fields.owner, "owner"),
-        redirect_uris=app.redirect_uris
-        if fields.redirect_uris is None
-        else _redirect_uris(fields.redirect_uris),
-        scopes=scopes,
-        resources=resources,
-        whitelist=app.whitelist
-        if fields.whitelist is None
-        else _whitelist(app, fields.whitelist, allow_any_peer=allow_any_peer),
-        pkce_exempt=app.pkce_exempt if fields.pkce_exempt is None else fields.pkce_exempt,
-        sign_in=app.sign_in if fields.sign_in is None else _sign_in(fields.sign_in),
+def _warn(caller: Caller, before: App, after: App) -> None:
+    for warning in sorted(set(after.warnings) - set(before.warnings)):
+        _log.warning("an App was weakened", app_id=after.app_id, by=caller.subject, warning=warning)
+
+
+_ALWAYS_CHANGING = {"app_id", "version", "created_at", "updated_at"}
+
+
+def _audit(caller: Caller, action: str, before: App, after: App) -> Audit:
+    changed = [
+        field.name
+        for field in fields(App)
+        if field.name not in _ALWAYS_CHANGING and getattr(before, field.name) != getattr(after, field.name)
+    ]
+    details = {"changed": " ".join(changed)}
+    if new := set(after.warnings) - set(before.warnings):
+        details["warnings"] = " ".join(sorted(new))
+    return Audit(
+        actor=caller.subject, action=action, app_id=after.app_id, peer=str(caller.peer), details=details
     )
-
-
-def _redirect_uris(uris: Sequence[str]) -> tuple[str, ...]:
-    _check_length(uris, _MAX_LIST, "redirect_uris")
-    for uri in uris:
-        check_redirect_uri(uri)
-    return tuple(dict.fromkeys(uris))
-
-
-def _resources(uris: Sequence[str]) -> frozenset[str]:
-    _check_length(uris, _MAX_LIST, "resources")
-    for uri in uris:
-        check_resource(uri)
-    return frozenset(uris)
-
-
-def _sign_in(listed: SignIn) -> SignIn | None:
-    if listed == NO_SIGN_IN:
-        return None
-    _check_length(tuple(listed.client_ids), _MAX_LIST, "sign_in.client_ids")
-    if not listed.client_ids or not all(map(APP_ID.fullmatch, listed.client_ids)):
-        raise RequestInvalid("sign_in.client_ids lists the App IDs that codes may be issued for")
-    prefix = listed.subject_prefix
-    if not prefix or prefix.startswith(APP_SUBJECT_PREFIX):  # an empty one would begin every subject
-        raise RequestInvalid("sign_in.subject_prefix begins the subjects of users, as in 'user:'")
-    return replace(listed, subject_prefix=check_name(prefix, "sign_in.subject_prefix"))
-
-
-def _whitelist(app: App, entries: Sequence[str], *, allow_any_peer: bool) -> tuple[str, ...]:
-    _check_length(entries, MAX_ENTRIES, "whitelist entries")
-    if app.whitelist and not entries and not allow_any_peer:
-        raise RequestInvalid("an empty whitelist allows calls from anywhere; set allow_any_peer to say so")
-    return tuple(dict.fromkeys(_entries(entries, allow_any=allow_any_peer)))
-
-
-def _entries(entries: Iterable[str], *, allow_any: bool) -> Iterable[str]:
-    for number, entry in enumerate(entries, start=1):
-        try:
-            normal = normalise(entry, allow_any=allow_any)
-        except ValueError as error:
-            raise RequestInvalid(f"whitelist entry {number}: {error}") from None
-        if normal.startswith(DNS):
-            raise RequestInvalid(f"whitelist entry {number}: this version does not resolve names")
-        yield normal
-
-
-def _check_length(values: Sequence[str], most: int, what: str) -> None:
-    if len(values) > most:
-        raise RequestInvalid(f"an App has at most {most} {what}")
-
-
-def _audit(caller: Caller, action: str, app: App) -> Audit:
-    return Audit(actor=caller.subject, action=action, app_id=app.app_id, peer=str(caller.peer))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from rpz_auth_server.crypto.handles import HandleKind
 from rpz_auth_server.domain.app import App
-from rpz_auth_server.domain.grant import Grant, Issued, Reused, redeem
+from rpz_auth_server.domain.grant import Grant, Issued, Lifetimes, Reused, redeem
 from rpz_auth_server.flows.pipeline import (
     Authority,
     ClientCredentials,
@@ -37,7 +37,9 @@ class ExchangeToken:
             choose_resource(self.resource, grant.resources, app.resources),
         )
 
-    def decide(self, grant: Grant, generation: int, now: float, authority: Authority) -> Issued | Reused:
+    def decide(
+        self, grant: Grant, generation: int, now: float, authority: Authority, lifetimes: Lifetimes
+    ) -> Issued | Reused:
         """Redeem; a code is of no generation."""
         del generation
         return redeem(
@@ -48,7 +50,7 @@ class ExchangeToken:
             peer=str(self.client.peer),
             key_number=authority.keyring.minting_number,
             now=now,
-            lifetimes=authority.lifetimes,
+            lifetimes=lifetimes,
         )
 
 

@@ -71,6 +71,7 @@ async def issue_code(authority: Authority, caller: Caller, request: IssueCode) -
         grant_id=new_id(),
         app_id=app.app_id,
         subject=request.subject,
+        issued_by=caller.subject,
         scopes=request.scopes,
         resources=resources,
         redirect_uri=request.redirect_uri,

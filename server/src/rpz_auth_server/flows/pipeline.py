@@ -22,10 +22,11 @@ from rpz_auth_server.crypto.handles import HandleInvalid, HandleKind, Handles, O
 from rpz_auth_server.crypto.keyring import KeyRing
 from rpz_auth_server.crypto.passwords import Passwords
 from rpz_auth_server.crypto.signing import AccessTokenClaims, SigningKeyring
-from rpz_auth_server.domain.app import App, AppKind, is_live
+from rpz_auth_server.domain.app import App, is_live
 from rpz_auth_server.domain.event import Audit
-from rpz_auth_server.domain.grant import MARGIN, Grant, Issued, Lifetimes, Reused
+from rpz_auth_server.domain.grant import MARGIN, Grant, GrantState, Issued, Lifetimes, Reused
 from rpz_auth_server.domain.key import KeyTimes
+from rpz_auth_server.domain.query_token import QueryTokenRule
 from rpz_auth_server.domain.refusal import ClientInvalid, Conflict, GrantInvalid, ScopeInvalid, TargetInvalid
 from rpz_auth_server.flows.limits import Limiter
 from rpz_auth_server.storage.store import Commit, Store
@@ -51,6 +52,7 @@ class Authority:
     lifetimes: Lifetimes
     limiter: Limiter
     key_times: KeyTimes = field(default_factory=KeyTimes)
+    query_tokens: QueryTokenRule = field(default_factory=QueryTokenRule)
 
     @staticmethod
     def forget_at(now: float) -> float:
@@ -102,16 +104,18 @@ class GrantFlow(Protocol):
         """Choose scopes and resource of an access token, or refuse; nothing is changed then."""
         ...
 
-    def decide(self, grant: Grant, generation: int, now: float, authority: Authority) -> Issued | Reused:
-        """Apply the rule to the row."""
+    def decide(
+        self, grant: Grant, generation: int, now: float, authority: Authority, lifetimes: Lifetimes
+    ) -> Issued | Reused:
+        """Apply the rule to the row; `lifetimes` are the App's."""
         ...
 
 
 async def authenticate_client(authority: Authority, client: ClientCredentials) -> App:
     """Find out which App speaks, and check that it may from where it does.
 
-    A backend must give a secret; so must a device that has a live one. Unknown, locked, deleted, wrong:
-    one answer.
+    A confidential App must give a secret, also when it has no live one any more. Unknown, locked, deleted,
+    wrong: one answer.
 
     Raises:
         ClientInvalid: RFC 6749 §5.2 `invalid_client`.
@@ -131,7 +135,7 @@ async def _authenticate(authority: Authority, client: ClientCredentials, secret:
         raise ClientInvalid
     if secret is not None:
         await _verify_secret(authority, secret, app)
-    elif app.kind is AppKind.BACKEND or await _has_live_secret(authority, app):
+    elif app.confidential:
         raise ClientInvalid
     compiled(app.whitelist).check(client.peer)
     return app
@@ -164,7 +168,8 @@ async def _issue(
             raise GrantInvalid
         now = authority.store.now()
         # Decided first: reuse is reuse whatever else is wrong with a request, and a dead grant tells nothing.
-        outcome = flow.decide(grant, opened.generation, now, authority)
+        lifetimes = app.lifetimes(authority.lifetimes)
+        outcome = flow.decide(grant, opened.generation, now, authority, lifetimes)
         # Signed before the commit, so that what cannot be signed consumes nothing; handed out after it.
         answer = (
             outcome
@@ -173,7 +178,7 @@ async def _issue(
                 _token_set(authority, outcome.grant, app, flow.select(grant, app), now), outcome.recovered
             )
         )
-        await authority.store.commit(_commit(authority, outcome, client.peer, now))
+        await authority.store.commit(_commit(authority, grant, outcome, client.peer, now))
         return answer
 
     answer = await retry_conflicts(attempt)
@@ -281,22 +286,24 @@ def choose_resource(requested: str, granted: frozenset[str], allowed: frozenset[
     return next(iter(candidates))
 
 
-def _commit(authority: Authority, outcome: Issued | Reused, peer: Peer, now: float) -> Commit:
+def _commit(authority: Authority, before: Grant, outcome: Issued | Reused, peer: Peer, now: float) -> Commit:
     grant = outcome.grant
 
-    def audit(action: str) -> Audit:
+    def audit(action: str, **details: str) -> Audit:
         return Audit(
             actor=f"app:{grant.app_id}",
             action=action,
             app_id=grant.app_id,
             peer=str(peer),
-            details={"grant_id": grant.grant_id, "generation": str(grant.generation)},
+            details={"grant_id": grant.grant_id, "generation": str(grant.generation), **details},
         )
 
     match outcome:
         case Reused():
             event = revocation_of(authority, grant.grant_id, now)
             return Commit(rows=(grant,), events=(event,), audit=(audit("grant.reuse"),))
+        case Issued() if before.state is GrantState.PENDING:
+            return Commit(rows=(grant,), audit=(audit("grant.redeem", issued_by=grant.issued_by),))
         case Issued(recovered=True):
             return Commit(rows=(grant,), audit=(audit("grant.recovered"),))
         case Issued(repeated=True) if grant.peer != str(peer):
@@ -349,10 +356,3 @@ async def _verify_secret(authority: Authority, opened: OpenedHandle, app: App) -
         check_key(opened, key_number=secret.key_number)
     except HandleInvalid:
         raise ClientInvalid from None
-
-
-async def _has_live_secret(authority: Authority, app: App) -> bool:
-    if app.kind is AppKind.FRONTEND:
-        return False
-    now = authority.store.now()
-    return any(is_live(secret, now) for secret in await authority.store.client_secrets(app.app_id))

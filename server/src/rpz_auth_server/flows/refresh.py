@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from rpz_auth_server.crypto.handles import HandleKind
 from rpz_auth_server.domain.app import App
-from rpz_auth_server.domain.grant import Grant, Issued, Reused
+from rpz_auth_server.domain.grant import Grant, Issued, Lifetimes, Reused
 from rpz_auth_server.domain.grant import refresh as renew
 from rpz_auth_server.flows.pipeline import (
     Authority,
@@ -37,7 +37,9 @@ class Refresh:
             choose_resource(self.resource, grant.resources, app.resources),
         )
 
-    def decide(self, grant: Grant, generation: int, now: float, authority: Authority) -> Issued | Reused:
+    def decide(
+        self, grant: Grant, generation: int, now: float, authority: Authority, lifetimes: Lifetimes
+    ) -> Issued | Reused:
         """Advance the grant, repeat a lost answer, or detect reuse."""
         return renew(
             grant,
@@ -46,7 +48,7 @@ class Refresh:
             peer=str(self.client.peer),
             key_number=authority.keyring.minting_number,
             now=now,
-            lifetimes=authority.lifetimes,
+            lifetimes=lifetimes,
         )
 
 

@@ -13,6 +13,7 @@ from rpz_auth_server.domain.app import App
 from rpz_auth_server.domain.event import Audit
 from rpz_auth_server.domain.grant import Grant, GrantState, revoke
 from rpz_auth_server.domain.refusal import GrantInvalid
+from rpz_auth_server.flows.api_tokens import find_api_token, token_revocation_commit
 from rpz_auth_server.flows.pipeline import (
     Authority,
     ClientCredentials,
@@ -34,7 +35,7 @@ class RevokeToken:
 
 
 async def revoke_token(authority: Authority, request: RevokeToken) -> None:
-    """Revoke a refresh token with its grant, or a single access token.
+    """Revoke a refresh token with its grant, a single access token, or an API token.
 
     Succeeds also for what is unknown, expired, or another client's: nothing is revoked then (RFC 7009
     §2.2).
@@ -47,6 +48,8 @@ async def revoke_token(authority: Authority, request: RevokeToken) -> None:
     try:
         if request.token.startswith(HandleKind.REFRESH.value):
             await _revoke_grant(authority, app, request)
+        elif request.token.startswith(HandleKind.API_TOKEN.value):
+            await _revoke_api_token(authority, app, request)
         else:
             await _revoke_access_token(authority, app, request)
     except (GrantInvalid, TokenInvalid, TokenExpired):
@@ -61,6 +64,19 @@ async def _revoke_grant(authority: Authority, app: App, request: RevokeToken) ->
         if grant.app_id == app.app_id and grant.state is not GrantState.REVOKED:
             await authority.store.commit(
                 revocation_commit(authority, grant, actor=f"app:{app.app_id}", peer=str(request.client.peer))
+            )
+
+    await retry_conflicts(attempt)
+
+
+async def _revoke_api_token(authority: Authority, app: App, request: RevokeToken) -> None:
+    async def attempt() -> None:
+        token = await find_api_token(authority, request.token)
+        if token is not None and token.app_id == app.app_id and token.revoked_at is None:
+            await authority.store.commit(
+                token_revocation_commit(
+                    authority, token, actor=f"app:{app.app_id}", peer=str(request.client.peer)
+                )
             )
 
     await retry_conflicts(attempt)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from rpz_auth.caller import APP_ID, Caller
+from rpz_auth.caller import APP_ID, Caller, Verdict
+from rpz_auth.errors import ScopeInsufficient, TokenInvalid
 
 from rpz_auth_server.domain import scope
 from rpz_auth_server.domain.app import App
@@ -28,12 +29,31 @@ async def find_app(authority: Authority, caller: Caller, app_id: str) -> App:
     return app
 
 
+async def check_still_held(authority: Authority, verdict: Verdict) -> None:
+    """Let pass a credential whose App still has all that the credential was given.
+
+    For what goes on long after the call was let in; each new call is decided anew anyway.
+
+    Raises:
+        ScopeInsufficient: Scopes were taken from the App since.
+        TokenInvalid: Resources were, or the App is locked or gone.
+    """
+    app = await authority.store.app(verdict.app_id)
+    if app is None or app.deleted or app.locked or not verdict.resources <= app.resources:
+        raise TokenInvalid
+    if not verdict.scopes <= app.scopes:
+        raise ScopeInsufficient(verdict.scopes - app.scopes)
+
+
 async def check_grantable(
     authority: Authority, caller: Caller, scopes: frozenset[str], resources: frozenset[str]
 ) -> None:
     """Let pass what the caller may hand on: anything for an administrator, else what is its own.
 
     An App's own is what is registered for it; a person's, what an administrator entered in the account.
+
+    And no more than its credential has: a token that was cut to a few scopes must not get others back by
+    making another.
 
     Raises:
         RightsInsufficient: It asks for more.
@@ -43,5 +63,10 @@ async def check_grantable(
     if any(name.startswith(scope.RESERVED_PREFIX) for name in scopes):
         raise RightsInsufficient("only an administrator grants the authority's own scopes")
     own = caller.account if isinstance(caller, Person) else await authority.store.app(caller.app_id)
-    if own is None or not (scopes <= own.scopes and resources <= own.resources):
-        raise RightsInsufficient("nobody grants scopes or resources beyond their own")
+    held = caller.account if isinstance(caller, Person) else caller.verdict
+    if own is None or not (
+        scopes <= own.scopes & held.scopes and resources <= own.resources & held.resources
+    ):
+        raise RightsInsufficient(
+            "nobody grants scopes or resources beyond their own and those of the token they call with"
+        )

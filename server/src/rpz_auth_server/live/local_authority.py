@@ -67,4 +67,5 @@ class LocalAuthority:
             token_id=token.api_token_id,
             issued_at=token.created_at,
             expires_at=token.expires_at if token.expires_at is not None else math.inf,
+            query_token_allowed=self._authority.query_tokens.allows(token),
         )

@@ -108,8 +108,9 @@ def snapshot(now: float) -> Steps[StoredSnapshot]:
         now,
     )
     apps = yield sql(
-        "SELECT app_id, version, locked, deleted, epoch, whitelist FROM apps"
-        " WHERE locked = 1 OR deleted = 1 OR epoch > 0 OR whitelist <> '[]' ORDER BY app_id"
+        "SELECT app_id, version, locked, deleted, epoch, whitelist, query_token_allowed FROM apps"
+        " WHERE locked = 1 OR deleted = 1 OR epoch > 0 OR whitelist <> '[]'"
+        " OR query_token_allowed = 1 ORDER BY app_id"
     )
     cursor = yield from newest()
     return StoredSnapshot(
@@ -123,8 +124,9 @@ def snapshot(now: float) -> Steps[StoredSnapshot]:
                 deleted=bool(deleted),
                 epoch=epoch,
                 whitelist=tuple(json.loads(whitelist)),
+                query_token_allowed=bool(query_token_allowed),
             )
-            for app_id, version, locked, deleted, epoch, whitelist in apps.rows
+            for app_id, version, locked, deleted, epoch, whitelist, query_token_allowed in apps.rows
         ),
     )
 

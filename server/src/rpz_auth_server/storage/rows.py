@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar
@@ -63,6 +65,8 @@ class Table(Generic[R]):
         fixed: tuple[str, ...] = (),
         codecs: Mapping[str, _Codec] | None = None,
         derived: Mapping[str, Callable[[R], float]] | None = None,
+        computed: Mapping[str, Callable[[R], str]] | None = None,
+        observed: tuple[str, ...] = (),
     ) -> None:
         """Describe a table.
 
@@ -74,16 +78,20 @@ class Table(Generic[R]):
                 its changes: SQLite rewrites the index of a column that is set, changed or not.
             codecs: For the fields that the databases do not know.
             derived: Columns that no field has; computed at the insert, and the store's own from then on.
+            computed: Columns that no field has; computed with every write, to be searched by.
+            observed: Fields that the store alone writes, beside the versions of the row.
         """
         self.columns = tuple(columns)
         self._row_type = row_type
         self._codecs = dict(codecs or {})
         self._derived = dict(derived or {})
         self.key = key = self.columns[0]
+        self._computed = dict(computed or {})
         same = (key, *fixed)
         self._same = same
-        self._changing = tuple(column for column in self.columns if column not in same)
-        inserted = (*self.columns, *self._derived)
+        self._changing = tuple(column for column in self.columns if column not in (*same, *observed))
+        inserted = (*self.columns, *self._derived, *self._computed)
+        updated = (*self._changing, *self._computed)
         listed = ", ".join(self.columns)
         # S608: nothing of these texts comes from outside this module.
         self.select = f"SELECT {listed} FROM {name} "  # noqa: S608 - see above
@@ -93,7 +101,7 @@ class Table(Generic[R]):
             f"VALUES ({', '.join('?' * len(inserted))}) ON CONFLICT DO NOTHING"
         )
         self._update = (
-            f"UPDATE {name} SET {', '.join(f'{column} = ?' for column in self._changing)} "  # noqa: S608 - see above
+            f"UPDATE {name} SET {', '.join(f'{column} = ?' for column in updated)} "  # noqa: S608 - see above
             f"WHERE {' AND '.join(f'{column} = ?' for column in same)} AND version = ?"
         )
 
@@ -110,11 +118,14 @@ class Table(Generic[R]):
         Raises:
             Conflict: The table does not hold what this version follows.
         """
+        computed = [compute(row) for compute in self._computed.values()]
         if row.version == 1:
             derived = [derive(row) for derive in self._derived.values()]
-            result = yield self._insert, [*self._dump(row, self.columns), *derived]
+            values = [*self._dump(row, self.columns), *derived, *computed]
+            result = yield self._insert, values
         else:
-            values = [*self._dump(row, self._changing), *self._dump(row, self._same), row.version - 1]
+            changing = [*self._dump(row, self._changing), *computed]
+            values = [*changing, *self._dump(row, self._same), row.version - 1]
             result = yield self._update, values
         if result.count != 1:
             raise Conflict
@@ -139,7 +150,25 @@ def dead_at(grant: Grant) -> float:
     return max(grant.ends_at, grant.access_expires_at) + MARGIN
 
 
+def searchable(text: str) -> str:
+    """A name as it is compared when somebody looks for it: in any case, in any spelling of its characters."""
+    return unicodedata.normalize("NFKC", text).casefold()
+
+
+def app_conditions(owner: str | None, kind: AppKind | None, name_part: str) -> tuple[str, list[str]]:
+    """The beginning of an SQL condition for the Apps that `Store.apps` is asked for, and its values."""
+    pattern = re.sub(r"([\\%_])", r"\\\1", searchable(name_part))
+    conditions = {
+        "owner = ?": owner,
+        "kind = ?": None if kind is None else str(kind),
+        "search_name LIKE ? ESCAPE '\\'": f"%{pattern}%" if pattern else None,
+    }
+    given = {condition: value for condition, value in conditions.items() if value is not None}
+    return "".join(f"{condition} AND " for condition in given), list(given.values())
+
+
 _CREDENTIAL = {"scopes": _SET, "resources": _SET}
+_USE = ("last_used_at", "last_used_from")
 
 APPS: Table[App] = Table(
     App,
@@ -152,22 +181,26 @@ APPS: Table[App] = Table(
         "resources": _SET,
         "whitelist": _TUPLE,
         "locked": _BOOL,
+        "locked_by_administrator": _BOOL,
+        "confidential": _BOOL,
+        "query_token_allowed": _BOOL,
         "deleted": _BOOL,
         "pkce_exempt": _BOOL,
         "sign_in": _SIGN_IN,
     },
+    computed={"search_name": lambda app: searchable(app.display_name)},
 )
 CLIENT_SECRETS: Table[ClientSecret] = Table(
-    ClientSecret, "client_secrets", _columns(ClientSecret), fixed=("app_id",)
+    ClientSecret, "client_secrets", _columns(ClientSecret), fixed=("app_id",), observed=_USE
 )
 API_TOKENS: Table[ApiToken] = Table(
-    ApiToken, "api_tokens", _columns(ApiToken), fixed=("app_id",), codecs=_CREDENTIAL
+    ApiToken, "api_tokens", _columns(ApiToken), fixed=("app_id",), codecs=_CREDENTIAL, observed=_USE
 )
 GRANTS: Table[Grant] = Table(
     Grant,
     "grants",
     _columns(Grant),
-    fixed=("app_id", "subject"),
+    fixed=("app_id", "subject", "issued_by"),
     codecs={**_CREDENTIAL, "state": _Codec(str, GrantState)},
     derived={"collect_at": dead_at},
 )

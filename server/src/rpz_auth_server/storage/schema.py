@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 
+from rpz_auth_server.storage.rows import searchable
 from rpz_auth_server.storage.steps import Steps, sql
 
 MIGRATIONS: dict[str, Callable[[], Steps[None]]] = {}
@@ -242,6 +243,34 @@ _ACCOUNTS = (
 )
 
 
+_APPS_AND_USE = (
+    "ALTER TABLE apps ADD COLUMN search_name TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE apps ADD COLUMN locked_by TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE apps ADD COLUMN locked_by_administrator INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE apps ADD COLUMN confidential INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE apps ADD COLUMN query_token_allowed INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE apps ADD COLUMN access_token_lifetime REAL",
+    "ALTER TABLE apps ADD COLUMN refresh_idle_lifetime REAL",
+    "ALTER TABLE apps ADD COLUMN refresh_absolute_lifetime REAL",
+    # Who locked what is locked already, nobody knows; so it takes an administrator to unlock it.
+    "UPDATE apps SET locked_by_administrator = 1 WHERE locked = 1",
+    """
+    UPDATE apps SET confidential = 1 WHERE kind = 'backend'
+        OR app_id IN (SELECT app_id FROM client_secrets)
+    """,
+    "DROP INDEX apps_special",
+    """
+    CREATE INDEX apps_special ON apps (app_id)
+        WHERE locked = 1 OR deleted = 1 OR epoch > 0 OR whitelist <> '[]' OR query_token_allowed = 1
+    """,
+    "ALTER TABLE grants ADD COLUMN issued_by TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE client_secrets ADD COLUMN last_used_at REAL",
+    "ALTER TABLE client_secrets ADD COLUMN last_used_from TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE api_tokens ADD COLUMN last_used_at REAL",
+    "ALTER TABLE api_tokens ADD COLUMN last_used_from TEXT NOT NULL DEFAULT ''",
+)
+
+
 @_migration
 def m0001_first() -> Steps[None]:
     """Make the first tables."""
@@ -307,3 +336,13 @@ def m0006_limits() -> Steps[None]:
     """Make the tables that processes share their counts in."""
     for statement in _LIMITS:
         yield sql(statement)
+
+
+@_migration
+def m0007_apps_and_use() -> Steps[None]:
+    """Let Apps be searched, be confidential, have lifetimes; note who locks, who signs in, what is used."""
+    for statement in _APPS_AND_USE:
+        yield sql(statement)
+    names = yield sql("SELECT app_id, display_name FROM apps")
+    for app_id, name in names.rows:
+        yield sql("UPDATE apps SET search_name = ? WHERE app_id = ?", searchable(name), app_id)

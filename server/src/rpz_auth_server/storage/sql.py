@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from rpz_auth_server.domain.account import Account, Consent, ExternalIdentity, Session
-from rpz_auth_server.domain.app import ApiToken, App, ClientSecret
+from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret
 from rpz_auth_server.domain.event import AuditRecord, Cursor, Event, StoredSnapshot
 from rpz_auth_server.domain.grant import Grant, GrantState
 from rpz_auth_server.domain.issuer import Issuer
@@ -30,6 +30,7 @@ from rpz_auth_server.storage.rows import (
     SIGNING_KEYS,
     R,
     Table,
+    app_conditions,
     write,
 )
 from rpz_auth_server.storage.steps import Steps, T, Work, sql
@@ -71,13 +72,19 @@ class SqlStore(abc.ABC):
         """See `Store.app`."""
         return await self._look_up(APPS, app_id)
 
-    async def apps(self, *, owner: str | None, after: str, limit: int) -> Sequence[App]:
+    async def apps(
+        self,
+        *,
+        owner: str | None,
+        kind: AppKind | None = None,
+        name_part: str = "",
+        after: str,
+        limit: int,
+    ) -> Sequence[App]:
         """See `Store.apps`."""
-        if owner is None:
-            condition = "WHERE app_id > ? AND deleted = 0 ORDER BY app_id LIMIT ?"
-            return await self._select(APPS, condition, after, limit)
-        condition = "WHERE owner = ? AND app_id > ? AND deleted = 0 ORDER BY app_id LIMIT ?"
-        return await self._select(APPS, condition, owner, after, limit)
+        conditions, values = app_conditions(owner, kind, name_part)
+        condition = f"WHERE {conditions}app_id > ? AND deleted = 0 ORDER BY app_id LIMIT ?"
+        return await self._select(APPS, condition, *values, after, limit)
 
     async def client_secret(self, secret_id: str) -> ClientSecret | None:
         """See `Store.client_secret`."""

@@ -9,7 +9,7 @@ from typing import Protocol
 from rpz_auth.view import Change
 
 from rpz_auth_server.domain.account import Account, Consent, ExternalIdentity, Session
-from rpz_auth_server.domain.app import ApiToken, App, ClientSecret
+from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret
 from rpz_auth_server.domain.event import Audit, AuditRecord, Cursor, Event, StoredSnapshot
 from rpz_auth_server.domain.grant import Grant
 from rpz_auth_server.domain.issuer import Issuer
@@ -67,8 +67,19 @@ class Store(Protocol):
         """The App of an ID, also a deleted one; None if there is none, here and below."""
         ...
 
-    async def apps(self, *, owner: str | None, after: str, limit: int) -> Sequence[App]:
-        """Apps that are not deleted, in order of App ID, beyond the ID `after`; of one owner, or of all."""
+    async def apps(
+        self,
+        *,
+        owner: str | None,
+        kind: AppKind | None = None,
+        name_part: str = "",
+        after: str,
+        limit: int,
+    ) -> Sequence[App]:
+        """Apps that are not deleted, in order of App ID, beyond the ID `after`; of one owner, or of all.
+
+        Of one kind, if that is given; with a part of their names, in any case.
+        """
         ...
 
     async def client_secret(self, secret_id: str) -> ClientSecret | None:

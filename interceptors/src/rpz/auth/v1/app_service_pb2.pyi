@@ -70,6 +70,9 @@ class App(google.protobuf.message.Message):
     CREATE_TIME_FIELD_NUMBER: builtins.int
     UPDATE_TIME_FIELD_NUMBER: builtins.int
     ETAG_FIELD_NUMBER: builtins.int
+    CONFIDENTIAL_FIELD_NUMBER: builtins.int
+    LOCKED_BY_FIELD_NUMBER: builtins.int
+    LOCKED_BY_ADMINISTRATOR_FIELD_NUMBER: builtins.int
     app_id: builtins.str
     """A random UUID, the OAuth 2 `client_id`."""
     kind: global___AppKind.ValueType
@@ -85,6 +88,14 @@ class App(google.protobuf.message.Message):
     """Whether `?token=` is accepted for this `frontend` App's API tokens. Discouraged."""
     etag: builtins.str
     """Changes with every update (AIP-154)."""
+    confidential: builtins.bool
+    """Whether it must authenticate: always for BACKEND, never for FRONTEND, and for a DEVICE from its first
+    secret on, also when the last one has ended. Its owner may set it back when no secret is live.
+    """
+    locked_by: builtins.str
+    """The subject of whoever locked it."""
+    locked_by_administrator: builtins.bool
+    """Then only an administrator unlocks it."""
     @property
     def redirect_uris(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """https, or http on a loopback IP (RFC 8252 §7.3); no fragment."""
@@ -110,7 +121,7 @@ class App(google.protobuf.message.Message):
 
     @property
     def access_token_lifetime(self) -> google.protobuf.duration_pb2.Duration:
-        """Unset: the authority's default."""
+        """Unset: the authority's default. Beyond that, only an administrator sets them."""
 
     @property
     def refresh_token_idle_lifetime(self) -> google.protobuf.duration_pb2.Duration: ...
@@ -142,9 +153,12 @@ class App(google.protobuf.message.Message):
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         update_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         etag: builtins.str = ...,
+        confidential: builtins.bool = ...,
+        locked_by: builtins.str = ...,
+        locked_by_administrator: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["access_token_lifetime", b"access_token_lifetime", "create_time", b"create_time", "refresh_token_idle_lifetime", b"refresh_token_idle_lifetime", "refresh_token_lifetime", b"refresh_token_lifetime", "sign_in", b"sign_in", "update_time", b"update_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["access_token_lifetime", b"access_token_lifetime", "app_id", b"app_id", "create_time", b"create_time", "display_name", b"display_name", "epoch", b"epoch", "etag", b"etag", "kind", b"kind", "locked", b"locked", "owner", b"owner", "pkce_exempt", b"pkce_exempt", "query_token_allowed", b"query_token_allowed", "redirect_uris", b"redirect_uris", "refresh_token_idle_lifetime", b"refresh_token_idle_lifetime", "refresh_token_lifetime", b"refresh_token_lifetime", "resources", b"resources", "scopes", b"scopes", "sign_in", b"sign_in", "update_time", b"update_time", "whitelist", b"whitelist"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["access_token_lifetime", b"access_token_lifetime", "app_id", b"app_id", "confidential", b"confidential", "create_time", b"create_time", "display_name", b"display_name", "epoch", b"epoch", "etag", b"etag", "kind", b"kind", "locked", b"locked", "locked_by", b"locked_by", "locked_by_administrator", b"locked_by_administrator", "owner", b"owner", "pkce_exempt", b"pkce_exempt", "query_token_allowed", b"query_token_allowed", "redirect_uris", b"redirect_uris", "refresh_token_idle_lifetime", b"refresh_token_idle_lifetime", "refresh_token_lifetime", b"refresh_token_lifetime", "resources", b"resources", "scopes", b"scopes", "sign_in", b"sign_in", "update_time", b"update_time", "whitelist", b"whitelist"]) -> None: ...
 
 global___App = App
 
@@ -197,15 +211,21 @@ class CreateAppResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     APP_FIELD_NUMBER: builtins.int
+    WARNINGS_FIELD_NUMBER: builtins.int
     @property
     def app(self) -> global___App: ...
+    @property
+    def warnings(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What whoever administers the App should know, a sentence each."""
+
     def __init__(
         self,
         *,
         app: global___App | None = ...,
+        warnings: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["app", b"app"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["app", b"app"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["app", b"app", "warnings", b"warnings"]) -> None: ...
 
 global___CreateAppResponse = CreateAppResponse
 
@@ -229,20 +249,28 @@ class GetAppResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     APP_FIELD_NUMBER: builtins.int
+    WARNINGS_FIELD_NUMBER: builtins.int
     @property
     def app(self) -> global___App: ...
+    @property
+    def warnings(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """As in CreateAppResponse."""
+
     def __init__(
         self,
         *,
         app: global___App | None = ...,
+        warnings: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["app", b"app"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["app", b"app"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["app", b"app", "warnings", b"warnings"]) -> None: ...
 
 global___GetAppResponse = GetAppResponse
 
 @typing.final
 class ListAppsRequest(google.protobuf.message.Message):
+    """Every field that is set narrows the list. A page token goes with the same filters only."""
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: builtins.int
@@ -318,15 +346,21 @@ class UpdateAppResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     APP_FIELD_NUMBER: builtins.int
+    WARNINGS_FIELD_NUMBER: builtins.int
     @property
     def app(self) -> global___App: ...
+    @property
+    def warnings(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """As in CreateAppResponse."""
+
     def __init__(
         self,
         *,
         app: global___App | None = ...,
+        warnings: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["app", b"app"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["app", b"app"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["app", b"app", "warnings", b"warnings"]) -> None: ...
 
 global___UpdateAppResponse = UpdateAppResponse
 

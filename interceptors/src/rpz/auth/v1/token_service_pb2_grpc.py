@@ -149,7 +149,7 @@ class TokenServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RevokeToken(self, request, context):
-        """Revokes a refresh or access token of the calling App (RFC 7009). Succeeds also when the token is
+        """Revokes a refresh, access or API token of the calling App (RFC 7009). Succeeds also when the token is
         unknown or not the App's own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

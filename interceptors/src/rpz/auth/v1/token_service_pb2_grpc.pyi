@@ -67,7 +67,7 @@ class TokenServiceStub:
         rpz.auth.v1.token_service_pb2.RevokeTokenRequest,
         rpz.auth.v1.token_service_pb2.RevokeTokenResponse,
     ]
-    """Revokes a refresh or access token of the calling App (RFC 7009). Succeeds also when the token is
+    """Revokes a refresh, access or API token of the calling App (RFC 7009). Succeeds also when the token is
     unknown or not the App's own.
     """
 
@@ -163,7 +163,7 @@ class TokenServiceAsyncStub:
         rpz.auth.v1.token_service_pb2.RevokeTokenRequest,
         rpz.auth.v1.token_service_pb2.RevokeTokenResponse,
     ]
-    """Revokes a refresh or access token of the calling App (RFC 7009). Succeeds also when the token is
+    """Revokes a refresh, access or API token of the calling App (RFC 7009). Succeeds also when the token is
     unknown or not the App's own.
     """
 
@@ -269,7 +269,7 @@ class TokenServiceServicer(metaclass=abc.ABCMeta):
         request: rpz.auth.v1.token_service_pb2.RevokeTokenRequest,
         context: _ServicerContext,
     ) -> typing.Union[rpz.auth.v1.token_service_pb2.RevokeTokenResponse, collections.abc.Awaitable[rpz.auth.v1.token_service_pb2.RevokeTokenResponse]]:
-        """Revokes a refresh or access token of the calling App (RFC 7009). Succeeds also when the token is
+        """Revokes a refresh, access or API token of the calling App (RFC 7009). Succeeds also when the token is
         unknown or not the App's own.
         """
 

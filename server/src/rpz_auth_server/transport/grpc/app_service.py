@@ -12,18 +12,14 @@ from rpz.auth.v1 import app_service_pb2_grpc as pb_grpc
 from rpz_auth_server.domain.app import SignIn
 from rpz_auth_server.domain.refusal import RequestInvalid
 from rpz_auth_server.flows import apps, client_secrets
-from rpz_auth_server.flows.apps import NO_SIGN_IN, AppFields
+from rpz_auth_server.flows.app_fields import DEFAULT_LIFETIME, NO_SIGN_IN, AppFields
+from rpz_auth_server.flows.apps import AppQuery
 from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.transport.grpc import messages
 
 _ETAG = re.compile(r"[0-9]{1,18}", re.ASCII)
 _UPDATABLE = frozenset(AppFields.__dataclass_fields__)
-_NOT_OFFERED = (
-    "query_token_allowed",
-    "access_token_lifetime",
-    "refresh_token_idle_lifetime",
-    "refresh_token_lifetime",
-)
+_LIFETIMES = ("access_token_lifetime", "refresh_token_idle_lifetime", "refresh_token_lifetime")
 
 
 class AppService(pb_grpc.AppServiceServicer):
@@ -36,29 +32,34 @@ class AppService(pb_grpc.AppServiceServicer):
     async def CreateApp(self, request: pb.CreateAppRequest, _context: Any) -> pb.CreateAppResponse:
         """Register an App."""
         messages.refuse_fields(request, "request_id")
-        messages.refuse_fields(request.app, *_NOT_OFFERED)
         given = {field.name for field, _ in request.app.ListFields()}
         fields = _read_fields(request.app, [name for name in _UPDATABLE if name in given])
         app = await apps.create_app(
             self._authority, rpz_auth.caller(), messages.read_kind(request.app.kind), fields
         )
-        return pb.CreateAppResponse(app=messages.write_app(app))
+        return pb.CreateAppResponse(app=messages.write_app(app), warnings=app.warnings)
 
     async def GetApp(self, request: pb.GetAppRequest, _context: Any) -> pb.GetAppResponse:
         """Show an App."""
         app = await apps.get_app(self._authority, rpz_auth.caller(), request.app_id)
-        return pb.GetAppResponse(app=messages.write_app(app))
+        return pb.GetAppResponse(app=messages.write_app(app), warnings=app.warnings)
 
     async def ListApps(self, request: pb.ListAppsRequest, _context: Any) -> pb.ListAppsResponse:
         """Show the caller's Apps, a page at a time."""
-        messages.refuse_fields(request, "query", "kind", "owner")
         limit = messages.read_page_size(request.page_size)
+        filters = request.query, request.kind, request.owner
+        query = AppQuery(
+            name_part=request.query,
+            kind=messages.read_kind(request.kind) if request.kind else None,
+            owner=request.owner or None,
+        )
+        after = messages.read_page_token(request.page_token, *filters)
         found = await apps.list_apps(
-            self._authority, rpz_auth.caller(), after=request.page_token, limit=limit
+            self._authority, rpz_auth.caller(), query=query, after=after, limit=limit
         )
         return pb.ListAppsResponse(
             apps=map(messages.write_app, found),
-            next_page_token=messages.next_page([app.app_id for app in found], limit),
+            next_page_token=messages.write_page_token([app.app_id for app in found], limit, *filters),
         )
 
     async def UpdateApp(self, request: pb.UpdateAppRequest, _context: Any) -> pb.UpdateAppResponse:
@@ -74,7 +75,7 @@ class AppService(pb_grpc.AppServiceServicer):
             allow_any_peer=request.allow_any_peer,
             expected_version=_read_etag(request.app.etag),
         )
-        return pb.UpdateAppResponse(app=messages.write_app(app))
+        return pb.UpdateAppResponse(app=messages.write_app(app), warnings=app.warnings)
 
     async def DeleteApp(self, request: pb.DeleteAppRequest, _context: Any) -> pb.DeleteAppResponse:
         """Delete an App."""
@@ -132,6 +133,9 @@ def _read_fields(app: pb.App, names: list[str]) -> AppFields:
     for name in ("redirect_uris", "scopes", "resources", "whitelist"):
         if name in values:
             values[name] = tuple(values[name])
+    for name in _LIFETIMES:
+        if name in values:
+            values[name] = messages.read_duration(app, name) or DEFAULT_LIFETIME
     if "sign_in" in values:
         values["sign_in"] = (
             SignIn(client_ids=frozenset(app.sign_in.client_ids), subject_prefix=app.sign_in.subject_prefix)

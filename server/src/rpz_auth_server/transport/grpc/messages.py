@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 import rpz_auth
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from rpz.auth.v1 import app_service_pb2, token_service_pb2, verification_service_pb2
 from rpz_auth.view import AppState, Revocation, SigningKeys
@@ -80,6 +82,30 @@ def require_time(seconds: float) -> Timestamp:
     return time
 
 
+def read_duration(message: Any, field: str) -> float | None:
+    """Read a Duration in seconds; None when it is not set.
+
+    Raises:
+        RequestInvalid: It is not longer than nothing.
+    """
+    if not message.HasField(field):
+        return None
+    value: Duration = getattr(message, field)
+    seconds = value.seconds + value.nanos / 1e9
+    if seconds <= 0:
+        raise RequestInvalid(f"{field} is more than 0 seconds")
+    return seconds
+
+
+def write_duration(seconds: float | None) -> Duration | None:
+    """Write seconds; nothing for None."""
+    if seconds is None:
+        return None
+    duration = Duration()
+    duration.FromMicroseconds(round(seconds * 1e6))
+    return duration
+
+
 def read_page_size(size: int) -> int:
     """Read how many objects a page has: 100 unless the request says, 1000 at most (AIP-158).
 
@@ -115,7 +141,14 @@ def write_app(app: App) -> app_service_pb2.App:
         whitelist=app.whitelist,
         locked=app.locked,
         epoch=app.epoch,
+        confidential=app.confidential,
+        locked_by=app.locked_by,
+        locked_by_administrator=app.locked_by_administrator,
         pkce_exempt=app.pkce_exempt,
+        query_token_allowed=app.query_token_allowed,
+        access_token_lifetime=write_duration(app.access_token_lifetime),
+        refresh_token_idle_lifetime=write_duration(app.refresh_idle_lifetime),
+        refresh_token_lifetime=write_duration(app.refresh_absolute_lifetime),
         sign_in=app_service_pb2.SignIn(
             client_ids=sorted(app.sign_in.client_ids), subject_prefix=app.sign_in.subject_prefix
         )
@@ -177,6 +210,7 @@ def write_app_state(state: AppState) -> verification_service_pb2.AppState:
         deleted=state.deleted,
         epoch=state.epoch,
         whitelist=state.whitelist,
+        query_token_allowed=state.query_token_allowed,
     )
 
 
@@ -188,6 +222,30 @@ def write_keys(keys: SigningKeys) -> verification_service_pb2.SigningKeys:
 def write_revocation(revocation: Revocation) -> verification_service_pb2.Revocation:
     """Write a revocation."""
     return verification_service_pb2.Revocation(id=revocation.id, forget_time=write_time(revocation.forget_at))
+
+
+def read_page_token(token: str, *filters: object) -> str:
+    """Read a page token: the ID that the page begins after.
+
+    Raises:
+        RequestInvalid: It is none, or was given for other filters (AIP-158).
+    """
+    if not token:
+        return ""
+    digest, dot, after = token.partition(".")
+    if not dot or digest != _digest(filters):
+        raise RequestInvalid("page_token is the next_page_token of a list with the same filters")
+    return after
+
+
+def write_page_token(ids: Sequence[str], limit: int, *filters: object) -> str:
+    """The page token behind a page of `limit` objects, for the same filters; empty on the last page."""
+    after = next_page(ids, limit)
+    return f"{_digest(filters)}.{after}" if after else ""
+
+
+def _digest(filters: tuple[object, ...]) -> str:
+    return hashlib.sha256(repr(filters).encode()).hexdigest()[:16]
 
 
 def next_page(ids: Sequence[str], limit: int) -> str:

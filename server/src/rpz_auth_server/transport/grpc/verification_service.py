@@ -18,6 +18,7 @@ from rpz_auth_server.domain.event import Cursor, StoredSnapshot
 from rpz_auth_server.domain.refusal import NotFound, RightsInsufficient
 from rpz_auth_server.flows.api_tokens import verify_api_token
 from rpz_auth_server.flows.pipeline import Authority, try_open
+from rpz_auth_server.flows.rights import check_still_held
 from rpz_auth_server.live.hub import Beat, Hub, News
 from rpz_auth_server.live.verifiers import Verifiers
 from rpz_auth_server.transport.grpc import messages
@@ -57,6 +58,7 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
             resources=sorted(token.resources & resources),
             expire_time=messages.write_time(token.expires_at),
             cursor=cursor,
+            query_token_allowed=self._authority.query_tokens.allows(token),
         )
 
     async def GetAppState(self, request: pb.GetAppStateRequest, _context: Any) -> pb.GetAppStateResponse:
@@ -72,9 +74,15 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
     async def Watch(self, request: pb.WatchRequest, _context: Any) -> AsyncIterator[pb.WatchResponse]:
         """Tell everything, then everything that changes."""
         resources = _verifier_resources(self._authority)
-        now = self._authority.store.now
-        with self._verifiers.connected(rpz_auth.caller(), resources, now()) as verifier:
+        now, caller = self._authority.store.now, rpz_auth.caller()
+        checked: tuple[int, int] | None = None
+        with self._verifiers.connected(caller, resources, now()) as verifier:
             async for news in self._hub.news(Cursor.parse(request.cursor)):
+                # The stream outlives the decision that let it begin, and its lease knows no scopes.
+                version = self._authority.view.version_of(caller.app_id)
+                if version != checked:
+                    await check_still_held(self._authority, caller.verdict)
+                    checked = version
                 for message in self._write(news):
                     if not message.HasField("time"):
                         message.time.CopyFrom(messages.require_time(now()))
