@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,14 +16,16 @@ import structlog
 import typer
 from rpz_auth.errors import ConfigurationError, Refusal
 
-from rpz_auth_server import bootstrap, log
+from rpz_auth_server import bootstrap, keys_command, log
 from rpz_auth_server.crypto.handles import Handles
+from rpz_auth_server.crypto.keyring import ENVIRONMENT_VARIABLE as KEYRING_VARIABLE
 from rpz_auth_server.crypto.passwords import Passwords
 from rpz_auth_server.crypto.signing import SigningKeyring
 from rpz_auth_server.flows.limits import Limiter
 from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.live.collector import collect_forever
 from rpz_auth_server.live.hub import Hub
+from rpz_auth_server.live.keyring import follow_keyring
 from rpz_auth_server.live.keys import keep_keys_forever
 from rpz_auth_server.live.limiter import Sharing, share_forever
 from rpz_auth_server.settings import OFF, Settings
@@ -40,6 +42,9 @@ _log = structlog.get_logger("rpz_auth_server")
 app = typer.Typer(
     help="A token authority for microservices.", no_args_is_help=True, pretty_exceptions_enable=False
 )
+
+
+app.add_typer(keys_command.app, name="keys")
 
 
 @app.callback()
@@ -187,12 +192,7 @@ async def run(settings: Settings, environ: Mapping[str, str]) -> None:
         await bootstrap.ensure_administrator(authority, settings.data_dir, connection)
         await server.start()
         await http.start()
-        sharing = Sharing(authority.store, authority.limiter)
-        for work in (
-            collect_forever(authority.store),
-            keep_keys_forever(authority),
-            share_forever(sharing),
-        ):
+        for work in _background_work(authority, settings, environ):
             cleanup.callback(asyncio.create_task(work).cancel)
         print(  # noqa: T201 - for the person or script that started it
             f"rpz-auth-server listens on {connection['grpc_address']} as {settings.issuer}\n"
@@ -204,6 +204,16 @@ async def run(settings: Settings, environ: Mapping[str, str]) -> None:
         _log.info("stopping")
         await asyncio.gather(server.stop(hub), http.stop())
     _log.info("stopped")
+
+
+def _background_work(
+    authority: Authority, settings: Settings, environ: Mapping[str, str]
+) -> Iterator[Coroutine[Any, Any, None]]:
+    yield collect_forever(authority.store)
+    yield keep_keys_forever(authority)
+    yield share_forever(Sharing(authority.store, authority.limiter))
+    if KEYRING_VARIABLE not in environ:
+        yield follow_keyring(settings.keyring_path, authority.keyring)
 
 
 def _listen_http(http: HttpServer, settings: Settings) -> str:

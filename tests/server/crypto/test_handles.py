@@ -273,3 +273,26 @@ def test_r126_representations_show_no_credential() -> None:
     with pytest.raises(HandleInvalid) as raised:
         HANDLES.open(HandleKind.CODE, text)
     assert text[5:] not in repr(raised.value)
+
+
+def test_keys_come_and_go_with_the_ring() -> None:
+    ring = KeyRing({1: b"1" * 32}, minting=1)
+    handles = Handles(ring, issuer=ISSUER, instance=INSTANCE)
+    salt, row = new_salt(), new_id()
+    by_one = handles.seal(HandleKind.SECRET, row, 0, salt=salt, key_number=1)
+    with pytest.raises(BackendUnavailable):
+        handles.seal(HandleKind.SECRET, row, 0, salt=salt, key_number=2)
+    ring.take_over(KeyRing({1: b"1" * 32, 2: b"2" * 32}, minting=2))
+    by_two = handles.seal(HandleKind.SECRET, row, 0, salt=salt, key_number=2)
+    for text in (by_one, by_two):
+        handles.verify(handles.open(HandleKind.SECRET, text), salt)
+    opened = handles.open(HandleKind.SECRET, by_one)
+    ring.take_over(KeyRing({2: b"2" * 32}, minting=2))  # another replica's ring may have it
+    with pytest.raises(BackendUnavailable):
+        handles.open(HandleKind.SECRET, by_one)
+    with pytest.raises(BackendUnavailable):
+        handles.verify(opened, salt)
+    ring.take_over(KeyRing({2: b"2" * 32}, minting=2, retired=[1]))
+    with pytest.raises(HandleInvalid):
+        handles.open(HandleKind.SECRET, by_one)
+    handles.verify(handles.open(HandleKind.SECRET, by_two), salt)

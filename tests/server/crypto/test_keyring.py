@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rpz_auth.errors import BackendUnavailable, ConfigurationError
-from rpz_auth_server.crypto.keyring import ENVIRONMENT_VARIABLE, MAX_NUMBER, KeyRing, join
+from rpz_auth_server.crypto.keyring import ENVIRONMENT_VARIABLE, MAX_NUMBER, KeyRing, Next, join
 
 ONE = "A" * 43
 TWO = "_" * 42 + "8"
@@ -180,3 +180,87 @@ def test_r126_representation_shows_numbers_only() -> None:
 @given(st.lists(st.binary()), st.lists(st.binary()))
 def test_joined_parts_are_equal_only_if_the_parts_are(one: list[bytes], other: list[bytes]) -> None:
     assert (join(*one) == join(*other)) == (one == other)
+
+
+def test_new_key_verifies_at_once_and_mints_from_its_time_on(tmp_path: Path) -> None:
+    path, now = tmp_path / "keyring.json", [100.0]
+    KeyRing.create(path)
+    ring = KeyRing({1: b"1" * 32}, minting=1, clock=lambda: now[0]).with_new_key(mints_from=160)
+    assert (ring.numbers, ring.minting_number, ring.upcoming, ring.minting_since) == (
+        (1, 2),
+        1,
+        Next(2, 160),
+        0,
+    )
+    derive(ring, 2)
+    ring.save(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert derive(KeyRing.load(path), 2) == derive(ring, 2)
+    now[0] = 160.0
+    assert (ring.minting_number, ring.upcoming, ring.minting_since) == (2, None, 160)
+
+
+def test_one_key_is_added_at_a_time() -> None:
+    ring = KeyRing({1: b"1" * 32}, minting=1, clock=lambda: 0.0).with_new_key(mints_from=10)
+    with pytest.raises(ConfigurationError, match="does not mint yet"):
+        ring.with_new_key(mints_from=20)
+
+
+def test_number_of_a_retired_key_is_never_given_again(tmp_path: Path) -> None:
+    path = tmp_path / "keyring.json"
+    ring = KeyRing({1: b"1" * 32, 2: b"2" * 32}, minting=1, clock=lambda: 50.0)
+    ring.without_key(2).save(private_file(path, ""))
+    smaller = KeyRing.load(path)
+    assert (smaller.numbers, smaller.retired) == ((1,), frozenset({2}))
+    assert smaller.with_new_key(mints_from=0).numbers == (1, 3)
+
+
+def test_key_that_mints_or_is_about_to_change_places_is_not_taken_out() -> None:
+    ring = KeyRing({1: b"1" * 32, 2: b"2" * 32}, minting=1, clock=lambda: 0.0)
+    with pytest.raises(ConfigurationError, match="mints"):
+        ring.without_key(1)
+    with pytest.raises(ConfigurationError, match="no master key 3"):
+        ring.without_key(3)
+    waiting = ring.with_new_key(mints_from=10)
+    for number in (1, 2, 3):
+        with pytest.raises(ConfigurationError, match="mints"):
+            waiting.without_key(number)
+
+
+def test_ring_takes_over_what_another_holds() -> None:
+    ring = KeyRing({1: b"1" * 32, 2: b"2" * 32}, minting=1)
+    ring.take_over(KeyRing({2: b"2" * 32, 3: b"3" * 32}, minting=3, retired=[1]))
+    assert (ring.numbers, ring.minting_number, ring.retired) == ((2, 3), 3, frozenset({1}))
+    with pytest.raises(BackendUnavailable):
+        derive(ring, 1)
+    derive(ring, 3)
+
+
+def test_other_key_under_a_known_number_is_not_taken_over() -> None:
+    ring = KeyRing({1: b"1" * 32}, minting=1)
+    before = derive(ring)
+    with pytest.raises(ConfigurationError, match="another master key 1"):
+        ring.take_over(KeyRing({1: b"x" * 32, 2: b"2" * 32}, minting=2))
+    assert (derive(ring), ring.numbers) == (before, (1,))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"next": {"number": 2}},
+        {"next": {"number": "2", "from": 1}},
+        {"next": {"number": 2, "from": True}},
+        {"next": {"number": 2, "from": "now"}},
+        {"next": {"number": 2, "from": 1, "to": 2}},
+        {"next": {"number": 3, "from": 1}},
+        {"next": 2},
+        {"next": None},
+        {"retired": ["3"]},
+        {"retired": [2]},
+        {"retired": 3},
+        {"more": 1},
+    ],
+)
+def test_ring_with_a_wrong_next_or_retired_is_refused(tmp_path: Path, changes: dict[str, object]) -> None:
+    with pytest.raises(ConfigurationError):
+        KeyRing.load(private_file(tmp_path / "keyring.json", ring_text(**changes)))

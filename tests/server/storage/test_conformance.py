@@ -14,7 +14,7 @@ from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret
 from rpz_auth_server.domain.event import BEGINNING, Audit, Cursor, StoredSnapshot
 from rpz_auth_server.domain.grant import MARGIN, MAX_ACCESS_TOKEN_LIFETIME, Grant, GrantState
 from rpz_auth_server.domain.issuer import Issuer
-from rpz_auth_server.domain.key import SealedKey
+from rpz_auth_server.domain.key import KeyUse, SealedKey
 from rpz_auth_server.domain.limits import Charge, Level, RefusalCount, SharedLevel
 from rpz_auth_server.domain.refusal import Conflict
 from rpz_auth_server.storage import limits
@@ -27,6 +27,7 @@ from server.storage.build import (
     a_grant,
     a_key,
     a_secret,
+    an_account,
     an_api_token,
     an_app,
     new_id,
@@ -76,6 +77,47 @@ async def test_database_is_of_one_issuer(store: Store) -> None:
     issuer = replace(issuer, version=2, bootstrap_token_id="token")
     await store.commit(Commit(rows=(issuer,)))
     assert await store.issuer() == issuer
+
+
+async def test_rows_that_are_alive_are_counted_by_the_master_key_that_they_need(store: Store) -> None:
+    active = {"state": GrantState.ACTIVE, "idle_expires_at": NOW + DAY, "expires_at": NOW + DAY}
+    rows: tuple[Row, ...] = (
+        an_app(),
+        a_grant(key_number=1),
+        a_grant(key_number=2, generation=3, key_since=2, **active),
+        a_grant(key_number=2, generation=3, key_since=3, rotated_at=NOW - 599, **active),
+        a_grant(key_number=2, generation=3, key_since=3, rotated_at=NOW - 601, **active),
+        a_grant(key_number=3, idle_expires_at=NOW),
+        a_grant(key_number=3, expires_at=NOW),
+        a_grant(key_number=3, **{**active, "state": GrantState.REVOKED}),
+        a_secret(key_number=2),
+        a_secret(key_number=3, expires_at=NOW),
+        a_secret(key_number=3, revoked_at=NOW),
+        an_api_token(key_number=1),
+        an_api_token(key_number=2, expires_at=NOW + 1),
+        an_api_token(key_number=3, expires_at=NOW),
+        a_key(key_number=1),
+        a_key(key_number=3, published=False),
+        an_account(key_number=2),
+        an_account(account_id=new_id(), user_name="eve", key_number=3, password_hash=None),
+    )
+    await store.commit(Commit(rows=rows))
+    assert await store.key_usage() == [
+        KeyUse(1, "grants", 1),
+        KeyUse(2, "grants", 3),
+        KeyUse(2, "client_secrets", 1),
+        KeyUse(1, "api_tokens", 1),
+        KeyUse(2, "api_tokens", 1),
+        KeyUse(1, "signing_keys", 1),
+        KeyUse(2, "accounts", 1),
+        KeyUse(0, "refreshes in grace", 1),
+    ]
+
+
+async def test_newest_audit_record_is_the_end_of_the_chain(store: Store) -> None:
+    assert await store.newest_audit_record() is None
+    await store.commit(Commit(audit=(Audit(actor="a", action="1"), Audit(actor="a", action="2"))))
+    assert await store.newest_audit_record() == (await store.audit_records(after=1, limit=9))[-1]
 
 
 async def test_unknown_ids_give_nothing(store: Store) -> None:

@@ -82,20 +82,11 @@ class Handles:
     """Makes and checks the credentials of one issuer and database."""
 
     def __init__(self, keyring: KeyRing, *, issuer: str, instance: str) -> None:
-        """Derive the keys of all kinds from all master keys."""
-
-        def prepare(number: int, purpose: bytes, kind: HandleKind) -> hmac.HMAC:
-            full_purpose = purpose + b" " + kind.value.encode("ascii")
-            key = keyring.derive(number, full_purpose, issuer=issuer, instance=instance)
-            return hmac.new(key, digestmod="sha256")
-
-        self._keys = {
-            kind: {
-                number: _Keys(prepare(number, b"handle-mac", kind), prepare(number, b"handle-tag", kind))
-                for number in keyring.numbers
-            }
-            for kind in HandleKind
-        }
+        """Derive keys from the master keys of a ring, whichever it holds by the time."""
+        self._keyring = keyring
+        self._issuer = issuer
+        self._instance = instance
+        self._keys: dict[HandleKind, dict[int, _Keys]] = {kind: {} for kind in HandleKind}
 
     def seal(self, kind: HandleKind, id: str, generation: int, *, salt: bytes, key_number: int) -> str:  # noqa: A002 - the word
         """Make a credential: the same one each time it is asked for with the same arguments.
@@ -136,6 +127,8 @@ class Handles:
         key_number = int.from_bytes(raw[1:4], "big")
         if raw[0] != _VERSION or key_number == 0:
             raise HandleInvalid
+        if key_number in self._keyring.retired:
+            raise HandleInvalid
         keys = self._keys_of(kind, key_number)
         if not hmac.compare_digest(_tag(keys, raw[: _TAG.start]), raw[_TAG]):
             raise HandleInvalid
@@ -160,10 +153,21 @@ class Handles:
             raise HandleInvalid
 
     def _keys_of(self, kind: HandleKind, key_number: int) -> _Keys:
-        keys = self._keys[kind].get(key_number)
-        if keys is None:
+        if not self._keyring.has(key_number):
             raise BackendUnavailable
+        prepared = self._keys[kind]
+        keys = prepared.get(key_number)
+        if keys is None:
+            mac, tag = (
+                self._prepare(key_number, purpose, kind) for purpose in (b"handle-mac", b"handle-tag")
+            )
+            keys = prepared[key_number] = _Keys(mac, tag)
         return keys
+
+    def _prepare(self, number: int, purpose: bytes, kind: HandleKind) -> hmac.HMAC:
+        full_purpose = purpose + b" " + kind.value.encode("ascii")
+        key = self._keyring.derive(number, full_purpose, issuer=self._issuer, instance=self._instance)
+        return hmac.new(key, digestmod="sha256")
 
 
 def check_key(opened: OpenedHandle, *, key_number: int, key_since: int = 0) -> None:

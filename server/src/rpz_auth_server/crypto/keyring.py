@@ -3,10 +3,13 @@
 They live outside the database and never in its backup: the database alone yields no usable
 credential, nor do the keys alone. The file, which is also the form of the environment variable::
 
-    {"format": 1, "minting": 2, "keys": {"1": "<43 characters of base64url>", "2": "<...>"}}
+    {"format": 1, "minting": 2, "keys": {"1": "<43 characters of base64url>", "2": "<...>"},
+     "next": {"number": 3, "from": 1764038400}, "retired": []}
 
 A key's number is permanent: it stands in every credential that was made with the key. One key mints,
-the others only verify what they once minted.
+the others only verify what they once minted. `next` mints from a time on, in seconds since the epoch: so
+that every process can verify by a key before any of them mints with it. What names a `retired` key is
+refused, while a number that the ring has never heard of may be another replica's. Both may be missing.
 """
 
 from __future__ import annotations
@@ -18,7 +21,9 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +44,36 @@ _KEY = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
 _OPEN_TO_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
+@dataclass(frozen=True, slots=True)
+class Next:
+    """The key that will mint, and from when on, in seconds since the epoch."""
+
+    number: int
+    start: float
+
+
 class KeyRing:
-    """Master keys by number."""
+    """Master keys by number. Whoever holds a ring sees what `take_over` brings into it."""
 
-    __slots__ = ("_keys", "_minting")
+    __slots__ = ("_clock", "_keys", "_minting", "_next", "_retired")
 
-    def __init__(self, keys: Mapping[int, bytes], *, minting: int) -> None:
-        """Take keys of 32 random bytes each, and the number of the one that mints.
+    def __init__(
+        self,
+        keys: Mapping[int, bytes],
+        *,
+        minting: int,
+        upcoming: Next | None = None,
+        retired: Iterable[int] = (),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Take keys of 32 random bytes each.
+
+        Args:
+            keys: By number.
+            minting: The number of the one that mints.
+            upcoming: Which one will, and when.
+            retired: Numbers of keys that were taken out.
+            clock: This machine's, in seconds since the epoch.
 
         Raises:
             ConfigurationError: A number or a key is out of bounds, or the minting key is missing.
@@ -55,10 +83,16 @@ class KeyRing:
                 raise ConfigurationError(f"a master key's number must be from 1 to {MAX_NUMBER}")
             if len(key) != _KEY_BYTES:
                 raise ConfigurationError(f"master key {number} must be {_KEY_BYTES} bytes long")
-        if minting not in keys:
-            raise ConfigurationError(f"the minting master key {minting} is not in the key ring")
+        for number in (minting, *([upcoming.number] if upcoming else ())):
+            if number not in keys:
+                raise ConfigurationError(f"the minting master key {number} is not in the key ring")
         self._keys = dict(keys)
         self._minting = minting
+        self._next = upcoming
+        self._retired = frozenset(retired)
+        self._clock = clock
+        if self._retired & self._keys.keys():
+            raise ConfigurationError("a retired master key is still in the key ring")
 
     def __repr__(self) -> str:
         return f"KeyRing(numbers={sorted(self._keys)}, minting={self._minting})"
@@ -117,10 +151,92 @@ class KeyRing:
             raise ConfigurationError(f"key ring {path}: {error.strerror}") from None
         return ring
 
+    def save(self, path: Path) -> None:
+        """Write the ring in the place of the one at `path`: whole, or not at all.
+
+        Raises:
+            ConfigurationError: It cannot be written.
+        """
+        try:
+            files.replace(path, self._format())
+        except OSError as error:
+            raise ConfigurationError(f"key ring {path}: {error.strerror}") from None
+
+    def take_over(self, other: KeyRing) -> None:
+        """Hold what another ring holds.
+
+        Raises:
+            ConfigurationError: It has another key under a number that this one has: credentials made with
+                ours would be called forged.
+        """
+        for number, key in self._keys.items():
+            if other._keys.get(number, key) != key:
+                raise ConfigurationError(f"the key ring has another master key {number} than before")
+        # First what may be asked for, then who is asked for: a reader in between finds both.
+        self._keys = {**self._keys, **other._keys}
+        self._retired = other._retired
+        self._next, self._minting = other._next, other._minting
+        self._keys = other._keys
+
+    def with_new_key(self, *, mints_from: float) -> KeyRing:
+        """A ring with one more key, which mints from a time on, in seconds since the epoch.
+
+        Raises:
+            ConfigurationError: The one that was added last does not mint yet.
+        """
+        if self.upcoming is not None:
+            raise ConfigurationError(
+                f"master key {self.upcoming.number} was added before, and does not mint yet"
+            )
+        number = max((*self._keys, *self._retired)) + 1
+        return KeyRing(
+            {**self._keys, number: secrets.token_bytes(_KEY_BYTES)},
+            minting=self.minting_number,
+            upcoming=Next(number, mints_from),
+            retired=self._retired,
+            clock=self._clock,
+        )
+
+    def without_key(self, number: int) -> KeyRing:
+        """A ring with a key less.
+
+        Raises:
+            ConfigurationError: It is not there, or needed for minting.
+        """
+        if number not in self._keys:
+            raise ConfigurationError(f"there is no master key {number} in the key ring")
+        if self.upcoming is not None or number == self.minting_number:
+            raise ConfigurationError(
+                f"master key {number} mints; add another one first, and wait until that one does"
+            )
+        keys = {kept: key for kept, key in self._keys.items() if kept != number}
+        retired = self._retired | {number}
+        return KeyRing(keys, minting=self.minting_number, retired=retired, clock=self._clock)
+
     @property
     def minting_number(self) -> int:
         """The key with which new credentials are made."""
-        return self._minting
+        upcoming = self._next
+        return self._minting if upcoming is None or self._clock() < upcoming.start else upcoming.number
+
+    @property
+    def upcoming(self) -> Next | None:
+        """Which key will mint; None when it does already."""
+        return None if self._next is None or self._clock() >= self._next.start else self._next
+
+    @property
+    def minting_since(self) -> float:
+        """When the present key began to mint, as far as is known; 0 for always."""
+        return self._next.start if self._next is not None and self.upcoming is None else 0.0
+
+    @property
+    def retired(self) -> frozenset[int]:
+        """Keys that were taken out."""
+        return self._retired
+
+    def has(self, number: int) -> bool:
+        """Tell whether a key is in the ring."""
+        return number in self._keys
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -143,7 +259,11 @@ class KeyRing:
 
     def _format(self) -> bytes:
         keys = {str(number): _encode(self._keys[number]) for number in self.numbers}
-        content = {"format": _FORMAT, "minting": self._minting, "keys": keys}
+        content: dict[str, Any] = {"format": _FORMAT, "minting": self._minting, "keys": keys}
+        if self._next is not None:
+            content["next"] = {"number": self._next.number, "from": self._next.start}
+        if self._retired:
+            content["retired"] = sorted(self._retired)
         return json.dumps(content, indent=2).encode() + b"\n"
 
 
@@ -168,15 +288,32 @@ def _decode(text: object) -> bytes:
 def _parse(text: str, source: str) -> KeyRing:
     try:
         content = json.loads(text, object_pairs_hook=_unique)
-        if content.keys() != {"format", "minting", "keys"} or type(content["minting"]) is not int:
+        missing = {"format", "minting", "keys"} - content.keys()
+        unknown = content.keys() - {"format", "minting", "keys", "next", "retired"}
+        if missing or unknown or type(content["minting"]) is not int:
             raise ValueError  # noqa: TRY301 - one answer for all that is wrong
         if content["format"] != _FORMAT:
             raise ConfigurationError(f"{source} holds a key ring of a format that this version cannot read")
         keys = {_number(number): _decode(key) for number, key in content["keys"].items()}
-    except (ValueError, AttributeError, RecursionError, binascii.Error):
+        upcoming = _parse_next(content["next"]) if "next" in content else None
+        retired = [_whole(number) for number in content.get("retired", [])]
+    except (ValueError, AttributeError, TypeError, LookupError, RecursionError, binascii.Error):
         # Without the reason: a parser's message may quote what it read.
         raise ConfigurationError(f"{source} does not hold a key ring of rpz-auth") from None
-    return KeyRing(keys, minting=content["minting"])
+    return KeyRing(keys, minting=content["minting"], upcoming=upcoming, retired=retired)
+
+
+def _parse_next(content: dict[str, Any]) -> Next:
+    start = content["from"]
+    if content.keys() != {"number", "from"} or isinstance(start, bool) or not isinstance(start, int | float):
+        raise ValueError
+    return Next(_whole(content["number"]), float(start))
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int:
+        raise ValueError
+    return value
 
 
 def _number(text: str) -> int:

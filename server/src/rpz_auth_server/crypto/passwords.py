@@ -32,7 +32,7 @@ class Passwords:
     def __init__(
         self, keyring: KeyRing, *, issuer: str, instance: str, hasher: argon2.PasswordHasher | None = None
     ) -> None:
-        """Derive the keys of all master keys.
+        """Derive keys from the master keys of a ring, whichever it holds by the time.
 
         Args:
             keyring: The master keys.
@@ -40,11 +40,9 @@ class Passwords:
             instance: Of its database.
             hasher: What hashes; None for the second recommended option of RFC 9106 §4.
         """
-        self._keys = {
-            number: keyring.derive(number, b"password", issuer=issuer, instance=instance)
-            for number in keyring.numbers
-        }
-        self._minting = keyring.minting_number
+        self._keyring = keyring
+        self._issuer = issuer
+        self._instance = instance
         self._hasher = hasher or argon2.PasswordHasher(
             time_cost=3, memory_cost=65536, parallelism=4, type=Type.ID
         )
@@ -54,11 +52,11 @@ class Passwords:
     @property
     def key_number(self) -> int:
         """The master key that new hashes are made with."""
-        return self._minting
+        return self._keyring.minting_number
 
     async def hash(self, password: str) -> str:
         """Make the hash of a password, with the minting key."""
-        peppered = self._pepper(password, self._minting)
+        peppered = self._pepper(password, self.key_number)
         async with self._running:
             return await asyncio.to_thread(self._hasher.hash, peppered)
 
@@ -68,15 +66,16 @@ class Passwords:
         Raises:
             PasswordInvalid: It is another, or there is none.
         """
-        peppered = self._pepper(password, key_number if key_number in self._keys else self._minting)
+        known = self._keyring.has(key_number)
+        peppered = self._pepper(password, key_number if known else self.key_number)
         async with self._running:
             await asyncio.to_thread(self._verify, peppered, password_hash or self._nobodys)
-        if password_hash is None or key_number not in self._keys:
+        if password_hash is None or not known:
             raise PasswordInvalid
 
     def is_outdated(self, password_hash: str, *, key_number: int) -> bool:
         """Tell whether a hash should be made anew, now that its password is at hand."""
-        return key_number != self._minting or self._hasher.check_needs_rehash(password_hash)
+        return key_number != self.key_number or self._hasher.check_needs_rehash(password_hash)
 
     def _verify(self, peppered: bytes, password_hash: str) -> None:
         try:
@@ -87,4 +86,5 @@ class Passwords:
     def _pepper(self, password: str, key_number: int) -> bytes:
         # One person's keyboard composes an umlaut, the next one's does not (RFC 8265 §4).
         text = unicodedata.normalize("NFC", password).encode("utf-8", "surrogatepass")
-        return base64.b64encode(hmac.digest(self._keys[key_number], text, "sha256"))
+        key = self._keyring.derive(key_number, b"password", issuer=self._issuer, instance=self._instance)
+        return base64.b64encode(hmac.digest(key, text, "sha256"))

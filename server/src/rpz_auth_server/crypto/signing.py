@@ -149,6 +149,11 @@ class SigningKeyring:
         self._keys = tuple((record.sign_at, _SigningKey(self._open(record))) for record in published)
 
     @property
+    def master_key_number(self) -> int:
+        """The master key that keys are encrypted under now."""
+        return self._keyring.minting_number
+
+    @property
     def is_empty(self) -> bool:
         """Whether no key is held."""
         return not self._keys

@@ -37,6 +37,16 @@ class SealedKey:
     version: int = 1
 
 
+@dataclass(frozen=True, slots=True)
+class KeyUse:
+    """How many rows of a kind need a master key."""
+
+    key_number: int
+    """0 for an older one than their own: a lost answer to a refresh may be asked for with it again."""
+    kind: str
+    rows: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyTimes:
     """In seconds."""

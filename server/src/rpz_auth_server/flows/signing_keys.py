@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from rpz_auth_server.crypto.signing import SigningKeyring
 from rpz_auth_server.domain.event import KEYS_CHANGED, Audit
 from rpz_auth_server.domain.issuer import Issuer
 from rpz_auth_server.domain.key import NEVER, SealedKey, drop, drop_ended, is_due, succeed
 from rpz_auth_server.domain.refusal import Conflict
 from rpz_auth_server.flows.pipeline import Authority, retry_conflicts
-from rpz_auth_server.storage.store import Commit
+from rpz_auth_server.storage.store import Commit, Store
 
 _log = structlog.get_logger("rpz_auth_server")
 
@@ -84,6 +85,25 @@ async def rotate_signing_key(authority: Authority, author: Author, *, compromise
     return await retry_conflicts(attempt)
 
 
+async def reseal_signing_keys(store: Store, signing: SigningKeyring, author: Author) -> None:
+    """Encrypt the published keys under the master key that mints now, where they are not.
+
+    Raises:
+        Conflict: A running authority does so in this moment.
+    """
+    issuer = await store.issuer()
+    resealed = _reseal(await store.signing_keys(), signing)
+    if issuer is not None and resealed:
+        audit = [author.audit("signing_key.reseal", kid=key.kid) for key in resealed]
+        await store.commit(keys_commit(issuer, resealed, *audit))
+
+
+def _reseal(keys: Iterable[SealedKey], signing: SigningKeyring) -> list[SealedKey]:
+    return [
+        signing.reseal(key) for key in keys if key.published and key.key_number != signing.master_key_number
+    ]
+
+
 async def keep_signing_keys(authority: Authority) -> None:
     """Do what is due: publish a successor, end what has ended, encrypt under the present master key.
 
@@ -100,10 +120,9 @@ async def keep_signing_keys(authority: Authority) -> None:
         new = authority.signing.generate(now=now, sign_at=now + authority.key_times.publish_ahead)
         rows |= {key.kid: key for key in (*succeed(keys, new), new)}
         audit.append(Author(OWN_ACTOR).audit("signing_key.rotate", kid=new.kid))
-    for key in keys:
-        if key.published and key.key_number != authority.keyring.minting_number and key.kid not in rows:
-            rows[key.kid] = authority.signing.reseal(key)
-            audit.append(Author(OWN_ACTOR).audit("signing_key.reseal", kid=key.kid))
+    resealed = [key for key in _reseal(keys, authority.signing) if key.kid not in rows]
+    rows |= {key.kid: key for key in resealed}
+    audit += [Author(OWN_ACTOR).audit("signing_key.reseal", kid=key.kid) for key in resealed]
     if rows:
         await authority.store.commit(keys_commit(issuer, rows.values(), *audit))
         for record in audit:

@@ -11,10 +11,10 @@ from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret
 from rpz_auth_server.domain.event import AuditRecord, Cursor, Event, StoredSnapshot
 from rpz_auth_server.domain.grant import Grant, GrantState
 from rpz_auth_server.domain.issuer import Issuer
-from rpz_auth_server.domain.key import SealedKey
+from rpz_auth_server.domain.key import KeyUse, SealedKey
 from rpz_auth_server.domain.limits import Charge, RefusalCount, SharedLevel
 from rpz_auth_server.domain.pushed_request import PushedRequest
-from rpz_auth_server.storage import audit, events, limits
+from rpz_auth_server.storage import audit, events, limits, usage
 from rpz_auth_server.storage.collect import collect
 from rpz_auth_server.storage.rows import (
     ACCOUNTS,
@@ -192,6 +192,10 @@ class SqlStore(abc.ABC):
     async def newest_audit_record(self) -> AuditRecord | None:
         """See `Store.newest_audit_record`."""
         return await self._read(audit.newest())
+
+    async def key_usage(self) -> Sequence[KeyUse]:
+        """See `Store.key_usage`."""
+        return await self._read(usage.count(self.now()), long=True)
 
     async def commit(self, commit: Commit) -> None:
         """See `Store.commit`."""

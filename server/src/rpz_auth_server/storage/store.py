@@ -13,7 +13,7 @@ from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret
 from rpz_auth_server.domain.event import Audit, AuditRecord, Cursor, Event, StoredSnapshot
 from rpz_auth_server.domain.grant import Grant
 from rpz_auth_server.domain.issuer import Issuer
-from rpz_auth_server.domain.key import SealedKey
+from rpz_auth_server.domain.key import KeyUse, SealedKey
 from rpz_auth_server.domain.limits import Charge, RefusalCount, SharedLevel
 from rpz_auth_server.domain.pushed_request import PushedRequest
 
@@ -170,6 +170,10 @@ class Store(Protocol):
 
     async def newest_audit_record(self) -> AuditRecord | None:
         """The end of the hash chain; None before the first record."""
+        ...
+
+    async def key_usage(self) -> Sequence[KeyUse]:
+        """How many rows that are alive need which master key; reads whole tables."""
         ...
 
     async def commit(self, commit: Commit) -> None:
