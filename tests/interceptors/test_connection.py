@@ -15,6 +15,7 @@ import rpz_auth
 from orders.v1 import orders_pb2, orders_pb2_grpc
 from rpz.auth.v1 import app_service_pb2 as app_pb
 from rpz.auth.v1 import token_service_pb2 as token_pb
+from rpz_auth.caller import Verdict
 from rpz_auth.decide import ApiTokenQuestion
 from rpz_auth.view import View
 from support.authority import RESOURCE, AuthorityProcess, Client, reason, running_authority
@@ -108,8 +109,8 @@ def wait_until_fresh(view: View) -> None:
     fresh = threading.Event()
     refresh = view.refresh
 
-    def observe(until: float) -> None:
-        refresh(until)
+    def observe(until: float, *, heard_at: float | None = None) -> None:
+        refresh(until, heard_at=heard_at)
         fresh.set()
 
     view.refresh = observe  # type: ignore[method-assign]
@@ -258,6 +259,7 @@ async def test_questions_are_answered_without_a_thread_on_asyncio(
     connection.start()
     try:
         verdict = await connection.ask_async(question)
+        assert isinstance(verdict, Verdict)
         assert verdict == connection.ask(question)
         assert (verdict.app_id, verdict.token_id) == (client.app_id, created.record.api_token_id)
         with pytest.raises(rpz_auth.TokenInvalid):

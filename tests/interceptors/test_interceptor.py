@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ import grpc
 import pytest
 import rpz_auth
 from rpz_auth import Reason
+from rpz_auth.address import parse_peer
+from rpz_auth.census import Census
 from rpz_auth.testing import FakeAuthority
 from support.grpc_servers import (
     ANSWERS,
@@ -566,10 +569,10 @@ async def test_the_interceptor_starts_waits_and_closes_on_either_stack() -> None
 async def test_an_authority_that_does_not_come_up_is_closed_again() -> None:
     for error in (rpz_auth.BackendUnavailable(), rpz_auth.ConfigurationError("another file")):
         authority = _Recorder(error)
-        with pytest.raises(type(error)), interceptor(authority):
+        with pytest.raises(type(error)), interceptor(authority, when_stale=rpz_auth.REFUSE):
             pass
         with pytest.raises(type(error)):
-            async with interceptor(authority):
+            async with interceptor(authority, when_stale=rpz_auth.REFUSE):
                 pass
         assert authority.acts == ["start", "wait 30.0", "close"] * 2
 
@@ -644,3 +647,85 @@ async def test_a98_a_cancelled_decision_stays_cancelled(caplog: pytest.LogCaptur
     assert outcomes == ["cancelled"]
     assert caplog.messages == []  # a fault would have been logged
     assert servicer.log.take() == []
+
+
+def test_a_service_starts_without_its_authority_unless_it_only_refuses(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    authority = _Recorder(rpz_auth.BackendUnavailable("nobody is there"))
+    authority.cut_off()
+    with interceptor(authority, start_timeout=0.1) as auth:
+        assert authority.acts == ["start", "wait 0.1"]
+        assert "starts without its authority: nobody is there" in caplog.text
+        assert auth.status().state is rpz_auth.State.STALE
+    assert authority.acts[2:] == ["close"]
+
+
+def test_status_tells_state_and_age_and_every_change_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "rpz_auth")
+    now = 1_800_000_000.0
+    authority = FakeAuthority(clock=lambda: now)
+    auth = interceptor(authority)
+    assert auth.status() == rpz_auth.AuthStatus(
+        state=rpz_auth.State.STARTING, age=math.inf, streams=0, observed={}
+    )
+    authority.start()
+    auth._watchman.look()
+    assert auth.status().state is rpz_auth.State.FRESH
+    authority.cut_off()
+    now += 7
+    assert (auth.status().state, auth.status().age) == (rpz_auth.State.STALE, 7.0)
+    for _ in range(3):
+        auth._watchman.look()
+    authority.restore()
+    auth._watchman.look()
+    assert [record.getMessage() for record in caplog.records] == [
+        "rpz-auth: https://matrix is up to date with its authority (was starting)",
+        "rpz-auth: https://matrix has heard nothing of its authority for 7.0 s (stale)",
+        "rpz-auth: https://matrix is up to date with its authority (was stale)",
+    ]
+
+
+@pytest.mark.parametrize("stack", Stack)
+@pytest.mark.parametrize("shape", Shape, ids=lambda shape: shape.name.lower())
+def test_observe_mode_counts_and_logs_and_lets_pass(
+    stack: Stack, shape: Shape, caplog: pytest.LogCaptureFixture
+) -> None:
+    authority, servicer = FakeAuthority(), Servicer()
+    kind = "functions" if stack is Stack.SYNC else "coroutines"
+    good = authority.access_token(resource=RESOURCE, scopes=[SCOPE]).field_value()
+    short = authority.access_token(resource=RESOURCE, scopes=["other"]).field_value()
+    with (
+        interceptor(authority, observe=True) as auth,
+        serve(stack, Generic(handlers_of_kind(servicer, stack, kind)), [auth]) as port,
+        connect(port) as channel,
+    ):
+        for value in (None, "Bearer x", short, good):
+            metadata: Metadata = () if value is None else (("authorization", value),)
+            assert call(channel, shape.path(), shape, metadata)[0].code is _C.OK
+        assert auth.status().observed == {
+            rpz_auth.Reason.CREDENTIALS_MISSING: 1,
+            rpz_auth.Reason.TOKEN_INVALID: 1,
+            rpz_auth.Reason.SCOPE_INSUFFICIENT: 1,
+        }
+    assert [seen.subject for seen in servicer.log.take()] == [None, None, None, "user:1"]
+    assert f"{shape.path()} would be refused: TOKEN_INVALID" in caplog.text
+    assert "is NOT protected" in caplog.text
+
+
+def test_one_address_for_the_calls_of_several_apps_is_taken_for_a_proxy(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    census = Census()
+    proxy, other = (parse_peer(f"ipv4:10.0.0.{host}:1") for host in (7, 8))
+    for number in range(1_000):
+        census.note(proxy, f"app-{number % 2}", ())
+    assert not census.counting
+    assert "all of 1000 calls came from 10.0.0.7" in caplog.text
+    assert "trusted_proxies" in caplog.text
+    caplog.clear()
+    census = Census()
+    census.note(proxy, "app-1", ())
+    census.note(other, "app-2", ())
+    assert not census.counting
+    assert not caplog.text

@@ -34,15 +34,20 @@ from rpz_auth.errors import (
     TokenExpired,
     TokenInvalid,
 )
+from rpz_auth.health import AuthStatus, State
 from rpz_auth.interceptor import AuthInterceptor
 from rpz_auth.policy import PUBLIC, Policy, scopes
+from rpz_auth.staleness import CHECK, REFUSE, WhenStale, serve
 from rpz_auth.status import reason_of
 
 __all__ = [
+    "CHECK",
     "PUBLIC",
+    "REFUSE",
     "AccessToken",
     "ApiToken",
     "AuthInterceptor",
+    "AuthStatus",
     "Authority",
     "BackendUnavailable",
     "Caller",
@@ -60,8 +65,10 @@ __all__ = [
     "Refusal",
     "RpzAuthError",
     "ScopeInsufficient",
+    "State",
     "TokenExpired",
     "TokenInvalid",
+    "WhenStale",
     "aio",
     "caller",
     "channel_credentials",
@@ -70,4 +77,5 @@ __all__ = [
     "reason_of",
     "scopes",
     "secure_channel",
+    "serve",
 ]

@@ -27,6 +27,10 @@ _HEADER_MEMBERS = frozenset({"alg", "typ", "kid"})
 _MAX_TIME = 2**53
 
 
+class KeyUnknown(TokenInvalid):
+    """Signed, it says, with a key that is not among the published ones."""
+
+
 def verify(
     token: str, keys: Mapping[str, ECKey], *, issuer: str, resources: Collection[str] | None, now: float
 ) -> Verdict:
@@ -40,7 +44,7 @@ def verify(
         now: Seconds since the epoch on the issuer's clock.
 
     Raises:
-        TokenInvalid: Anything is wrong with it.
+        TokenInvalid: Anything is wrong with it; `KeyUnknown` when that is all that can be said.
         TokenExpired: It is genuine, meant for one of these resources, and past its time.
     """
     if len(token) > _MAX_LENGTH:
@@ -51,7 +55,7 @@ def verify(
     kid = _read_header(match[1])
     key = keys.get(kid)
     if key is None:
-        raise TokenInvalid
+        raise KeyUnknown
     try:
         payload = jws.deserialize_compact(token.encode("ascii"), key, algorithms=[ALGORITHM]).payload
     except (JoseError, ValueError):

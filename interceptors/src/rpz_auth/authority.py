@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from rpz_auth.caller import Verdict
-from rpz_auth.decide import ApiTokenQuestion
+from rpz_auth.decide import Answer, Question
 from rpz_auth.view import View
 
 
@@ -45,8 +44,8 @@ class Authority(Protocol):
         """Stop learning, and let go of the network."""
         ...
 
-    def ask(self, question: ApiTokenQuestion) -> Verdict:
-        """Answer in this thread.
+    def ask(self, question: Question) -> Answer:
+        """Answer in this thread: an `ApiTokenQuestion` by a `Verdict`, a `StandingQuestion` by a `Standing`.
 
         Raises:
             TokenInvalid: The API token is good for nothing here.
@@ -54,6 +53,6 @@ class Authority(Protocol):
         """
         ...
 
-    async def ask_async(self, question: ApiTokenQuestion) -> Verdict:
+    async def ask_async(self, question: Question) -> Answer:
         """Answer in this task, with the same errors as `ask`."""
         ...

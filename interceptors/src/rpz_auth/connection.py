@@ -6,7 +6,6 @@ service awaits answers by a future. `View` may be read from anywhere.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import math
@@ -14,19 +13,18 @@ import random
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import grpc
-from google.protobuf.timestamp_pb2 import Timestamp
 from rpz.auth.v1 import verification_service_pb2 as pb
 from rpz.auth.v1 import verification_service_pb2_grpc as pb_grpc
 
-from rpz_auth.caller import APP_SUBJECT_PREFIX, How, Verdict
+from rpz_auth import messages
 from rpz_auth.client import ApiToken, secure_channel
 from rpz_auth.clock import AuthorityClock
-from rpz_auth.decide import ApiTokenQuestion
-from rpz_auth.errors import BackendUnavailable, ConfigurationError, TokenInvalid
-from rpz_auth.view import AppState, Change, Revocation, SigningKeys, Snapshot, View
+from rpz_auth.decide import Answer, Question
+from rpz_auth.errors import BackendUnavailable, ConfigurationError
+from rpz_auth.questions import Questions
+from rpz_auth.view import View
 
 _log = logging.getLogger("rpz_auth")
 
@@ -34,7 +32,6 @@ MAX_STALENESS = 10.0
 """Seconds of silence after which nothing is decided from the view any more."""
 LONGEST_STALENESS = 300.0
 """Beyond it, a service would go on without revocations for longer than anybody wants to explain."""
-_ASK_TIMEOUT = 5.0
 _MAX_BACKOFF = 5.0
 _CHANNEL_OPTIONS = (
     ("grpc.keepalive_time_ms", 20_000),
@@ -156,7 +153,8 @@ class Connection:
                     options=_CHANNEL_OPTIONS,
                 )
                 thread = threading.Thread(target=self._learn, name="rpz-auth-watch", daemon=True)
-                self._running = _Running(channel, pb_grpc.VerificationServiceStub(channel), thread)
+                stub = pb_grpc.VerificationServiceStub(channel)
+                self._running = _Running(channel, stub, Questions(stub, self._clock), thread)
                 thread.start()
 
     def wait(self, timeout: float) -> None:
@@ -177,44 +175,30 @@ class Connection:
         """Stop learning and close the channel."""
         with self._starting:
             self._closing.set()
-            self._view.refresh(-math.inf)  # nothing is learned from here on
+            self._view.refresh(-math.inf, heard_at=-math.inf)  # nothing is learned from here on
             if self._running is not None:
                 self._running.channel.close()
                 self._running.thread.join()
                 self._running = None
 
-    def ask(self, question: ApiTokenQuestion) -> Verdict:
+    def ask(self, question: Question) -> Answer:
         """Ask over the network, in this thread.
 
         Raises:
             TokenInvalid: The API token is good for nothing here.
             BackendUnavailable: The authority gave no answer.
         """
-        return _read_verdict(self._call(question))
+        return self._questions().ask(question)
 
-    async def ask_async(self, question: ApiTokenQuestion) -> Verdict:
+    async def ask_async(self, question: Question) -> Answer:
         """Ask over the network, without a thread; the errors are those of `ask`."""
-        loop = asyncio.get_running_loop()
-        answered = asyncio.Event()
-        call = self._call(question)
-        call.add_done_callback(lambda _: loop.call_soon_threadsafe(answered.set))
-        try:
-            await answered.wait()
-        finally:
-            call.cancel()
-        return _read_verdict(call)
+        return await self._questions().ask_async(question)
 
-    def _call(self, question: ApiTokenQuestion) -> Any:
+    def _questions(self) -> Questions:
         running = self._running
         if running is None:
             raise BackendUnavailable
-        request = pb.VerifyApiTokenRequest(
-            app_id=question.app_id, api_token=question.api_token, peer=str(question.peer)
-        )
-        try:
-            return running.stub.VerifyApiToken.future(request, timeout=_ASK_TIMEOUT)
-        except ValueError:  # the channel was closed in this moment
-            raise BackendUnavailable from None
+        return running.questions
 
     def _learn(self) -> None:
         running = self._running
@@ -243,20 +227,20 @@ class Connection:
             self._closing.wait(delay)
 
     def _take(self, message: pb.WatchResponse) -> None:
-        sent_at = _seconds(message.time)
+        sent_at = messages.seconds(message.time)
         self._clock.observe(sent_at)
         match message.WhichOneof("content"):
             case "snapshot":
                 self._parts.append(message.snapshot)
                 if not message.snapshot.last:
                     return
-                self._view.replace(_read_snapshot(self._parts))
+                self._view.replace(messages.read_snapshot(self._parts))
                 self._parts = []
             case "events":
-                self._view.apply([_read_event(event) for event in message.events.events])
+                self._view.apply([messages.read_event(event) for event in message.events.events])
             case "heartbeat":
                 # The only proof that the authority still commits, and so learns of revocations.
-                self._view.refresh(sent_at + self._max_staleness)
+                self._view.refresh(sent_at + self._max_staleness, heard_at=sent_at)
                 self._known_or_refused.set()
         self._cursor = message.cursor
 
@@ -265,68 +249,5 @@ class Connection:
 class _Running:
     channel: grpc.Channel
     stub: pb_grpc.VerificationServiceStub
+    questions: Questions
     thread: threading.Thread
-
-
-def _read_verdict(call: Any) -> Verdict:
-    try:
-        answer = call.result()
-    except (grpc.RpcError, grpc.FutureCancelledError):
-        raise BackendUnavailable from None
-    if not answer.active:
-        raise TokenInvalid
-    return Verdict(
-        how=How.API_TOKEN,
-        app_id=answer.app_id,
-        subject=APP_SUBJECT_PREFIX + answer.app_id,
-        scopes=frozenset(answer.scopes),
-        resources=frozenset(answer.resources),
-        token_id=answer.api_token_id,
-        expires_at=_seconds(answer.expire_time) if answer.HasField("expire_time") else math.inf,
-        query_token_allowed=answer.query_token_allowed,
-    )
-
-
-def _read_snapshot(parts: list[pb.Snapshot]) -> Snapshot:
-    return Snapshot(
-        keys=_read_keys(next(part.keys for part in parts if part.HasField("keys"))),
-        revocations=[_read_revocation(item) for part in parts for item in part.revocations],
-        apps=[_read_app(item) for part in parts for item in part.apps],
-    )
-
-
-def _read_event(event: pb.Event) -> Change:
-    match event.WhichOneof("change"):
-        case "revoked":
-            return _read_revocation(event.revoked)
-        case "app":
-            return _read_app(event.app)
-        case "keys":
-            return _read_keys(event.keys)
-        case _:
-            # A kind of change that a newer authority knows: what it means for calls cannot be guessed.
-            raise ConfigurationError("the authority sends events that this version of rpz-auth cannot read")
-
-
-def _read_keys(item: pb.SigningKeys) -> SigningKeys:
-    return SigningKeys(item.jwks, locked=item.locked)
-
-
-def _read_revocation(item: pb.Revocation) -> Revocation:
-    return Revocation(item.id, _seconds(item.forget_time))
-
-
-def _read_app(item: pb.AppState) -> AppState:
-    return AppState(
-        app_id=item.app_id,
-        version=item.version,
-        locked=item.locked,
-        deleted=item.deleted,
-        epoch=item.epoch,
-        whitelist=tuple(item.whitelist),
-        query_token_allowed=item.query_token_allowed,
-    )
-
-
-def _seconds(time: Timestamp) -> float:
-    return time.ToNanoseconds() / 1e9

@@ -10,14 +10,18 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import threading
+import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from rpz_auth import access_token, credentials
 from rpz_auth.address import UNKNOWN, Peer, TrustedProxies, with_origin
 from rpz_auth.cache import BoundedCache
 from rpz_auth.caller import APP_ID, Admission, Caller, How, Verdict
 from rpz_auth.errors import (
+    BackendUnavailable,
     CredentialsMissing,
     MethodUnknown,
     Refusal,
@@ -26,14 +30,20 @@ from rpz_auth.errors import (
     TokenInvalid,
 )
 from rpz_auth.policy import Demand, Policy
-from rpz_auth.view import View
+from rpz_auth.staleness import CHECK, Mode, WhenStale
+from rpz_auth.view import Standing, View
 
+T = TypeVar("T")
 Metadata = Sequence[tuple[str, str | bytes]]
 
 API_TOKEN_CACHE_SECONDS = 300.0
 """For how long a good answer about an API token is used, unless it is revoked or its App changes."""
 REFUSAL_CACHE_SECONDS = 5.0
 """For how long a bad answer is used, unless the App changes."""
+CHECK_SECONDS = 0.5
+"""For how long the answer to a question that was asked because of the authority's silence is used."""
+KEY_COOLDOWN = 10.0
+"""Seconds from one look-up of an unknown key to the next; the keys are pushed before they sign."""
 _EPSILON = 0.001
 _CACHE_SIZE = 16_384
 _REFUSAL_CACHE_SIZE = 4_096
@@ -52,6 +62,25 @@ class ApiTokenQuestion:
 
 
 @dataclass(frozen=True, slots=True)
+class StandingQuestion:
+    """Which of these hold, and what keys are published? The answer is a `Standing`."""
+
+    app_ids: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ()
+    """Of grants, tokens and secrets."""
+
+    @classmethod
+    def about(cls, *verdicts: Verdict) -> StandingQuestion:
+        """Ask whether verified credentials still hold."""
+        ids = {name for v in verdicts for name in (v.token_id, v.grant_id, v.secret_id) if name is not None}
+        return cls(tuple(sorted({verdict.app_id for verdict in verdicts})), tuple(sorted(ids)))
+
+
+Question = ApiTokenQuestion | StandingQuestion
+Answer = Verdict | Standing
+
+
+@dataclass(frozen=True, slots=True)
 class _Kept:
     """What is kept of an answer: about an API token until a time, and until its App changes."""
 
@@ -62,14 +91,21 @@ class _Kept:
     version: tuple[int, int] = (0, 0)
 
 
-Decision = Generator[ApiTokenQuestion, Verdict, Caller]
+Asking = Generator[Question, Answer, T]
+"""A decision, or a part of one."""
 
 
 class Decider:
     """Decides who may call, for one resource."""
 
     def __init__(
-        self, view: View, *, issuer: str, resource: str, trusted_proxies: TrustedProxies | None = None
+        self,
+        view: View,
+        *,
+        issuer: str,
+        resource: str,
+        trusted_proxies: TrustedProxies | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Decide by what `view` knows, for tokens of `issuer` that name `resource`."""
         self.view = view
@@ -78,16 +114,21 @@ class Decider:
         self._proxies = trusted_proxies or TrustedProxies(())
         self._verdicts: BoundedCache[_Kept] = BoundedCache(_CACHE_SIZE)
         self._refused: BoundedCache[_Kept] = BoundedCache(_REFUSAL_CACHE_SIZE)
+        self._confirmed: BoundedCache[float] = BoundedCache(_CACHE_SIZE)
+        self._monotonic = monotonic
+        self._look_up_after = -math.inf
+        self._looking_up = threading.Lock()
 
     def decide(
-        self, policy: Policy | None, metadata: Metadata, peer: Peer
-    ) -> Generator[ApiTokenQuestion, Verdict, Admission]:
+        self, policy: Policy | None, metadata: Metadata, peer: Peer, when_stale: WhenStale = CHECK
+    ) -> Asking[Admission]:
         """Decide about one call.
 
         Args:
             policy: Of the method; None for a method that is unknown or has none.
             metadata: As received, keys in lower case.
             peer: The other end of the connection.
+            when_stale: What becomes of the call while what is known may be out of date.
 
         Raises:
             Refusal: Of any kind that `status.TABLE` maps; the call must not reach its handler.
@@ -95,18 +136,18 @@ class Decider:
         peer = with_origin(self._proxies.resolve(peer, metadata), metadata)
         if policy is not None and policy.demand is not Demand.SCOPES:
             return Admission(peer, None)
-        caller = yield from self._authenticate(metadata, peer)
+        caller = yield from self._authenticate(metadata, peer, when_stale)
         if policy is None:
             raise MethodUnknown
         if not policy.scopes <= caller.verdict.scopes:
             raise ScopeInsufficient(policy.scopes)
         return Admission(peer, caller)
 
-    def _authenticate(self, metadata: Metadata, peer: Peer) -> Decision:
+    def _authenticate(self, metadata: Metadata, peer: Peer, when_stale: WhenStale) -> Asking[Caller]:
         value = credentials.find(metadata)
         if value is None:
             raise CredentialsMissing
-        self.view.check_fresh()
+        doubtful = self._is_doubtful(when_stale)
         credential = credentials.parse(value)
         key = _digest(credential)
         kept = self._verdicts.get(key)
@@ -115,22 +156,69 @@ class Decider:
         else:
             verdict = yield from self._verify(credential, key, peer)
         caller = Caller(verdict, peer)
+        if doubtful:
+            yield from self._confirm(caller, key)
+            kept = self._verdicts.get(key)
+            if kept is None or not self._holds(kept):  # the answer changed what is known of the App
+                caller = Caller((yield from self._verify(credential, key, peer)), peer)
         self._check(caller)
         return caller
 
-    def recheck(self, caller: Caller) -> None:
+    def recheck(self, caller: Caller, when_stale: WhenStale = CHECK, confirmed_at: float = -math.inf) -> None:
         """Let a stream go on that was let begin.
+
+        Args:
+            caller: Who opened it.
+            when_stale: The choice of its method.
+            confirmed_at: When the authority was last asked about it, on its clock.
 
         Raises:
             Refusal: Its credential has expired or was revoked, its App may not call any more (or not from
                 there), or nobody can tell.
         """
-        self.view.check_fresh()
+        view = self.view
+        if self._is_doubtful(when_stale) and view.now() > CHECK_SECONDS + max(view.fresh_until, confirmed_at):
+            raise BackendUnavailable
         self._check(caller)
 
     def seconds_until_doubt(self, caller: Caller) -> float:
-        """For how long nothing but a change can end a caller's stream."""
+        """For how long nothing but a change can end a caller's stream; negative when anything else may."""
         return min(caller.verdict.expires_at, self.view.fresh_until + _EPSILON) - self.view.now()
+
+    def wants_to_ask(self, when_stale: WhenStale) -> bool:
+        """Whether streams of a method must be asked about now."""
+        return when_stale.mode is Mode.CHECK and not self.view.is_fresh
+
+    def _is_doubtful(self, when_stale: WhenStale) -> bool:
+        """Whether the authority must be asked before a call can pass.
+
+        Raises:
+            BackendUnavailable: It must not pass.
+        """
+        view = self.view
+        if view.known and view.now() <= view.fresh_until:
+            return False
+        if when_stale.mode is Mode.CHECK:
+            return True
+        if when_stale.mode is Mode.SERVE and view.known and view.age <= when_stale.until:
+            return False
+        raise BackendUnavailable
+
+    def _confirm(self, caller: Caller, key: bytes) -> Asking[None]:
+        confirmed_at, now = self._confirmed.get(key), self.view.now()
+        if confirmed_at is not None and now < confirmed_at + CHECK_SECONDS:
+            return
+        standing = yield from self._ask_standing(StandingQuestion.about(caller.verdict))
+        standing.check(caller.verdict, caller.peer)
+        self._confirmed.put(key, now)
+
+    def _ask_standing(self, question: StandingQuestion) -> Asking[Standing]:
+        asked = self.view.moment()
+        standing = yield question
+        if not isinstance(standing, Standing):
+            raise BackendUnavailable
+        self.view.take(standing, asked)
+        return standing
 
     def _check(self, caller: Caller) -> None:
         if self.view.now() >= caller.verdict.expires_at:
@@ -140,13 +228,11 @@ class Decider:
 
     def _verify(
         self, credential: credentials.Bearer | credentials.Basic, key: bytes, peer: Peer
-    ) -> Generator[ApiTokenQuestion, Verdict, Verdict]:
+    ) -> Asking[Verdict]:
         now = self.view.now()
         match credential:
             case credentials.Bearer(token):
-                verdict = access_token.verify(
-                    token, self.view.keys, issuer=self._issuer, resources={self._resource}, now=now
-                )
+                verdict = yield from self._verify_access_token(token)
                 self._verdicts.put(key, _Kept(verdict))
             case credentials.Basic(user, password):
                 # Read before the question: a change that passes the answer on its way makes it worthless.
@@ -156,9 +242,42 @@ class Decider:
                 self._verdicts.put(key, _Kept(verdict, now + API_TOKEN_CACHE_SECONDS, user, version))
         return verdict
 
+    def _verify_access_token(self, token: str) -> Asking[Verdict]:
+        def verify() -> Verdict:
+            return access_token.verify(
+                token,
+                self.view.keys,
+                issuer=self._issuer,
+                resources={self._resource},
+                now=self.view.now(),
+            )
+
+        try:
+            return verify()
+        except access_token.KeyUnknown:
+            if not self._may_look_up_keys():
+                raise self._unless_nothing_is_known() from None
+        try:
+            yield from self._ask_standing(StandingQuestion())
+        except BackendUnavailable:
+            raise self._unless_nothing_is_known() from None
+        return verify()
+
+    def _may_look_up_keys(self) -> bool:
+        # Anybody can make up keys, so one look-up is for all who come in its time.
+        with self._looking_up:
+            now = self._monotonic()
+            if now < self._look_up_after:
+                return False
+            self._look_up_after = now + KEY_COOLDOWN
+            return True
+
+    def _unless_nothing_is_known(self) -> Refusal:
+        return TokenInvalid() if self.view.known else BackendUnavailable()
+
     def _ask(
         self, question: ApiTokenQuestion, key: bytes, version: tuple[int, int], now: float
-    ) -> Generator[ApiTokenQuestion, Verdict, Verdict]:
+    ) -> Asking[Verdict]:
         app_id = question.app_id
         # What cannot be an API token costs no question, and no place among the refused.
         if not APP_ID.fullmatch(app_id) or not _API_TOKEN.fullmatch(question.api_token):
@@ -169,7 +288,8 @@ class Decider:
         try:
             verdict = yield question
             if (
-                verdict.how is not How.API_TOKEN
+                not isinstance(verdict, Verdict)
+                or verdict.how is not How.API_TOKEN
                 or verdict.app_id != app_id
                 or self._resource not in verdict.resources
             ):
@@ -199,9 +319,7 @@ def _digest(credential: credentials.Bearer | credentials.Basic) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def run(
-    decision: Generator[ApiTokenQuestion, Verdict, Admission], ask: Callable[[ApiTokenQuestion], Verdict]
-) -> Admission:
+def run(decision: Asking[Admission], ask: Callable[[Question], Answer]) -> Admission:
     """Drive a decision in this thread.
 
     Raises:
@@ -222,8 +340,8 @@ def run(
 
 
 async def run_async(
-    decision: Generator[ApiTokenQuestion, Verdict, Admission],
-    ask: Callable[[ApiTokenQuestion], Awaitable[Verdict]],
+    decision: Asking[Admission],
+    ask: Callable[[Question], Awaitable[Answer]],
 ) -> Admission:
     """Drive a decision in this task.
 

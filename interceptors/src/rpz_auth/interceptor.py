@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -16,11 +17,15 @@ from rpz_auth import grpc_aio, grpc_sync
 from rpz_auth.address import Peer, TrustedProxies, certificate_names, parse_peer
 from rpz_auth.authority import Authority
 from rpz_auth.caller import Admission, Caller
+from rpz_auth.census import Census
 from rpz_auth.decide import Decider, run, run_async
-from rpz_auth.errors import ConfigurationError
+from rpz_auth.errors import BackendUnavailable, ConfigurationError, Refusal
 from rpz_auth.grpc_aio_context import CallContext
+from rpz_auth.health import AuthStatus, Watchman, state_of
+from rpz_auth.observe import Observer
 from rpz_auth.policy import CLIENT, Policy, read_policies
-from rpz_auth.running import Lease, RunningStreams
+from rpz_auth.running import End, Lease, RunningStreams
+from rpz_auth.staleness import CHECK, WhenStale, WhenStaleTable
 
 _log = logging.getLogger("rpz_auth")
 
@@ -30,7 +35,7 @@ CANCEL_AFTER = 0.03
 """Seconds after which a stream on a synchronous server whose credential has ended is cancelled."""
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in the stubs only
-_Wrap: TypeAlias = "Callable[[Handler | None, Policy | None], Handler]"
+_Wrap: TypeAlias = "Callable[[Handler | None, str], Handler]"
 
 
 class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
@@ -43,7 +48,7 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
     Place it before interceptors that act on a call, behind those that only watch or log.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - options, each by its name
         self,
         authority: Authority,
         *,
@@ -51,6 +56,9 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
         services: Iterable[str] = (),
         policies: Mapping[str, Policy] | None = None,
         trusted_proxies: Iterable[str] = (),
+        when_stale: WhenStale | Mapping[str, WhenStale] = CHECK,
+        observe: bool = False,
+        start_timeout: float = START_TIMEOUT,
         allow_client_policy: bool = False,
     ) -> None:
         """Decide for the named services.
@@ -62,6 +70,11 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
             policies: For services one cannot change: the full name of a service, or the path of a
                 method, to its policy, as in `{"grpc.health.v1.Health": rpz_auth.PUBLIC}`.
             trusted_proxies: Addresses and networks whose `x-forwarded-for` is believed.
+            when_stale: What becomes of calls while the authority is silent: `CHECK`, `REFUSE` or
+                `serve(until=…)`; for all, or by the full name of a service or path of a method.
+            observe: Decide, log and count what would be refused, and let it pass: to introduce the
+                interceptor into a running service. Handlers then find no caller where there is none.
+            start_timeout: Seconds that entering waits for the authority's first word.
             allow_client_policy: Whether methods may authenticate their OAuth 2 clients themselves, as
                 the authority's do; the interceptor then lets their calls pass unseen.
 
@@ -79,7 +92,12 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
             resource=resource,
             trusted_proxies=TrustedProxies(trusted_proxies),
         )
-        self._streams = RunningStreams(self._decider)
+        self._when_stale = WhenStaleTable(when_stale, self.policies)
+        self._streams = RunningStreams(self._decider, authority.ask)
+        self._observer = Observer() if observe else None
+        self._census = Census()
+        self._watchman = Watchman(authority.view, resource)
+        self._start_timeout = start_timeout
         self._guarded: dict[tuple[str, _Wrap], tuple[Handler | None, Handler]] = {}
         self._resource = resource
 
@@ -94,19 +112,26 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
         return self._guard(await handler, method, self._guard_async)
 
     def _guard(self, handler: Handler | None, method: str, wrap: _Wrap) -> Handler:
-        policy = self.policies.get(method)
         known = self._guarded.get((method, wrap))
         if known is not None and known[0] is handler:
             return known[1]
-        guarded = wrap(handler, policy)
-        if policy is not None:  # callers can make up any number of other names
+        guarded = wrap(handler, method)
+        if method in self.policies:  # callers can make up any number of other names
             self._guarded[method, wrap] = (handler, guarded)
         return guarded
 
-    def _guard_sync(self, handler: Handler | None, policy: Policy | None) -> Handler:
+    def _guard_sync(self, handler: Handler | None, method: str) -> Handler:
+        lease = self._lease_for(method)
+
         def admit(context: grpc.ServicerContext) -> Admission:
-            decision = self._decider.decide(policy, context.invocation_metadata(), peer_of(context))
-            return run(decision, self._authority.ask)
+            metadata, peer = context.invocation_metadata(), peer_of(context)
+            decision = self._decider.decide(self.policies.get(method), metadata, peer, when_stale)
+            try:
+                return self._admitted(run(decision, self._authority.ask), metadata)
+            except Refusal as refusal:
+                return self._observe(method, refusal, peer)
+
+        when_stale = self._when_stale.of(method)
 
         def enter(caller: Caller, context: grpc.ServicerContext) -> Lease:
             # A stream that is busy ends by itself at its next message, and its client is told why; nothing
@@ -115,31 +140,72 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
                 if context.is_active():
                     context.cancel()
 
-            return self._streams.lease(caller, lambda _: self._streams.later(CANCEL_AFTER, cancel))
+            return lease(caller, lambda _: self._streams.later(CANCEL_AFTER, cancel))
 
         return grpc_sync.guard(handler, admit, enter)
 
-    def _guard_async(self, handler: Handler | None, policy: Policy | None) -> Handler:
+    def _guard_async(self, handler: Handler | None, method: str) -> Handler:
         async def admit(context: CallContext) -> Admission:
-            decision = self._decider.decide(policy, context.invocation_metadata(), peer_of(context))
-            return await run_async(decision, self._authority.ask_async)
+            metadata, peer = context.invocation_metadata(), peer_of(context)
+            decision = self._decider.decide(self.policies.get(method), metadata, peer, when_stale)
+            try:
+                return self._admitted(await run_async(decision, self._authority.ask_async), metadata)
+            except Refusal as refusal:
+                return self._observe(method, refusal, peer)
 
-        return grpc_aio.guard(handler, admit, self._streams.lease)
+        when_stale = self._when_stale.of(method)
+        return grpc_aio.guard(handler, admit, self._lease_for(method))
+
+    def _lease_for(self, method: str) -> Callable[[Caller, End], Lease]:
+        note = None if self._observer is None else functools.partial(self._observer.note, method)
+        return functools.partial(self._streams.lease, when_stale=self._when_stale.of(method), observe=note)
+
+    def _admitted(self, admission: Admission, metadata: Any) -> Admission:
+        if self._census.counting and admission.caller is not None:
+            self._census.note(admission.peer, admission.caller.app_id, metadata)
+        return admission
+
+    def _observe(self, method: str, refusal: Refusal, peer: Peer) -> Admission:
+        if self._observer is None:
+            raise refusal
+        self._observer.note(method, refusal)
+        return Admission(peer, None)
+
+    def status(self) -> AuthStatus:
+        """How this service stands with its authority."""
+        view = self._authority.view
+        return AuthStatus(
+            state=state_of(view),
+            age=view.age,
+            streams=len(self._streams),
+            observed={} if self._observer is None else self._observer.counts,
+        )
 
     def __enter__(self) -> Self:
-        """Connect, and wait up to `START_TIMEOUT` for the first snapshot.
+        """Connect, and wait up to `start_timeout` for the first snapshot.
+
+        A service all of whose methods refuse when stale does not start without the authority. Any other
+        does, and says so in its log: its calls are refused, or asked about one by one, until it answers.
 
         Raises:
             ConfigurationError: The authority refuses this service's verifier file.
             BackendUnavailable: The authority could not be reached.
         """
         _log.info("rpz-auth protects %s:\n%s", self._resource, self.policies)
+        if self._observer is not None:
+            _log.warning("rpz-auth only observes: %s is NOT protected", self._resource)
         self._authority.start()
         try:
-            self._authority.wait(START_TIMEOUT)
+            self._authority.wait(self._start_timeout)
+        except BackendUnavailable as error:
+            if self._when_stale.only_refuses:
+                self._authority.close()
+                raise
+            _log.error("rpz-auth: %s starts without its authority: %s", self._resource, error)
         except BaseException:
             self._authority.close()
             raise
+        self._watchman.start()
         return self
 
     def __exit__(
@@ -148,7 +214,7 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
         _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        self._authority.close()
+        self._close()
 
     async def __aenter__(self) -> Self:
         """As `__enter__`, without blocking the loop."""
@@ -160,7 +226,11 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
         _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        await asyncio.to_thread(self._authority.close)
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self._watchman.stop()
+        self._authority.close()
 
 
 def peer_of(context: Any) -> Peer:

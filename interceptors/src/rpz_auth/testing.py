@@ -24,9 +24,9 @@ from joserfc.jwk import ECKey
 from rpz_auth import access_token
 from rpz_auth.caller import APP_SUBJECT_PREFIX, How, Verdict
 from rpz_auth.client import AccessToken, ApiToken, Credential
-from rpz_auth.decide import ApiTokenQuestion
+from rpz_auth.decide import Answer, Question, StandingQuestion
 from rpz_auth.errors import BackendUnavailable, TokenInvalid
-from rpz_auth.view import AppState, Revocation, SigningKeys, Snapshot, View
+from rpz_auth.view import AppState, Revocation, SigningKeys, Snapshot, Standing, View
 from rpz_auth.whitelist import normalise
 
 ISSUER = "https://auth.test"
@@ -51,11 +51,16 @@ class FakeAuthority:
         self._token_ids: dict[Credential, str] = {}
         self._reachable = True
         self._locked = False
+        self._started = False
 
     def start(self) -> None:
         """Know everything at once."""
+        self._started = True
         self.view.replace(Snapshot(self._keys(), (), self._apps.values()))
-        self.view.refresh(math.inf if self._reachable else -math.inf)
+        if self._reachable:
+            self.restore()
+        else:
+            self.cut_off()
 
     def wait(self, timeout: float) -> None:
         """Return at once."""
@@ -63,21 +68,27 @@ class FakeAuthority:
     def close(self) -> None:
         """Let go of nothing."""
 
-    def ask(self, question: ApiTokenQuestion) -> Verdict:
+    def ask(self, question: Question) -> Answer:
         """Answer as the test has arranged.
 
         Raises:
             TokenInvalid: No such API token.
-            BackendUnavailable: After `cut_off`.
+            BackendUnavailable: Before `start`, and after `cut_off`.
         """
-        if not self._reachable:
+        if not self._reachable or not self._started:
             raise BackendUnavailable
+        if isinstance(question, StandingQuestion):
+            return Standing(
+                tuple(Revocation(name, math.inf) for name in question.ids if self.view.is_revoked(name)),
+                tuple(map(self._app, question.app_ids)),
+                self._keys(),
+            )
         verdict = self._api_tokens.get((question.app_id, question.api_token))
         if verdict is None or self._locked:
             raise TokenInvalid
         return verdict
 
-    async def ask_async(self, question: ApiTokenQuestion) -> Verdict:
+    async def ask_async(self, question: Question) -> Answer:
         """As `ask`."""
         return self.ask(question)
 
@@ -190,12 +201,17 @@ class FakeAuthority:
     def cut_off(self) -> None:
         """Be unreachable and, for the service, silent for too long."""
         self._reachable = False
-        self.view.refresh(-math.inf)
+        self.view.refresh(-math.inf, heard_at=self.view.now())
+
+    def fall_silent(self) -> None:
+        """Be silent for too long, though questions are answered."""
+        self._reachable = True
+        self.view.refresh(-math.inf, heard_at=self.view.now())
 
     def restore(self) -> None:
         """Be reachable again."""
         self._reachable = True
-        self.view.refresh(math.inf)
+        self.view.refresh(math.inf, heard_at=self.view.now())
 
     def _keys(self) -> SigningKeys:
         return SigningKeys(json.dumps({"keys": [self._key.as_dict(private=False)]}), locked=self._locked)

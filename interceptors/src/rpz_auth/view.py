@@ -73,9 +73,52 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """What the authority says of identifiers and Apps when it is asked, read after a durable write."""
+
+    revocations: tuple[Revocation, ...]
+    """Of the identifiers asked about, those that are refused."""
+    apps: tuple[AppState, ...]
+    """All that were asked about."""
+    keys: SigningKeys
+
+    def check(self, verdict: Verdict, peer: Peer) -> None:
+        """Let a verified credential pass that holds by this answer.
+
+        Beside `View.check`: where the database was restored, the view may hold a higher version of the App.
+
+        Raises:
+            TokenInvalid: It was revoked, or its App may not call.
+            OriginNotAllowed: The App's whitelist does not have the peer.
+        """
+        identifiers = {verdict.token_id, verdict.grant_id, verdict.secret_id}
+        if self.keys.locked or any(revocation.id in identifiers for revocation in self.revocations):
+            raise TokenInvalid
+        state = next((state for state in self.apps if state.app_id == verdict.app_id), None)
+        if state is None:
+            raise TokenInvalid
+        _App(state, Whitelist(state.whitelist)).check(verdict, peer)
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What a view had learned when a question was asked; an answer from before a change must not undo it."""
+
+    snapshots: int
+    keys: int
+
+
+@dataclass(frozen=True, slots=True)
 class _App:
     state: AppState
     whitelist: Whitelist
+
+    def check(self, verdict: Verdict, peer: Peer | None) -> None:
+        state = self.state
+        if state.locked or state.deleted or (verdict.epoch is not None and verdict.epoch < state.epoch):
+            raise TokenInvalid
+        if peer is not None:
+            self.whitelist.check(peer)
 
 
 class View:
@@ -102,10 +145,12 @@ class View:
         self.locked = False
         self._obeys_lock = obeys_lock
         self.keys: Mapping[str, ECKey] = {}
-        self._snapshots = 0
-        self._lock_changes = 0
         self.fresh_until = 0.0
         """On the authority's clock; until then it may be decided from here."""
+        self._heard_at = -math.inf
+        self._snapshots = 0
+        self._lock_changes = 0
+        self._key_changes = 0
         self._apps: dict[str, _App] = {}
         self._revoked: dict[str, float] = {}
         self._forgetting: list[tuple[float, str]] = []
@@ -158,11 +203,49 @@ class View:
         finally:
             self._tell(changes)
 
-    def refresh(self, until: float) -> None:
-        """Count as fresh until a moment on the authority's clock."""
+    def moment(self) -> Moment:
+        """What is known by now; to be read before a question."""
+        return Moment(self._snapshots, self._key_changes)
+
+    def take(self, standing: Standing, asked: Moment) -> None:
+        """Take what the authority answered to a question, as far as nothing newer was learned meanwhile.
+
+        Raises:
+            ValueError: The keys cannot be read; nothing was taken over.
+        """
+        keys = _import_keys(standing.keys)
+        with self._writing:
+            for revocation in standing.revocations:
+                self._revoke(revocation)
+            if self._snapshots == asked.snapshots:  # versions before and after a snapshot do not compare
+                for state in standing.apps:
+                    _put(self._apps, state)
+                if self._key_changes == asked.keys:
+                    self._take_keys(keys, locked=standing.keys.locked)
+        self._tell((*standing.revocations, *standing.apps))
+
+    def refresh(self, until: float, *, heard_at: float | None = None) -> None:
+        """Count as fresh until a moment on the authority's clock.
+
+        Args:
+            until: That moment.
+            heard_at: When the authority proved that it works; without it, the age stays what it was.
+        """
+        if heard_at is not None:
+            self._heard_at = heard_at
         sooner, self.fresh_until = until < self.fresh_until, until
         if sooner:
             self._tell(None)
+
+    @property
+    def age(self) -> float:
+        """Seconds since the authority last proved that it works; infinite if it never has."""
+        return math.inf if self._heard_at == -math.inf else max(0.0, self.now() - self._heard_at)
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it may be decided from here."""
+        return self.known and self.now() <= self.fresh_until
 
     def check_fresh(self) -> None:
         """Let pass what may be decided from here.
@@ -170,7 +253,7 @@ class View:
         Raises:
             BackendUnavailable: No snapshot came yet, or the authority has been silent for too long.
         """
-        if not self.known or self.now() > self.fresh_until:
+        if not self.is_fresh:
             raise BackendUnavailable
 
     def check(self, verdict: Verdict, peer: Peer | None) -> None:
@@ -193,13 +276,8 @@ class View:
         ):
             raise TokenInvalid
         app = self._apps.get(verdict.app_id)
-        if app is None:
-            return
-        state = app.state
-        if state.locked or state.deleted or (verdict.epoch is not None and verdict.epoch < state.epoch):
-            raise TokenInvalid
-        if peer is not None:
-            app.whitelist.check(peer)
+        if app is not None:
+            app.check(verdict, peer)
 
     def check_query_token(self, verdict: Verdict) -> None:
         """Let pass what may travel in a URL: an API token for which the authority and its App's state say so.
@@ -220,11 +298,17 @@ class View:
         """Tell whether an identifier is among the live revocations."""
         return identifier in self._revoked
 
+    def revocation(self, identifier: str) -> Revocation | None:
+        """The live revocation of an identifier."""
+        forget_at = self._revoked.get(identifier)
+        return None if forget_at is None else Revocation(identifier, forget_at)
+
     def _take_keys(self, keys: Mapping[str, ECKey], *, locked: bool) -> None:
         if locked and not self.locked:
             self._lock_changes += 1
             self.locked = True
         self.keys = keys
+        self._key_changes += 1
         if self.locked and not locked:
             self._lock_changes += 1
             self.locked = False

@@ -420,3 +420,49 @@ async def test_token_may_travel_in_a_url_only_if_settings_app_and_token_say_so(t
         await authority.update_app(app.app_id, query_token_allowed=False)
         message = await follower.read_until("events")
         assert not message.events.events[0].app.query_token_allowed
+
+
+async def test_standing_tells_what_is_refused_and_every_app_that_was_asked_about(
+    authority: TestAuthority,
+) -> None:
+    _, verifier = await authority.create_verifier()
+    client, locked = await authority.create_client(), await authority.create_client(whitelist=["127.0.0.1"])
+    await authority.admin.apps.LockApp(app_pb.LockAppRequest(app_id=locked.app_id))
+    revoked = Revocation("A" * 22, authority.store.now() + 3600)
+    await authority.store.commit(Commit(events=(revoked,)))
+    nobody = "00000000-0000-4000-8000-00000000000f"
+    answer = await verifier.verification.GetStanding(
+        pb.GetStandingRequest(
+            app_ids=[client.app_id, locked.app_id, nobody, "not an ID"], ids=[revoked.id, "B" * 22]
+        )
+    )
+    assert [item.id for item in answer.revocations] == [revoked.id]
+    assert {
+        (app.app_id, app.version, app.locked, app.deleted, tuple(app.whitelist)) for app in answer.apps
+    } == {
+        (client.app_id, 1, False, False, ()),
+        (locked.app_id, 2, True, False, ("127.0.0.1",)),
+        (nobody, 0, False, True, ()),
+    }
+    assert json.loads(answer.keys.jwks)["keys"]
+    assert answer.cursor == str(await authority.store.cursor())
+
+
+async def test_standing_of_a_database_that_takes_no_writes_is_unavailable(
+    authority: TestAuthority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, verifier = await authority.create_verifier()
+    await verifier.verification.GetStanding(pb.GetStandingRequest())  # so that the credential is known
+
+    async def refuse() -> float:
+        raise rpz_auth.BackendUnavailable
+
+    monkeypatch.setattr(authority.store, "heartbeat", refuse)
+    answer = await refusal(verifier.verification.GetStanding(pb.GetStandingRequest()))
+    assert answer == Reason.BACKEND_UNAVAILABLE
+
+
+async def test_standing_of_too_much_at_once_is_refused(authority: TestAuthority) -> None:
+    _, verifier = await authority.create_verifier()
+    answer = await refusal(verifier.verification.GetStanding(pb.GetStandingRequest(ids=["A"] * 2_001)))
+    assert answer == Reason.REQUEST_INVALID

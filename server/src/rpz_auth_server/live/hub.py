@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import structlog
 from rpz_auth.errors import BackendUnavailable
-from rpz_auth.view import SigningKeys, Snapshot, View
+from rpz_auth.view import AppState, SigningKeys, Snapshot, Standing, View
 
 from rpz_auth_server.crypto.signing import SigningKeyring
 from rpz_auth_server.domain.event import BEGINNING, Cursor, Event, StoredSnapshot
@@ -59,6 +59,24 @@ class Hub:
         self._dismissed = False
         self._locked = False
         self._reading_keys = asyncio.Lock()
+
+    async def standing(self, app_ids: Sequence[str], ids: Sequence[str]) -> tuple[Standing, Cursor]:
+        """Say what holds, to somebody who learns nothing at the moment; and where that was so.
+
+        Raises:
+            BackendUnavailable: The database takes no write, so that what it says may be out of date.
+        """
+        await self._store.heartbeat()
+        await self._advance()
+        cursor = self._cursor
+        revocations = tuple(
+            revocation for name in ids if (revocation := self.view.revocation(name)) is not None
+        )
+        apps = [(name, await self._store.app(name)) for name in app_ids]
+        states = tuple(
+            AppState(app_id=name, version=0, deleted=True) if app is None else app.state for name, app in apps
+        )
+        return Standing(revocations, states, self.keys()), cursor
 
     async def start(self) -> None:
         """Take a first snapshot, then follow in the background.
@@ -196,7 +214,7 @@ class Hub:
         beat = Beat(await self._store.heartbeat())
         await self._advance()  # what was committed before the beat is told before it
         self._beat = beat
-        self.view.refresh(beat.time + _FRESH_BEATS * self.heartbeat_interval)
+        self.view.refresh(beat.time + _FRESH_BEATS * self.heartbeat_interval, heard_at=beat.time)
         self._wake()
 
     async def _advance(self) -> None:

@@ -6,8 +6,9 @@ import asyncio
 import math
 
 from rpz_auth.caller import APP_SUBJECT_PREFIX, How, Verdict
-from rpz_auth.decide import ApiTokenQuestion
-from rpz_auth.view import View
+from rpz_auth.decide import Answer, Question, StandingQuestion
+from rpz_auth.errors import BackendUnavailable
+from rpz_auth.view import SigningKeys, Standing, View
 
 from rpz_auth_server.flows.api_tokens import authenticate_api_token
 from rpz_auth_server.flows.pipeline import Authority
@@ -40,21 +41,27 @@ class LocalAuthority:
     def close(self) -> None:
         """Nothing to close."""
 
-    def ask(self, question: ApiTokenQuestion) -> Verdict:
+    def ask(self, question: Question) -> Answer:
         """Answer in a thread that is not the loop's.
 
         Raises:
             TokenInvalid: The API token is good for nothing here.
+            BackendUnavailable: The authority cannot vouch for what it knows.
         """
         return asyncio.run_coroutine_threadsafe(self.ask_async(question), self._loop).result()
 
-    async def ask_async(self, question: ApiTokenQuestion) -> Verdict:
+    async def ask_async(self, question: Question) -> Answer:
         """Answer from the database.
 
         Raises:
             TokenInvalid: The API token is good for nothing here.
+            BackendUnavailable: The authority cannot vouch for what it knows.
             RateLimited: The peer failed too often.
         """
+        if isinstance(question, StandingQuestion):
+            if question != StandingQuestion():
+                raise BackendUnavailable  # nobody else could tell it what it does not learn itself
+            return Standing((), (), SigningKeys(self._authority.signing.jwks(), locked=self.view.locked))
         token = await authenticate_api_token(
             self._authority, question.app_id, question.api_token, question.peer, for_authority=True
         )

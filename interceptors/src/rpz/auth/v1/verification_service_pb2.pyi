@@ -124,6 +124,69 @@ class GetAppStateResponse(google.protobuf.message.Message):
 global___GetAppStateResponse = GetAppStateResponse
 
 @typing.final
+class GetStandingRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    APP_IDS_FIELD_NUMBER: builtins.int
+    IDS_FIELD_NUMBER: builtins.int
+    @property
+    def app_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """At most 1,000."""
+
+    @property
+    def ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Of grants, API tokens, secrets and single access tokens; at most 2,000."""
+
+    def __init__(
+        self,
+        *,
+        app_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        ids: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["app_ids", b"app_ids", "ids", b"ids"]) -> None: ...
+
+global___GetStandingRequest = GetStandingRequest
+
+@typing.final
+class GetStandingResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REVOCATIONS_FIELD_NUMBER: builtins.int
+    APPS_FIELD_NUMBER: builtins.int
+    KEYS_FIELD_NUMBER: builtins.int
+    CURSOR_FIELD_NUMBER: builtins.int
+    TIME_FIELD_NUMBER: builtins.int
+    cursor: builtins.str
+    """Where in the stream of events this was read."""
+    @property
+    def revocations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Revocation]:
+        """Of the identifiers asked about, those that are refused."""
+
+    @property
+    def apps(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___AppState]:
+        """All Apps asked about; one that there is not is deleted, in version 0."""
+
+    @property
+    def keys(self) -> global___SigningKeys: ...
+    @property
+    def time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """The authority's clock."""
+
+    def __init__(
+        self,
+        *,
+        revocations: collections.abc.Iterable[global___Revocation] | None = ...,
+        apps: collections.abc.Iterable[global___AppState] | None = ...,
+        keys: global___SigningKeys | None = ...,
+        cursor: builtins.str = ...,
+        time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["keys", b"keys", "time", b"time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["apps", b"apps", "cursor", b"cursor", "keys", b"keys", "revocations", b"revocations", "time", b"time"]) -> None: ...
+
+global___GetStandingResponse = GetStandingResponse
+
+@typing.final
 class AppState(google.protobuf.message.Message):
     """What a verifier must know of an App. An App that a complete snapshot does not name is unlocked, in
     epoch 0, has no whitelist, and its tokens do not travel in URLs.

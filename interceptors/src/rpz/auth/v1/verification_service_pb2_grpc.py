@@ -45,6 +45,11 @@ class VerificationServiceStub(object):
                 request_serializer=rpz_dot_auth_dot_v1_dot_verification__service__pb2.GetAppStateRequest.SerializeToString,
                 response_deserializer=rpz_dot_auth_dot_v1_dot_verification__service__pb2.GetAppStateResponse.FromString,
                 _registered_method=True)
+        self.GetStanding = channel.unary_unary(
+                '/rpz.auth.v1.VerificationService/GetStanding',
+                request_serializer=rpz_dot_auth_dot_v1_dot_verification__service__pb2.GetStandingRequest.SerializeToString,
+                response_deserializer=rpz_dot_auth_dot_v1_dot_verification__service__pb2.GetStandingResponse.FromString,
+                _registered_method=True)
         self.Watch = channel.unary_stream(
                 '/rpz.auth.v1.VerificationService/Watch',
                 request_serializer=rpz_dot_auth_dot_v1_dot_verification__service__pb2.WatchRequest.SerializeToString,
@@ -70,6 +75,14 @@ class VerificationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetStanding(self, request, context):
+        """Whether identifiers and Apps still hold: for a verifier that is told of nothing at the moment. The
+        answer is read after a durable write, so that an authority that is cut off does not give one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Watch(self, request, context):
         """First a snapshot in one or more parts (or, after a cursor that is still known, the events since),
         then events as they are committed, and heartbeats between them.
@@ -90,6 +103,11 @@ def add_VerificationServiceServicer_to_server(servicer, server):
                     servicer.GetAppState,
                     request_deserializer=rpz_dot_auth_dot_v1_dot_verification__service__pb2.GetAppStateRequest.FromString,
                     response_serializer=rpz_dot_auth_dot_v1_dot_verification__service__pb2.GetAppStateResponse.SerializeToString,
+            ),
+            'GetStanding': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStanding,
+                    request_deserializer=rpz_dot_auth_dot_v1_dot_verification__service__pb2.GetStandingRequest.FromString,
+                    response_serializer=rpz_dot_auth_dot_v1_dot_verification__service__pb2.GetStandingResponse.SerializeToString,
             ),
             'Watch': grpc.unary_stream_rpc_method_handler(
                     servicer.Watch,
@@ -152,6 +170,33 @@ class VerificationService(object):
             '/rpz.auth.v1.VerificationService/GetAppState',
             rpz_dot_auth_dot_v1_dot_verification__service__pb2.GetAppStateRequest.SerializeToString,
             rpz_dot_auth_dot_v1_dot_verification__service__pb2.GetAppStateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStanding(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rpz.auth.v1.VerificationService/GetStanding',
+            rpz_dot_auth_dot_v1_dot_verification__service__pb2.GetStandingRequest.SerializeToString,
+            rpz_dot_auth_dot_v1_dot_verification__service__pb2.GetStandingResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -33,6 +33,14 @@ class VerificationServiceStub:
     ]
     """One App's state, as a snapshot would hold it."""
 
+    GetStanding: grpc.UnaryUnaryMultiCallable[
+        rpz.auth.v1.verification_service_pb2.GetStandingRequest,
+        rpz.auth.v1.verification_service_pb2.GetStandingResponse,
+    ]
+    """Whether identifiers and Apps still hold: for a verifier that is told of nothing at the moment. The
+    answer is read after a durable write, so that an authority that is cut off does not give one.
+    """
+
     Watch: grpc.UnaryStreamMultiCallable[
         rpz.auth.v1.verification_service_pb2.WatchRequest,
         rpz.auth.v1.verification_service_pb2.WatchResponse,
@@ -55,6 +63,14 @@ class VerificationServiceAsyncStub:
         rpz.auth.v1.verification_service_pb2.GetAppStateResponse,
     ]
     """One App's state, as a snapshot would hold it."""
+
+    GetStanding: grpc.aio.UnaryUnaryMultiCallable[
+        rpz.auth.v1.verification_service_pb2.GetStandingRequest,
+        rpz.auth.v1.verification_service_pb2.GetStandingResponse,
+    ]
+    """Whether identifiers and Apps still hold: for a verifier that is told of nothing at the moment. The
+    answer is read after a durable write, so that an authority that is cut off does not give one.
+    """
 
     Watch: grpc.aio.UnaryStreamMultiCallable[
         rpz.auth.v1.verification_service_pb2.WatchRequest,
@@ -82,6 +98,16 @@ class VerificationServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[rpz.auth.v1.verification_service_pb2.GetAppStateResponse, collections.abc.Awaitable[rpz.auth.v1.verification_service_pb2.GetAppStateResponse]]:
         """One App's state, as a snapshot would hold it."""
+
+    @abc.abstractmethod
+    def GetStanding(
+        self,
+        request: rpz.auth.v1.verification_service_pb2.GetStandingRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[rpz.auth.v1.verification_service_pb2.GetStandingResponse, collections.abc.Awaitable[rpz.auth.v1.verification_service_pb2.GetStandingResponse]]:
+        """Whether identifiers and Apps still hold: for a verifier that is told of nothing at the moment. The
+        answer is read after a durable write, so that an authority that is cut off does not give one.
+        """
 
     @abc.abstractmethod
     def Watch(

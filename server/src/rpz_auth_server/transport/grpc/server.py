@@ -79,6 +79,7 @@ class GrpcServer:
             services=_SERVICES,
             policies=policies,
             trusted_proxies=trusted_proxies,
+            when_stale=rpz_auth.REFUSE,  # there is nobody else whom it could ask
             allow_client_policy=True,
         )
         self._server = grpc.aio.server(interceptors=[auth, RefusalInterceptor()], options=_OPTIONS)

@@ -15,7 +15,7 @@ from rpz_auth.view import AppState, Change, Revocation, SigningKeys
 from rpz_auth_server.crypto.handles import HandleKind
 from rpz_auth_server.domain import scope
 from rpz_auth_server.domain.event import Cursor, StoredSnapshot
-from rpz_auth_server.domain.refusal import NotFound, RightsInsufficient
+from rpz_auth_server.domain.refusal import NotFound, RequestInvalid, RightsInsufficient
 from rpz_auth_server.flows.api_tokens import verify_api_token
 from rpz_auth_server.flows.pipeline import Authority, try_open
 from rpz_auth_server.flows.rights import check_still_held
@@ -25,6 +25,8 @@ from rpz_auth_server.transport.grpc import messages
 
 _PART = 256 * 1024
 """Bytes after which a message is full; with the largest App on top far below what any gRPC client takes."""
+_MOST_APPS = 1_000
+_MOST_IDS = 2_000
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
 
@@ -70,6 +72,22 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
         if app is None:
             raise NotFound
         return pb.GetAppStateResponse(app=messages.write_app_state(app.state), cursor=cursor)
+
+    async def GetStanding(self, request: pb.GetStandingRequest, _context: Any) -> pb.GetStandingResponse:
+        """What holds of many identifiers and Apps."""
+        _verifier_resources(self._authority)
+        self._authority.limiter.take_verification(rpz_auth.caller().app_id)
+        if len(request.app_ids) > _MOST_APPS or len(request.ids) > _MOST_IDS:
+            raise RequestInvalid(f"ask about at most {_MOST_APPS} Apps and {_MOST_IDS} identifiers at once")
+        app_ids = [app_id for app_id in request.app_ids if APP_ID.fullmatch(app_id)]
+        standing, cursor = await self._hub.standing(app_ids, request.ids)
+        return pb.GetStandingResponse(
+            revocations=map(messages.write_revocation, standing.revocations),
+            apps=map(messages.write_app_state, standing.apps),
+            keys=pb.SigningKeys(jwks=standing.keys.jwks, locked=standing.keys.locked),
+            cursor=str(cursor),
+            time=messages.require_time(self._authority.store.now()),
+        )
 
     async def Watch(self, request: pb.WatchRequest, _context: Any) -> AsyncIterator[pb.WatchResponse]:
         """Tell everything, then everything that changes."""

@@ -1,0 +1,66 @@
+"""What the messages of the contract say, in this library's own types."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from rpz.auth.v1 import verification_service_pb2 as pb
+
+from rpz_auth.errors import ConfigurationError
+from rpz_auth.view import AppState, Change, Revocation, SigningKeys, Snapshot
+
+
+def read_snapshot(parts: Sequence[pb.Snapshot]) -> Snapshot:
+    """A snapshot, of all its parts."""
+    return Snapshot(
+        keys=read_keys(next(part.keys for part in parts if part.HasField("keys"))),
+        revocations=[read_revocation(item) for part in parts for item in part.revocations],
+        apps=[read_app(item) for part in parts for item in part.apps],
+    )
+
+
+def read_event(event: pb.Event) -> Change:
+    """One change.
+
+    Raises:
+        ConfigurationError: It is of a kind that a newer authority knows; what it means for calls cannot be
+            guessed.
+    """
+    match event.WhichOneof("change"):
+        case "revoked":
+            return read_revocation(event.revoked)
+        case "app":
+            return read_app(event.app)
+        case "keys":
+            return read_keys(event.keys)
+        case _:
+            raise ConfigurationError("the authority sends events that this version of rpz-auth cannot read")
+
+
+def read_keys(item: pb.SigningKeys) -> SigningKeys:
+    """The signing keys, and whether the issuer is locked."""
+    return SigningKeys(item.jwks, locked=item.locked)
+
+
+def read_revocation(item: pb.Revocation) -> Revocation:
+    """One revocation."""
+    return Revocation(item.id, seconds(item.forget_time))
+
+
+def read_app(item: pb.AppState) -> AppState:
+    """One App's state."""
+    return AppState(
+        app_id=item.app_id,
+        version=item.version,
+        locked=item.locked,
+        deleted=item.deleted,
+        epoch=item.epoch,
+        whitelist=tuple(item.whitelist),
+        query_token_allowed=item.query_token_allowed,
+    )
+
+
+def seconds(time: Timestamp) -> float:
+    """Seconds since the epoch."""
+    return time.ToNanoseconds() / 1e9
