@@ -61,7 +61,11 @@ class AuthorityProcess:
             self.kill()
             raise
         self.bootstrap: dict[str, Any] = json.loads((data_dir / "bootstrap.json").read_text())
-        self.tls = grpc.ssl_channel_credentials(Path(self.bootstrap["ca_certificate"]).read_bytes())
+        self.tls = (
+            grpc.local_channel_credentials(grpc.LocalConnectionType.LOCAL_TCP)
+            if self.bootstrap["insecure"]
+            else grpc.ssl_channel_credentials(Path(self.bootstrap["ca_certificate"]).read_bytes())
+        )
         administrator = rpz_auth.ApiToken(self.bootstrap["app_id"], self.bootstrap["api_token"])
         self._channels = [
             rpz_auth.secure_channel(self.address, administrator, tls=self.tls),

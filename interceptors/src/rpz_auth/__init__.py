@@ -10,6 +10,12 @@ A client::
 
     channel = rpz_auth.secure_channel("orders.example:443", rpz_auth.ApiToken(app_id, api_token))
 
+One whose access tokens renew by themselves::
+
+    authority = rpz_auth.TokenEndpoint("auth.example:8470")
+    credential = rpz_auth.RefreshingToken(authority, rpz_auth.FileStore("grant.json"), client_id=app_id)
+    channel = rpz_auth.secure_channel("orders.example:443", credential)
+
 `rpz_auth.aio` has the asyncio twin of `secure_channel`, `rpz_auth.testing` an authority for tests.
 """
 
@@ -17,7 +23,19 @@ from rpz_auth import aio
 from rpz_auth.address import Peer
 from rpz_auth.authority import Authority
 from rpz_auth.caller import Caller, How, caller, peer
-from rpz_auth.client import AccessToken, ApiToken, channel_credentials, secure_channel
+from rpz_auth.client import (
+    AccessToken,
+    ApiToken,
+    ExchangingToken,
+    FileStore,
+    MemoryStore,
+    RefreshingToken,
+    RefreshTokenStore,
+    StaleTokenRetry,
+    TokenEndpoint,
+    channel_credentials,
+    secure_channel,
+)
 from rpz_auth.connection import Connection, connect
 from rpz_auth.errors import (
     BackendUnavailable,
@@ -29,8 +47,10 @@ from rpz_auth.errors import (
     OriginNotAllowed,
     Reason,
     Refusal,
+    RenewalFailed,
     RpzAuthError,
     ScopeInsufficient,
+    SignInRequired,
     TokenExpired,
     TokenInvalid,
 )
@@ -55,17 +75,26 @@ __all__ = [
     "Connection",
     "CredentialsAmbiguous",
     "CredentialsMissing",
+    "ExchangingToken",
+    "FileStore",
     "How",
     "Internal",
+    "MemoryStore",
     "MethodUnknown",
     "OriginNotAllowed",
     "Peer",
     "Policy",
     "Reason",
+    "RefreshTokenStore",
+    "RefreshingToken",
     "Refusal",
+    "RenewalFailed",
     "RpzAuthError",
     "ScopeInsufficient",
+    "SignInRequired",
+    "StaleTokenRetry",
     "State",
+    "TokenEndpoint",
     "TokenExpired",
     "TokenInvalid",
     "WhenStale",

@@ -4,6 +4,8 @@
 
     RpzAuthError
     ├── ConfigurationError         the program must be changed; raised at start-up
+    ├── RenewalFailed              a client has no access token to send
+    │   └── SignInRequired
     └── Refusal                    one call is refused; `status` maps it to the wire
         ├── CredentialsMissing
         ├── CredentialsAmbiguous
@@ -57,6 +59,28 @@ class RpzAuthError(Exception):
 
 class ConfigurationError(RpzAuthError):
     """The program that uses the library is set up wrongly; the message names the mend."""
+
+
+class RenewalFailed(RpzAuthError):  # noqa: N818 - what happened, and perhaps only for now
+    """A client's credential has no access token, and the authority gave none; the message says why."""
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        """Make a failure; `retry_after` is in seconds, and for how long the authority asks to wait."""
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class SignInRequired(RenewalFailed):
+    """The grant has ended for good: it expired, was revoked, or its refresh token was used twice."""
+
+    def __init__(
+        self,
+        message: str = "the grant has ended, or there never was one: ask the user to sign in again",
+        *,
+        retry_after: float | None = None,
+    ) -> None:
+        """Say that the user must sign in again."""
+        super().__init__(message, retry_after=retry_after)
 
 
 class Refusal(RpzAuthError):  # noqa: N818 - a refusal is an answer, not a fault

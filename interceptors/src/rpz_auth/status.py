@@ -5,7 +5,8 @@ Sources: AIP-193 (rich errors), RFC 6749 §5.2 and RFC 6750 §3.1 (OAuth 2 error
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -18,6 +19,7 @@ from google.rpc import error_details_pb2, status_pb2
 from rpz_auth.errors import Reason, Refusal
 
 DOMAIN = "auth.rpz"
+Metadata = Iterable[tuple[str, Any]]
 _DETAILS_KEY = "grpc-status-details-bin"
 
 
@@ -85,25 +87,45 @@ def reason_of(error: grpc.RpcError) -> Reason | None:
 
     Never raises: whatever stood between client and service may have written the details.
     """
+    return reason_in(_trailing_metadata(error))
+
+
+def reason_in(trailing_metadata: Metadata) -> Reason | None:
+    """The reason in the trailing metadata of a call; as `reason_of`."""
+    for detail in _details(trailing_metadata):
+        info = error_details_pb2.ErrorInfo()
+        if _unpack(detail, info) and info.domain == DOMAIN and info.reason in Reason.__members__:
+            return Reason(info.reason)
+    return None
+
+
+def retry_delay_of(error: grpc.RpcError) -> float | None:
+    """For how many seconds an error asks to wait (`google.rpc.RetryInfo`), or None when it says nothing."""
+    for detail in _details(_trailing_metadata(error)):
+        retry = error_details_pb2.RetryInfo()
+        if _unpack(detail, retry) and retry.HasField("retry_delay"):
+            return max(0.0, float(retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9))
+    return None
+
+
+def _trailing_metadata(error: grpc.RpcError) -> Metadata:
     # grpc raises RpcErrors that can be asked this, but the class itself cannot; types-grpcio says otherwise.
-    read: Callable[[], Iterable[tuple[str, Any]] | None] = getattr(error, "trailing_metadata", tuple)
-    for key, value in read() or ():
+    read: Callable[[], Metadata | None] = getattr(error, "trailing_metadata", tuple)
+    return read() or ()
+
+
+def _details(trailing_metadata: Metadata) -> Iterator[any_pb2.Any]:
+    for key, value in trailing_metadata:
         if key == _DETAILS_KEY:
-            reason = _read_reason(value)
-            if reason is not None:
-                return reason
-    return None
+            with contextlib.suppress(DecodeError):
+                yield from status_pb2.Status.FromString(value).details
 
 
-def _read_reason(details: bytes) -> Reason | None:
-    info = error_details_pb2.ErrorInfo()
+def _unpack(detail: any_pb2.Any, message: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo) -> bool:
     try:
-        for detail in status_pb2.Status.FromString(details).details:
-            if detail.Unpack(info) and info.domain == DOMAIN and info.reason in Reason.__members__:
-                return Reason(info.reason)
+        return bool(detail.Unpack(message))
     except DecodeError:
-        return None
-    return None
+        return False
 
 
 def _pack(message: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo) -> any_pb2.Any:

@@ -17,8 +17,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from rpz_auth.client import Credential, Header, channel_credentials
+from rpz_auth.client import Header, channel_credentials
 
+Credential = rpz_auth.AccessToken | rpz_auth.ApiToken
 APP_ID = "00000000-0000-4000-8000-000000000001"
 ACCESS_TOKEN = rpz_auth.AccessToken("header.payload.signature")
 API_TOKEN = rpz_auth.ApiToken(APP_ID, "rpzt_secret")
