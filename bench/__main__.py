@@ -12,8 +12,9 @@ from bench.report import keep
 SUBJECTS: dict[str, str] = {
     "interceptor": "what the interceptor costs a service",
     "authority": "what the authority's calls cost, beside other servers",
+    "refresh-loss": "a client whose every third refresh answer is lost stays signed in",
 }
-"""Each is a module `bench.<name>` with `run(*, quick: bool) -> Report`; the text is for people."""
+"""Each is a module of that name in `bench`, with `run(*, quick: bool) -> Report`; the text is for people."""
 
 
 def main() -> None:
@@ -37,7 +38,7 @@ def main() -> None:
     for name in options.subjects or SUBJECTS:
         started, noise = time.monotonic(), Noise()
         print(f"\n# {name}: {SUBJECTS[name]}", flush=True)
-        report = importlib.import_module(f"bench.{name}").run(quick=options.quick)
+        report = importlib.import_module(f"bench.{name.replace('-', '_')}").run(quick=options.quick)
         print(report.markdown(), flush=True)
         print(f"\n{time.monotonic() - started:.0f} s; {noise.describe()}", flush=True)
         if options.keep:

@@ -17,7 +17,7 @@ import pytest
 from rpz.auth.v1 import token_service_pb2 as token_pb
 from rpz_auth.errors import Reason
 from rpz_auth.status import TABLE
-from support.authority import RESOURCE, AuthorityProcess, running_authority
+from support.authority import CODE_VERIFIER, RESOURCE, AuthorityProcess, running_authority
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -107,6 +107,8 @@ def test_server_and_client_run_with_what_pip_installs(
     )
     (work / "server.py").write_text(server)
     (work / "client.py").write_text(block("client.py").replace("50051", port))
+    renewing = block("renewing.py").replace("50051", port).replace("127.0.0.1:8470", authority.address)
+    (work / "renewing.py").write_text(renewing)
     running = subprocess.Popen(  # noqa: S603
         [python, "server.py"],
         cwd=work,
@@ -121,20 +123,34 @@ def test_server_and_client_run_with_what_pip_installs(
         token = authority.tokens.CreateApiToken(
             token_pb.CreateApiTokenRequest(app_id=client.app_id, scopes=["orders.read"], resources=[RESOURCE])
         ).api_token
-        called = subprocess.run(  # noqa: S603
-            [python, "client.py"],
-            cwd=work,
-            env=environ(APP_ID=client.app_id, API_TOKEN=token),
-            check=True,
-            capture_output=True,
-            text=True,
-        )
+        user = {"CLIENT_ID": client.app_id, "CLIENT_SECRET": client.secret}
+        code = {"CODE": authority.issue_code(client), "CODE_VERIFIER": CODE_VERIFIER}
+        # The third takes the user's grant from the file that the second left.
+        called = [
+            subprocess.run(  # noqa: S603
+                [python, program],
+                cwd=work,
+                env=environ(APP_ID=client.app_id, API_TOKEN=token, **variables),
+                check=True,
+                capture_output=True,
+                text=True,
+            ).stdout
+            for program, variables in (
+                ("client.py", {}),
+                ("renewing.py", {**user, **code}),
+                ("renewing.py", user),
+            )
+        ]
     finally:
         running.terminate()
         running.wait(timeout=30)
         assert running.stdout is not None
         running.stdout.close()
-    assert f'requested_by: "app:{client.app_id}"' in called.stdout
+    assert [re.findall(r'requested_by: "(.*)"', each) for each in called] == [
+        [f"app:{client.app_id}"],
+        [f"app:{client.app_id}", "user:1"],
+        [f"app:{client.app_id}", "user:1"],
+    ]
 
 
 def test_the_test_of_the_readme_passes(tmp_path: Path) -> None:

@@ -7,11 +7,14 @@ from collections.abc import Iterator
 import pytest
 import rpz_auth
 from support.authority import AuthorityProcess, Client, running_authority
+from support.signed_in import unlimited
 
 
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuthorityProcess]:
-    with running_authority(tmp_path_factory.mktemp("clients") / "data", "--insecure") as running:
+    data_dir = tmp_path_factory.mktemp("clients") / "data"
+    unlimited(data_dir)
+    with running_authority(data_dir, "--insecure") as running:
         yield running
 
 
