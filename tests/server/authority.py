@@ -237,6 +237,8 @@ class TestAuthority:
         self.url = f"https://127.0.0.1:{http_port}"
         self.http = self.http_client()
         self.logged = io.StringIO()
+        self.people: People | None = None
+        """Who signs in at the authorization endpoint."""
         self._time = time
         self._channels: list[grpc.aio.Channel] = []
         self.anonymous = self.stubs(None)
@@ -480,6 +482,7 @@ async def running_authority(
         await http.start()
         running = TestAuthority(settings, authority, hub, server, held[0], time, port, http_port)
         running.logged = logged
+        running.people = people
         try:
             yield running
         finally:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import html
+import json
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
+from rpz_auth import credentials
 from rpz_auth_server.domain.app import App
 from rpz_auth_server.domain.authorization import AuthorizationRequest
 from rpz_auth_server.flows.person import Person
@@ -18,6 +21,8 @@ from starlette.responses import HTMLResponse, Response
 
 AUTHORIZE, TOKEN, REVOKE = "/oauth/authorize", "/oauth/token", "/oauth/revoke"
 INTROSPECT, PUSH, METADATA = "/oauth/introspect", "/oauth/par", "/.well-known/oauth-authorization-server"
+FORMS = (TOKEN, REVOKE, INTROSPECT, PUSH)
+"""Where clients send forms."""
 STATE = "a state"
 
 
@@ -132,3 +137,25 @@ async def redeem(authority: TestAuthority, client: Client, code: str, **form: An
 def error_of(response: httpx.Response) -> tuple[int, str]:
     """Status and `error` of a refused request."""
     return response.status_code, response.json()["error"]
+
+
+def basic(user: str, password: str, header: str = "authorization") -> dict[str, str]:
+    return {header: credentials.format_basic(urllib.parse.quote(user), urllib.parse.quote(password))}
+
+
+def claims_of(access_token: str) -> dict[str, Any]:
+    payload = access_token.split(".")[1]
+    claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    return claims
+
+
+async def refresh(
+    authority: TestAuthority, client: Client, refresh_token: str, **form: str
+) -> httpx.Response:
+    return await post(
+        authority, TOKEN, client, grant_type="refresh_token", refresh_token=refresh_token, **form
+    )
+
+
+async def for_itself(authority: TestAuthority, client: Client, **form: str) -> httpx.Response:
+    return await post(authority, TOKEN, client, grant_type="client_credentials", **form)

@@ -342,7 +342,7 @@ async def test_r050_no_page_of_another_origin_reads_the_endpoint(tmp_path: Path,
             assert not any(name.startswith("access-control-") for name in response.headers)
 
 
-async def test_a03_codes_of_two_flows_cannot_be_swapped(authority: TestAuthority) -> None:
+async def test_a03_code_of_another_browsers_flow_is_of_no_use(authority: TestAuthority) -> None:
     client = await authority.create_client()
     other = "y" * 50
     mine = await code_of(authority, client)
