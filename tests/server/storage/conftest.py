@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from rpz_auth_server.storage.postgres.store import PostgresStore
 from rpz_auth_server.storage.sqlite import SqliteStore
 from rpz_auth_server.storage.store import Store
 from server.storage.build import NOW, FakeTime
+from support.postgres import PostgresServer
 
 
 class Backend(Protocol):
@@ -35,10 +37,32 @@ class SqliteBackend:
             await store.close()
 
 
-@pytest.fixture(params=[SqliteBackend])
+class PostgresBackend:
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._opened: list[PostgresStore] = []
+
+    async def open(self, *, wall: FakeTime | None = None, monotonic: FakeTime | None = None) -> PostgresStore:
+        store = await PostgresStore.open(
+            self.url, clock=wall or FakeTime(NOW), monotonic=monotonic or FakeTime(0.0)
+        )
+        self._opened.append(store)
+        return store
+
+    async def close(self) -> None:
+        for store in self._opened:
+            await store.close()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
 async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Backend]:
     """Every backend in turn; another joins by its line here."""
-    backend: Backend = request.param(tmp_path)
+    backend: Backend
+    if request.param == "sqlite":
+        backend = SqliteBackend(tmp_path)
+    else:
+        server: PostgresServer = request.getfixturevalue("postgres")
+        backend = PostgresBackend(server.create_database())
     yield backend
     await backend.close()
 
@@ -51,5 +75,12 @@ async def store(backend: Backend) -> Store:
 @pytest.fixture
 async def sqlite_backend(tmp_path: Path) -> AsyncIterator[SqliteBackend]:
     backend = SqliteBackend(tmp_path)
+    yield backend
+    await backend.close()
+
+
+@pytest.fixture
+async def postgres_backend(postgres: PostgresServer) -> AsyncIterator[PostgresBackend]:
+    backend = PostgresBackend(postgres.create_database())
     yield backend
     await backend.close()

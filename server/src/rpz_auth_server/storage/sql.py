@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from rpz_auth_server.domain.account import Account, Consent, ExternalIdentity, Session
@@ -34,7 +34,7 @@ from rpz_auth_server.storage.rows import (
     write,
 )
 from rpz_auth_server.storage.steps import Steps, T, Work, sql
-from rpz_auth_server.storage.store import Commit
+from rpz_auth_server.storage.store import Commit, Row
 
 TICK = "UPDATE meta SET now = CASE WHEN now < ? THEN ? ELSE now END RETURNING now"
 """The first statement of every transaction that writes; both values are the time on the writer's clock."""
@@ -56,12 +56,18 @@ class SqlStore(abc.ABC):
         """Read rows."""
 
     @abc.abstractmethod
-    async def _read(self, steps: Steps[T], *, long: bool = False) -> T:
+    async def _read(self, steps: Callable[[], Steps[T]], *, long: bool = False) -> T:
         """Run statements that see one state of the database; `long` if they read without a bound."""
 
     @abc.abstractmethod
-    async def _write(self, work: Work[T]) -> T:
-        """Write durably, and to the end also when the caller is cancelled."""
+    async def _write(self, work: Work[T], *, single: bool = False, announce: bool = False) -> T:
+        """Write durably, and to the end also when the caller is cancelled.
+
+        Args:
+            work: The steps.
+            single: They are one statement, which writes one row or none.
+            announce: They write an event.
+        """
 
     async def issuer(self) -> Issuer | None:
         """See `Store.issuer`."""
@@ -183,15 +189,15 @@ class SqlStore(abc.ABC):
 
     async def count_pushed_requests(self, app_id: str) -> int:
         """See `Store.count_pushed_requests`."""
-        return await self._read(_count_pushed_requests(app_id, self.now()))
+        return await self._read(partial(_count_pushed_requests, app_id, self.now()))
 
     async def audit_records(self, *, after: int, limit: int) -> Sequence[AuditRecord]:
         """See `Store.audit_records`."""
-        return await self._read(audit.after(after, limit))
+        return await self._read(partial(audit.after, after, limit))
 
     async def newest_audit_record(self) -> AuditRecord | None:
         """See `Store.newest_audit_record`."""
-        return await self._read(audit.newest())
+        return await self._read(audit.newest)
 
     async def key_usage(self) -> Sequence[KeyUse]:
         """See `Store.key_usage`."""
@@ -199,25 +205,28 @@ class SqlStore(abc.ABC):
 
     async def commit(self, commit: Commit) -> None:
         """See `Store.commit`."""
-        await self._write(partial(_write, commit))
+        if len(commit.rows) == 1 and not commit.events and not commit.audit:  # all that is frequent
+            await self._write(partial(_write_row, commit.rows[0]), single=True)
+        else:
+            await self._write(partial(_write, commit), announce=bool(commit.events))
 
     async def snapshot(self) -> StoredSnapshot:
         """See `Store.snapshot`."""
-        return await self._read(events.snapshot(self.now()), long=True)
+        return await self._read(partial(events.snapshot, self.now()), long=True)
 
     async def cursor(self) -> Cursor:
         """See `Store.cursor`."""
-        return await self._read(events.newest())
+        return await self._read(events.newest)
 
     async def events_after(self, cursor: Cursor, *, limit: int) -> tuple[Event, ...] | None:
         """See `Store.events_after`."""
-        return await self._read(events.after(cursor, limit))
+        return await self._read(partial(events.after, cursor, limit))
 
     async def share_levels(self, charges: Sequence[Charge], *, since: float) -> Sequence[SharedLevel]:
         """See `Store.share_levels`."""
         if charges:
             await self._write(partial(limits.charge, charges))
-        return await self._read(limits.levels_since(since))
+        return await self._read(partial(limits.levels_since, since))
 
     async def count_refusals(self, counts: Sequence[RefusalCount]) -> None:
         """See `Store.count_refusals`."""
@@ -227,7 +236,7 @@ class SqlStore(abc.ABC):
         self, app_id: str | None, *, before: tuple[int, str, str], limit: int
     ) -> Sequence[RefusalCount]:
         """See `Store.refusals`."""
-        return await self._read(limits.refusals(app_id, before, limit))
+        return await self._read(partial(limits.refusals, app_id, before, limit))
 
     async def heartbeat(self) -> float:
         """See `Store.heartbeat`."""
@@ -236,6 +245,10 @@ class SqlStore(abc.ABC):
     async def collect(self, *, limit: int) -> int:
         """See `Store.collect`."""
         return await self._write(partial(collect, limit=limit))
+
+
+def _write_row(row: Row, _now: float) -> Steps[None]:
+    return write(row)
 
 
 def _write(commit: Commit, now: float) -> Steps[None]:

@@ -126,23 +126,29 @@ class SqliteStore(SqlStore):
             rows = self._reader.execute(table.select + condition, values).fetchall()
         return [table.load(row) for row in rows]
 
-    async def _read(self, steps: Steps[T], *, long: bool = False) -> T:
+    async def _read(self, steps: Callable[[], Steps[T]], *, long: bool = False) -> T:
         if long:  # after a mass revocation it would hold the event loop for too long
             return await asyncio.to_thread(self._read_aside, steps)
         with _unavailable():
-            return run_reading(self._reader, steps)
+            return run_reading(self._reader, steps())
 
-    async def _write(self, work: Work[T]) -> T:
+    async def _write(
+        self,
+        work: Work[T],
+        *,
+        single: bool = False,  # noqa: ARG002 - a savepoint costs next to nothing here
+        announce: bool = False,  # noqa: ARG002 - nor does a look after every transaction
+    ) -> T:
         # A cancelled caller cancels the future that it awaits, and not what is queued.
         return await self._writer.submit(work)
 
-    def _read_aside(self, steps: Steps[T]) -> T:
+    def _read_aside(self, steps: Callable[[], Steps[T]]) -> T:
         if self._closed:
             raise BackendUnavailable("the database is closed")
         # A connection of its own, because another thread than the event loop's must not share the reader's
         # transactions; opening it costs less than a millisecond.
         with _unavailable(), contextlib.closing(connect(self._path, read_only=True)) as connection:
-            return run_reading(connection, steps)
+            return run_reading(connection, steps())
 
     def _newest(self) -> Cursor:
         with _unavailable():

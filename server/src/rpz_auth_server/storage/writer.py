@@ -83,7 +83,7 @@ class Writer:
         answer: asyncio.Future[T] = self._loop.create_future()
         with self._waiting:
             if self._stopping or len(self._jobs) >= QUEUE:
-                raise BackendUnavailable("the database takes no more writes at the moment; try again")
+                raise overloaded()
             self._jobs.append(_Job(work, answer))
             self._waiting.notify()
         return answer
@@ -105,7 +105,7 @@ class Writer:
                     outcomes = self._transact(batch)
             except Exception as error:  # noqa: BLE001 - whatever it is, everybody who waits needs an answer
                 batch = batch or self._take()
-                outcomes = [_Failed(_unavailable(error)) for _ in batch]
+                outcomes = [_Failed(unavailable(error)) for _ in batch]
             with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits for an answer
                 self._loop.call_soon_threadsafe(self._answer, batch, outcomes)
 
@@ -152,7 +152,7 @@ class Writer:
                 raise
             connection.execute("ROLLBACK TO operation")
             connection.execute("RELEASE operation")
-            return _Failed(_unavailable(error) if isinstance(error, sqlite3.Error) else error)
+            return _Failed(unavailable(error) if isinstance(error, sqlite3.Error) else error)
         connection.execute("RELEASE operation")
         return _Done(value)
 
@@ -168,7 +168,13 @@ class Writer:
         self._written()
 
 
-def _unavailable(cause: Exception) -> BackendUnavailable:
-    refusal = BackendUnavailable("the database cannot be written to at the moment; try again")
+def unavailable(cause: Exception | None) -> BackendUnavailable:
+    """What a caller is told, whatever failed; after a write, whose outcome is then unknown to it."""
+    refusal = BackendUnavailable("the database does not answer at the moment; try again")
     refusal.__cause__ = cause
     return refusal
+
+
+def overloaded() -> BackendUnavailable:
+    """What a caller is told at once when too much waits already; nothing was done."""
+    return BackendUnavailable("the database has more to do than it can at the moment", retry_after=1.0)
