@@ -202,7 +202,7 @@ async def test_missing_key_ring_of_an_existing_database_is_refused(tmp_path: Pat
         await open_authority(settings, {}, cleanup)
     settings.keyring_path.unlink()
     with pytest.raises(ConfigurationError, match="key ring"):
-        bootstrap.open_keyring(settings, {})
+        bootstrap.open_keyring(settings, {}, is_new=False)
     assert not settings.keyring_path.exists()
 
 
@@ -335,7 +335,7 @@ def test_key_ring_in_the_environment_needs_no_file(tmp_path: Path) -> None:
     KeyRing.create(elsewhere)
     settings = settings_of(tmp_path / "a")
     settings.data_dir.mkdir()
-    ring = bootstrap.open_keyring(settings, {ENVIRONMENT_VARIABLE: elsewhere.read_text()})
+    ring = bootstrap.open_keyring(settings, {ENVIRONMENT_VARIABLE: elsewhere.read_text()}, is_new=True)
     assert ring.numbers == (1,)
     assert not settings.keyring_path.exists()
 
@@ -353,4 +353,4 @@ def test_key_ring_that_another_process_made_in_this_moment_is_taken(
         return create(path)
 
     monkeypatch.setattr(KeyRing, "create", make_first)
-    assert bootstrap.open_keyring(settings, {}).numbers == (1,)
+    assert bootstrap.open_keyring(settings, {}, is_new=True).numbers == (1,)

@@ -330,8 +330,7 @@ def test_default_database_survives_odd_directory_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "mend"),
     [
-        ("postgresql://rpz:s3cret@db/rpz", "this version keeps its data in SQLite only"),
-        ("postgres://rpz:s3cret@db/rpz", "this version keeps its data in SQLite only"),
+        ("mysql://rpz:s3cret@db/rpz", "or postgresql://user@host1,host2/name"),
         ("mysql://rpz:s3cret@db/rpz", "write sqlite:///path"),
         ("rpz-auth-s3cret.db", "write sqlite:///path"),
         ("sqlite://s3cret.db", "write sqlite:///path"),

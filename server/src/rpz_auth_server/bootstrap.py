@@ -36,17 +36,18 @@ _LIFETIME = 7 * 86400
 _LOOPBACK = ("127.0.0.0/8", "::1")
 
 
-def open_keyring(settings: Settings, environ: Mapping[str, str]) -> KeyRing:
+def open_keyring(settings: Settings, environ: Mapping[str, str], *, is_new: bool) -> KeyRing:
     """Find the master keys, and make them where there is no database yet that could need others.
+
+    Args:
+        settings: Say where the file is.
+        environ: May hold the keys instead.
+        is_new: There is no such database.
 
     Raises:
         ConfigurationError: They are missing or cannot be used.
     """
-    if (
-        ENVIRONMENT_VARIABLE not in environ
-        and not settings.keyring_path.exists()
-        and not settings.database_path.exists()
-    ):
+    if is_new and ENVIRONMENT_VARIABLE not in environ and not settings.keyring_path.exists():
         try:
             return KeyRing.create(settings.keyring_path)
         except FileExistsError:

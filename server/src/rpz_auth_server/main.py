@@ -29,6 +29,7 @@ from rpz_auth_server.live.keyring import follow_keyring
 from rpz_auth_server.live.keys import keep_keys_forever
 from rpz_auth_server.live.limiter import Sharing, share_forever
 from rpz_auth_server.settings import OFF, Settings
+from rpz_auth_server.storage.postgres.store import PostgresStore
 from rpz_auth_server.storage.sqlite import SqliteStore
 from rpz_auth_server.storage.store import Store
 from rpz_auth_server.transport.grpc.server import GrpcServer
@@ -70,7 +71,9 @@ def serve(  # noqa: PLR0913, PLR0917 - one for each setting
         str | None, typer.Option(help="Origins, by commas, whose pages may call OAuth 2 endpoints.")
     ] = None,
     issuer: Annotated[str | None, typer.Option(help="The https URL that clients know it by.")] = None,
-    database: Annotated[str | None, typer.Option(help="sqlite:///path/to/file.db")] = None,
+    database: Annotated[
+        str | None, typer.Option(help="sqlite:///path/to/file.db or postgresql://user@host/name")
+    ] = None,
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM file of the server's chain.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM file of its private key.")] = None,
     tls_client_ca: Annotated[
@@ -105,7 +108,9 @@ def make_administrator(
         str | None, typer.Option(help="host:port of OAuth 2 over HTTPS and the console.")
     ] = None,
     issuer: Annotated[str | None, typer.Option(help="The https URL that clients know it by.")] = None,
-    database: Annotated[str | None, typer.Option(help="sqlite:///path/to/file.db")] = None,
+    database: Annotated[
+        str | None, typer.Option(help="sqlite:///path/to/file.db or postgresql://user@host/name")
+    ] = None,
 ) -> None:
     """Make a new administrator file, as the first start did, in the place of the one that was there.
 
@@ -137,10 +142,10 @@ def _read_connection(path: Path) -> dict[str, Any]:
 async def _make_administrator(
     settings: Settings, environ: Mapping[str, str], path: Path, recorded: Mapping[str, object]
 ) -> None:
-    if not settings.database_path.exists():  # a typing error must not found a second authority
+    if not await _is_there(settings):  # a typing error must not found a second authority
         raise ConfigurationError(
-            f"{settings.data_dir} holds no authority; name its data directory by --data-dir, "
-            "or found one there with `rpz-auth-server serve`"
+            f"{settings.data_dir} holds no authority; name its data directory by --data-dir, and its "
+            "database by --database if that is elsewhere, or found one with `rpz-auth-server serve`"
         )
     log.configure(log_format=settings.log_format, log_level=settings.log_level)
     port = int(settings.grpc_address.rpartition(":")[2])
@@ -152,6 +157,16 @@ async def _make_administrator(
         authority, _ = await open_authority(settings, environ, cleanup)
         await bootstrap.replace_administrator(authority, path, connection)
     print(f"administrator: {path}")  # noqa: T201 - for the person or script that started it
+
+
+async def _is_there(settings: Settings) -> bool:
+    if settings.is_embedded:
+        return settings.database_path.exists()
+    store = await PostgresStore.open(settings.database)
+    try:
+        return await store.issuer() is not None
+    finally:
+        await store.close()
 
 
 def _load(flags: Mapping[str, Any]) -> Settings:
@@ -240,9 +255,15 @@ async def open_authority(
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"data directory {settings.data_dir}: {error.strerror}") from None
-    keyring = bootstrap.open_keyring(settings, environ)
-    store = await open_store(settings.database_path)
-    cleanup.push_async_callback(store.close)
+    store: Store
+    if settings.is_embedded:
+        keyring = bootstrap.open_keyring(settings, environ, is_new=not settings.database_path.exists())
+        store = await open_store(settings.database_path)
+        cleanup.push_async_callback(store.close)
+    else:
+        store = await PostgresStore.open(settings.database)
+        cleanup.push_async_callback(store.close)
+        keyring = bootstrap.open_keyring(settings, environ, is_new=await store.issuer() is None)
     instance = await store.instance()
     signing = SigningKeyring(keyring, issuer=settings.issuer, instance=instance)
     await bootstrap.found(store, signing, issuer=settings.issuer)

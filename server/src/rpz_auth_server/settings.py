@@ -53,6 +53,7 @@ _URL_PATH = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*", re.ASCII)
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?", re.ASCII)
 _ORIGIN = re.compile(r"https://[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::(?!443$)[0-9]{1,5})?", re.ASCII)
 _SQLITE = "sqlite:///"
+_POSTGRES = ("postgresql://", "postgres://")
 OFF = "off"
 
 
@@ -178,11 +179,13 @@ def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
 
 def _check_database(url: str) -> str:
     """Say what to write instead, but never the URL: it may hold a password."""
-    scheme = url.partition(":")[0]
-    if scheme in ("postgres", "postgresql"):
-        raise ValueError("this version keeps its data in SQLite only; write sqlite:///path/to/file.db")
+    if url.startswith(_POSTGRES):
+        return url
     if not url.startswith(_SQLITE) or url == _SQLITE or "?" in url or "#" in url:
-        raise ValueError("write sqlite:///path/to/file.db, with four slashes for an absolute path")
+        raise ValueError(
+            "write sqlite:///path/to/file.db, with four slashes for an absolute path, or "
+            "postgresql://user@host1,host2/name"
+        )
     if url == _SQLITE + ":memory:":
         raise ValueError("an authority that forgets at its end what it promised is not offered; name a file")
     return url
@@ -315,8 +318,13 @@ class Settings(BaseModel):
             raise _error(_explain(error)) from None
 
     @property
+    def is_embedded(self) -> bool:
+        """Whether the database is a file on this machine."""
+        return self.database.startswith(_SQLITE)
+
+    @property
     def database_path(self) -> Path:
-        """The SQLite file."""
+        """The SQLite file, if it is embedded."""
         return Path(urllib.parse.unquote(self.database.removeprefix(_SQLITE))).absolute()
 
     @property
