@@ -201,7 +201,7 @@ class SqlStore(abc.ABC):
 
     async def key_usage(self) -> Sequence[KeyUse]:
         """See `Store.key_usage`."""
-        return await self._read(usage.count(self.now()), long=True)
+        return await self._read(partial(usage.count, self.now()), long=True)
 
     async def commit(self, commit: Commit) -> None:
         """See `Store.commit`."""
