@@ -55,7 +55,7 @@ def open_keyring(settings: Settings, environ: Mapping[str, str], *, is_new: bool
     return KeyRing.open(settings.keyring_path, environ)
 
 
-async def found(store: Store, signing: SigningKeyring, *, issuer: str) -> None:
+async def found(store: Store, signing: SigningKeyring, *, issuer: str) -> Issuer:
     """Take the signing keys of the database; give a new one its issuer and the first key, in one commit.
 
     Raises:
@@ -73,7 +73,8 @@ async def found(store: Store, signing: SigningKeyring, *, issuer: str) -> None:
         first = (signing.generate(now=store.now()),) if signing.is_empty else ()
         with contextlib.suppress(Conflict):  # another process founded it in this moment
             await store.commit(Commit(rows=(Issuer(issuer=issuer), *first)))
-        await found(store, signing, issuer=issuer)
+        return await found(store, signing, issuer=issuer)
+    return held
 
 
 async def ensure_administrator(

@@ -7,22 +7,29 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rpz_auth.errors import ConfigurationError, Refusal
+from rpz_auth.errors import ConfigurationError
 
 from rpz_auth_server.crypto.keyring import ENVIRONMENT_VARIABLE, KeyRing
 from rpz_auth_server.crypto.signing import SigningKeyring
 from rpz_auth_server.domain.key import KeyUse
 from rpz_auth_server.flows.signing_keys import Author, reseal_signing_keys
+from rpz_auth_server.offline import (
+    ConfigOption,
+    DatabaseOption,
+    DataDirOption,
+    failing,
+    load_settings,
+    opened_store,
+)
 from rpz_auth_server.settings import Settings
 from rpz_auth_server.storage.lock import FileLock
-from rpz_auth_server.storage.sqlite import SqliteStore
 
 app = typer.Typer(
     help="The ring of master keys, from which every credential is derived. Run as the authority's user.",
@@ -31,10 +38,6 @@ app = typer.Typer(
 
 _PATIENCE = 60.0
 """Seconds in which every process has taken over a ring, and so mints with the new key only."""
-
-_ConfigOption = Annotated[Path | None, typer.Option("--config", help="A TOML file with settings.")]
-_DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="Where everything is kept.")]
-_DatabaseOption = Annotated[str | None, typer.Option("--database", help="sqlite:///path/to/file.db")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +54,15 @@ class _Ring:
 
 @app.command()
 def status(
-    config: _ConfigOption = None,
-    data_dir: _DataDirOption = None,
-    database: _DatabaseOption = None,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    database: DatabaseOption = None,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show each master key, whether it mints, and how many live rows need it."""
-    with _failing():
-        settings = _settings(config, data_dir, database)
+    with failing():
+        settings = load_settings(config, data_dir, database)
         found = asyncio.run(_read(settings, KeyRing.open(settings.keyring_path, os.environ)))
     keys = [_describe(found, number) for number in (*found.ring.numbers, *sorted(found.ring.retired))]
     if as_json:
@@ -72,9 +75,9 @@ def status(
 
 @app.command()
 def add(
-    config: _ConfigOption = None,
-    data_dir: _DataDirOption = None,
-    database: _DatabaseOption = None,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    database: DatabaseOption = None,
     *,
     after: Annotated[
         float,
@@ -88,8 +91,8 @@ def add(
     ] = 60,
 ) -> None:
     """Add a master key: it verifies at once, and mints after a while. The old one goes on verifying."""
-    with _failing():
-        path = _path_of(_settings(config, data_dir, database))
+    with failing():
+        path = _path_of(load_settings(config, data_dir, database))
         with _alone_with(path):
             ring = KeyRing.load(path).with_new_key(mints_from=time.time() + after)
             ring.save(path)
@@ -103,17 +106,17 @@ def add(
 @app.command()
 def retire(
     number: Annotated[int, typer.Argument(metavar="NUMBER", help="As `keys status` shows it.")],
-    config: _ConfigOption = None,
-    data_dir: _DataDirOption = None,
-    database: _DatabaseOption = None,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    database: DatabaseOption = None,
 ) -> None:
     """Take a master key out of the ring, once nothing that is alive needs it.
 
     Refresh tokens move to the new key when they are used, passwords when their people sign in, signing keys
     by themselves; OAuth 2 secrets and API tokens must be replaced.
     """
-    with _failing():
-        settings = _settings(config, data_dir, database)
+    with failing():
+        settings = load_settings(config, data_dir, database)
         path = _path_of(settings)
         with _alone_with(path):
             ring = KeyRing.load(path)
@@ -145,24 +148,13 @@ def _describe(found: _Ring, number: int) -> dict[str, Any]:
 
 
 async def _read(settings: Settings, ring: KeyRing, *, reseal: bool = False) -> _Ring:
-    async with _store(settings) as store:
+    async with opened_store(settings) as store:
         if reseal:
             issuer = await store.issuer()
             if issuer is not None:
                 signing = SigningKeyring(ring, issuer=issuer.issuer, instance=await store.instance())
                 await reseal_signing_keys(store, signing, Author("keys retire"))
         return _Ring(ring, await store.key_usage())
-
-
-@contextlib.asynccontextmanager
-async def _store(settings: Settings) -> AsyncIterator[SqliteStore]:
-    if not settings.database_path.exists():  # a typing error must not found a second authority
-        raise ConfigurationError(f"{settings.data_dir} holds no authority; name its directory by --data-dir")
-    store = await SqliteStore.open(settings.database_path)
-    try:
-        yield store
-    finally:
-        await store.close()
 
 
 def _path_of(settings: Settings) -> Path:
@@ -184,16 +176,3 @@ def _alone_with(path: Path) -> Iterator[None]:
             yield
     finally:
         lock.close()
-
-
-def _settings(config: Path | None, data_dir: Path | None, database: str | None) -> Settings:
-    return Settings.load({"config": config, "data_dir": data_dir, "database": database}, os.environ)
-
-
-@contextlib.contextmanager
-def _failing() -> Iterator[None]:
-    try:
-        yield
-    except (ConfigurationError, Refusal) as error:
-        typer.echo(f"rpz-auth-server: {error}", err=True)
-        raise typer.Exit(1) from None

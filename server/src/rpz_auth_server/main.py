@@ -16,7 +16,7 @@ import structlog
 import typer
 from rpz_auth.errors import ConfigurationError, Refusal
 
-from rpz_auth_server import bootstrap, keys_command, log
+from rpz_auth_server import backup_command, bootstrap, keys_command, log
 from rpz_auth_server.crypto.handles import Handles
 from rpz_auth_server.crypto.keyring import ENVIRONMENT_VARIABLE as KEYRING_VARIABLE
 from rpz_auth_server.crypto.passwords import Passwords
@@ -46,6 +46,8 @@ app = typer.Typer(
 
 
 app.add_typer(keys_command.app, name="keys")
+app.command()(backup_command.backup)
+app.command()(backup_command.restore)
 
 
 @app.callback()
@@ -266,7 +268,7 @@ async def open_authority(
         keyring = bootstrap.open_keyring(settings, environ, is_new=await store.issuer() is None)
     instance = await store.instance()
     signing = SigningKeyring(keyring, issuer=settings.issuer, instance=instance)
-    await bootstrap.found(store, signing, issuer=settings.issuer)
+    issuer = await bootstrap.found(store, signing, issuer=settings.issuer)
     hub = Hub(store, signing, heartbeat_interval=settings.heartbeat_interval)
     await hub.start()
     cleanup.push_async_callback(hub.stop)
@@ -280,6 +282,7 @@ async def open_authority(
         issuer=settings.issuer,
         lifetimes=settings.lifetimes,
         key_times=settings.key_times,
+        restored_at=issuer.restored_at,
         limiter=Limiter(settings.limits, store.now),
         query_tokens=settings.query_tokens,
     )

@@ -328,6 +328,15 @@ def test_r064_access_token_never_outlives_its_grant() -> None:
     assert first.access_expires_at == first.idle_expires_at == NOW + 1 + 300
 
 
+def test_generation_of_a_future_that_is_not_wanted_ends_the_grant() -> None:
+    grant = rotated(3)
+    now = grant.rotated_at + 5
+    outcome = try_refresh(grant, grant.generation + 1, now=now, recovers=False)
+    assert isinstance(outcome, Reused)
+    assert outcome.grant.state is GrantState.REVOKED
+    assert isinstance(try_refresh(grant, grant.generation, now=now, recovers=False), Issued)
+
+
 def test_generation_ahead_of_the_row_proves_lost_writes_and_the_row_catches_up() -> None:
     grant = rotated(1)
     outcome = try_refresh(grant, 7, now=grant.rotated_at + 5)

@@ -168,13 +168,15 @@ def refresh(
     key_number: int,
     now: float,
     lifetimes: Lifetimes,
+    recovers: bool = True,
 ) -> Issued | Reused:
     """Renew with the refresh token of a generation (RFC 6749 §6), whose MAC was verified.
 
     The newest generation advances the grant. The one before it, while its successor is unused and the
     grace has not passed, is a lost answer: it gets the same successor again, and nothing is extended.
     Whatever is older is reuse (RFC 9700 §4.14.2). A generation ahead of the row was handed out by a
-    database that has since lost writes; it is genuine, and the row catches up.
+    database that has since lost writes; it is genuine, and the row catches up, unless it does not recover:
+    then what the lost future handed out is not wanted, and the grant ends.
 
     Raises:
         GrantInvalid: Somebody else's, expired, revoked, or never redeemed.
@@ -184,6 +186,8 @@ def refresh(
         raise GrantInvalid
     if now >= grant.ends_at:
         raise GrantInvalid
+    if generation > grant.generation and not recovers:
+        return Reused(revoke(grant))
     if generation >= grant.generation:
         advanced = _advance(grant, generation + 1, peer, key_number, now, lifetimes)
         return Issued(advanced, recovered=generation > grant.generation)

@@ -15,4 +15,7 @@ class Issuer:
     """While it is set, no credential is good but what administrators need to undo it."""
     bootstrap_token_id: str | None = None
     """Of the API token in the newest bootstrap file; None before the first."""
+    restored_at: float | None = None
+    """When a backup was restored whose lost future is not trusted: no refresh token is taken for genuine that
+    is ahead of a grant from before. None if there is no such future."""
     version: int = 1

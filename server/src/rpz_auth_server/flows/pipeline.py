@@ -52,6 +52,8 @@ class Authority:
     lifetimes: Lifetimes
     limiter: Limiter
     key_times: KeyTimes = field(default_factory=KeyTimes)
+    restored_at: float | None = None
+    """As in `Issuer`; a restore needs a start, so it stays as it was read."""
     query_tokens: QueryTokenRule = field(default_factory=QueryTokenRule)
 
     @staticmethod

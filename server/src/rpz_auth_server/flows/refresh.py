@@ -49,6 +49,7 @@ class Refresh:
             key_number=authority.keyring.minting_number,
             now=now,
             lifetimes=lifetimes,
+            recovers=authority.restored_at is None or grant.created_at >= authority.restored_at,
         )
 
 

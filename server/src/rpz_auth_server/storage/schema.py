@@ -346,3 +346,9 @@ def m0007_apps_and_use() -> Steps[None]:
     names = yield sql("SELECT app_id, display_name FROM apps")
     for app_id, name in names.rows:
         yield sql("UPDATE apps SET search_name = ? WHERE app_id = ?", searchable(name), app_id)
+
+
+@_migration
+def m0008_restore() -> Steps[None]:
+    """Keep when a backup was restored."""
+    yield sql("ALTER TABLE issuer ADD COLUMN restored_at REAL")

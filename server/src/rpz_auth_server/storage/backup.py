@@ -1,0 +1,168 @@
+"""Copies of an SQLite database: one made while others write, and one put in its place."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rpz_auth.errors import ConfigurationError
+
+from rpz_auth_server import files
+from rpz_auth_server.storage.file import connect
+from rpz_auth_server.storage.lock import FileLock
+
+Progress = Callable[[int, int], None]
+"""Called with the pages that are copied and the pages that there are."""
+
+_PAGES = 256
+"""Copied in one step; other programs get the processor in between."""
+_BESIDE = ("-wal", "-shm", "-journal", ".lock")
+
+
+def back_up(source: Path, target: Path, progress: Progress) -> None:
+    """Copy a database to a private file, which must not exist and appears whole; on return it is durable.
+
+    Authorities may go on writing. The copy is of one moment, that of the beginning: while the reader's
+    transaction is open it sees no later one, so no step begins anew.
+
+    Raises:
+        ConfigurationError: The target cannot be written or exists, or the source is damaged.
+    """
+    try:
+        with _draft_of(target) as draft:
+            with contextlib.closing(_create(draft)) as copy, _reading(source) as reader:
+                reader.backup(
+                    copy,
+                    pages=_PAGES,
+                    progress=lambda _status, remaining, total: progress(total - remaining, total),
+                )
+                copy.execute("PRAGMA journal_mode = DELETE")  # one file, without a log beside it
+                check(copy, target)
+            _sync(draft)
+            os.link(draft, target)  # unlike rename, refuses to replace
+            _sync(target.parent)
+    except FileExistsError:
+        raise ConfigurationError(f"{target} exists; it is not overwritten") from None
+    except (OSError, sqlite3.Error) as error:
+        raise ConfigurationError(f"the backup {target} cannot be made: {error}") from None
+
+
+def check(connection: sqlite3.Connection, path: Path) -> None:
+    """Let pass a database that is whole and ours.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    try:
+        found = [row[0] for row in connection.execute("PRAGMA integrity_check").fetchall()]
+        connection.execute("SELECT instance FROM meta").fetchall()
+    except sqlite3.DatabaseError:
+        raise ConfigurationError(f"{path} is not a database of rpz-auth-server, or is damaged") from None
+    if found != ["ok"]:
+        raise ConfigurationError(f"{path} is damaged: {found[0]}")
+
+
+def ensure_unused(path: Path) -> None:
+    """Let pass a database that no process has open; nothing of it stands in a log afterwards.
+
+    Raises:
+        ConfigurationError: An authority runs on it, or it cannot be opened.
+    """
+    if not path.exists():
+        return
+    try:
+        with contextlib.closing(connect(path)) as connection:
+            connection.execute("PRAGMA busy_timeout = 0")
+            # Leaving the write-ahead log needs every other connection to be closed.
+            (mode,) = connection.execute("PRAGMA journal_mode = DELETE").fetchone()
+    except sqlite3.OperationalError:
+        mode = "wal"
+    except sqlite3.DatabaseError:  # whatever it is, the backup is better
+        return
+    if mode != "delete":
+        raise ConfigurationError(f"an authority runs on {path}; stop it first")
+
+
+@contextlib.contextmanager
+def draft_from(backup: Path, place: Path) -> Iterator[Path]:
+    """Copy a backup to a draft beside the place that it is for; what is left of it at the end is removed.
+
+    Raises:
+        ConfigurationError: It cannot be read, is damaged or is not ours.
+    """
+    if not backup.is_file():
+        raise ConfigurationError(f"there is no backup {backup}")
+    with _draft_of(place) as draft:
+        try:
+            # Immutable: it is copied as it stands, also from a medium that cannot be written to.
+            uri = f"{backup.absolute().as_uri()}?mode=ro&immutable=1"
+            with (
+                contextlib.closing(sqlite3.connect(uri, uri=True)) as source,
+                contextlib.closing(_create(draft)) as copy,
+            ):
+                check(source, backup)
+                source.backup(copy)
+        except (OSError, sqlite3.Error) as error:
+            raise ConfigurationError(f"{backup} cannot be restored: {error}") from None
+        yield draft
+
+
+def forget_cursors(draft: Path) -> None:
+    """Let every verifier take a new snapshot, whatever place in the stream it stands at."""
+    with contextlib.closing(connect(draft)) as connection:
+        connection.execute("UPDATE meta SET collected_event = (SELECT max(sequence) FROM events)")
+        connection.execute("PRAGMA journal_mode = DELETE")
+
+
+def put(draft: Path, place: Path) -> Path | None:
+    """Put a database in the place of another; return where that one is kept now."""
+    kept = None
+    if place.exists():
+        kept = place.with_name(f"{place.name}.before-restore-{secrets.token_hex(4)}")
+        os.link(place, kept)
+    _sync(draft)
+    draft.replace(place)
+    _sync(place.parent)
+    return kept
+
+
+@contextlib.contextmanager
+def _draft_of(path: Path) -> Iterator[Path]:
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        yield draft
+    finally:
+        for end in ("", *_BESIDE):
+            draft.with_name(draft.name + end).unlink(missing_ok=True)
+
+
+def _create(path: Path) -> sqlite3.Connection:
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, files.PRIVATE))
+    return sqlite3.connect(path, isolation_level=None)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+    lock = FileLock(path.with_name(f"{path.name}.lock"))
+    connection = connect(path, read_only=True)
+    try:
+        connection.execute("BEGIN")
+        connection.execute("SELECT instance FROM meta").fetchall()  # a transaction begins with its first read
+        yield connection
+        connection.execute("ROLLBACK")
+    finally:
+        with lock.held():  # the last connection that closes runs a checkpoint
+            connection.close()
+        lock.close()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
