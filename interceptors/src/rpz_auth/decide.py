@@ -164,6 +164,10 @@ class Decider:
         self._check(caller)
         return caller
 
+    def resolve(self, peer: Peer, metadata: Metadata) -> Peer:
+        """The client behind a trusted proxy, or the peer itself."""
+        return self._proxies.resolve(peer, metadata)
+
     def recheck(self, caller: Caller, when_stale: WhenStale = CHECK, confirmed_at: float = -math.inf) -> None:
         """Let a stream go on that was let begin.
 

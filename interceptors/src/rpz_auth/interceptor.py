@@ -6,7 +6,7 @@ import asyncio
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
@@ -35,6 +35,7 @@ CANCEL_AFTER = 0.03
 """Seconds after which a stream on a synchronous server whose credential has ended is cancelled."""
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in the stubs only
+OnRefusal: TypeAlias = Callable[[Refusal, Peer], Awaitable[None]]
 _Wrap: TypeAlias = "Callable[[Handler | None, str], Handler]"
 
 
@@ -60,6 +61,7 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
         observe: bool = False,
         start_timeout: float = START_TIMEOUT,
         allow_client_policy: bool = False,
+        on_refusal: OnRefusal | None = None,
     ) -> None:
         """Decide for the named services.
 
@@ -77,6 +79,8 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
             start_timeout: Seconds that entering waits for the authority's first word.
             allow_client_policy: Whether methods may authenticate their OAuth 2 clients themselves, as
                 the authority's do; the interceptor then lets their calls pass unseen.
+            on_refusal: Awaited on asyncio before a refusal is answered, to count it or to let a guesser
+                wait; a synchronous server would hold a thread meanwhile, and does not ask.
 
         Raises:
             ConfigurationError: A method has no policy, or `client`; a service is unknown; a network
@@ -100,6 +104,7 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
         self._start_timeout = start_timeout
         self._guarded: dict[tuple[str, _Wrap], tuple[Handler | None, Handler]] = {}
         self._resource = resource
+        self._on_refusal = on_refusal
 
     def intercept_service(self, continuation: Any, handler_call_details: grpc.HandlerCallDetails) -> Any:
         """Put the decision before the handler; called by grpc for each call, does no work of its own."""
@@ -151,6 +156,8 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
             try:
                 return self._admitted(await run_async(decision, self._authority.ask_async), metadata)
             except Refusal as refusal:
+                if self._on_refusal is not None:
+                    await self._on_refusal(refusal, self._decider.resolve(peer, metadata))
                 return self._observe(method, refusal, peer)
 
         when_stale = self._when_stale.of(method)

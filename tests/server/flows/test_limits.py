@@ -14,7 +14,7 @@ import rpz_auth
 from google.rpc import error_details_pb2, status_pb2
 from rpz.auth.v1 import token_service_pb2, verification_service_pb2
 from rpz_auth.address import UNKNOWN, Peer, parse_address
-from rpz_auth.errors import Reason
+from rpz_auth.errors import BackendUnavailable, Reason, TokenInvalid
 from rpz_auth_server.domain.limits import Limits
 from rpz_auth_server.domain.refusal import ClientInvalid, RateLimited
 from rpz_auth_server.flows import limits
@@ -26,6 +26,7 @@ from server.authority import (
     Stubs,
     TestAuthority,
     basic,
+    bearer,
     code_request,
     outcome,
     refusal,
@@ -56,8 +57,9 @@ def seen_from(authority: TestAuthority, address: str, credential: rpz_auth.ApiTo
 
 
 @pytest.fixture
-async def limited(tmp_path: Path) -> AsyncIterator[TestAuthority]:
+async def limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TestAuthority]:
     """An authority behind a proxy on this machine, with small limits and time that stands."""
+    monkeypatch.setattr(limits, "_HELD_FOR", 0)
     async with running_authority(
         tmp_path / "limited",
         time=FakeTime(),
@@ -308,6 +310,17 @@ async def test_a109_simultaneous_guesses_are_all_counted(limited: TestAuthority)
     assert reasons.count(Reason.RATE_LIMITED) == 50 - FAILURES
 
 
+async def test_r131_peer_that_floods_with_access_tokens_is_found_out_too(limited: TestAuthority) -> None:
+    attacker = seen_from(limited, ATTACKER)
+    request = token_service_pb2.ListApiTokensRequest(app_id=limited.bootstrap["app_id"])
+    for number in range(PEER_FAILURES):
+        call = attacker.tokens.ListApiTokens(request, metadata=bearer(f"forged-{number}"))
+        assert await refusal(call) == Reason.TOKEN_INVALID
+    limiter = limited.authority.limiter
+    assert limiter._held([f"peer {ATTACKER}"]) is not None
+    assert limiter._held([f"peer {OWNER}"]) is None
+
+
 # In memory
 
 
@@ -363,3 +376,24 @@ def test_switched_off_limits_count_nothing() -> None:
         with pytest.raises(ClientInvalid), limiter.guarded("name", UNKNOWN):
             raise ClientInvalid
     assert limiter._entries == {}
+
+
+async def test_guessers_wait_for_their_answers_and_only_so_many_are_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "_HELD_FOR", 3600)
+    monkeypatch.setattr(limits, "_MOST_HELD", 2)
+    limiter = Limiter(Limits(peer_failures=1), Clock())
+    peer = Peer(parse_address(ATTACKER))
+    await limiter.hold_back(TokenInvalid(), peer)
+    held = [asyncio.create_task(limiter.hold_back(TokenInvalid(), peer)) for _ in range(2)]
+    await asyncio.sleep(0)
+    assert limiter._holding == 2
+    await limiter.hold_back(TokenInvalid(), peer)
+    for task in held:
+        task.cancel()
+    await asyncio.gather(*held, return_exceptions=True)
+    assert limiter._holding == 0
+    # What is no guess is answered at once.
+    for harmless in (RateLimited(), BackendUnavailable(), ClientInvalid()):
+        await limiter.hold_back(harmless, peer)

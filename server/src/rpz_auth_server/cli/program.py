@@ -9,7 +9,17 @@ from typing import Annotated
 
 import typer
 
-from rpz_auth_server.cli import api_tokens, apps, client_secrets, codes, grants, output, subjects, tokens
+from rpz_auth_server.cli import (
+    api_tokens,
+    apps,
+    client_secrets,
+    codes,
+    grants,
+    output,
+    refusals,
+    subjects,
+    tokens,
+)
 from rpz_auth_server.cli.connection import VARIABLE
 from rpz_auth_server.cli.failures import Failure
 from rpz_auth_server.cli.options import CREDENTIALS_HELP, JSON_HELP, Common
@@ -24,6 +34,7 @@ app.add_typer(codes.app, name="codes")
 app.add_typer(tokens.app, name="tokens")
 app.add_typer(grants.app, name="grants")
 app.add_typer(subjects.app, name="subjects")
+app.add_typer(refusals.app, name="refusals")
 
 
 def _print_version(value: bool) -> None:  # noqa: FBT001 - called by typer

@@ -14,12 +14,14 @@
     ├── NotFound
     ├── NotImplementedYet
     ├── RateLimited
-    └── Conflict
+    ├── Conflict
+    └── rpz_auth.errors.TokenInvalid
+        └── ApiTokenInvalid
 """
 
 from __future__ import annotations
 
-from rpz_auth.errors import Reason, Refusal
+from rpz_auth.errors import Reason, Refusal, TokenInvalid
 
 
 class ClientInvalid(Refusal):
@@ -97,6 +99,12 @@ class RateLimited(Refusal):
 
     reason = Reason.RATE_LIMITED
     default_message = "asked too often; wait before asking again"
+    suspicious = False
+    """Whether it is about guessing: its answer may be held back."""
+
+
+class ApiTokenInvalid(TokenInvalid):
+    """An API token that was looked at where the authority is called; counted there."""
 
 
 class Conflict(Refusal):

@@ -7,14 +7,13 @@ from dataclasses import replace
 
 from rpz_auth.address import Peer
 from rpz_auth.caller import Caller
-from rpz_auth.errors import TokenInvalid
 
 from rpz_auth_server.crypto.handles import HandleInvalid, HandleKind, check_key, new_id, new_salt
 from rpz_auth_server.domain import scope
 from rpz_auth_server.domain.app import ApiToken, is_live
 from rpz_auth_server.domain.event import Audit
 from rpz_auth_server.domain.name import check_name
-from rpz_auth_server.domain.refusal import NotFound, ScopeInvalid, TargetInvalid
+from rpz_auth_server.domain.refusal import ApiTokenInvalid, NotFound, ScopeInvalid, TargetInvalid
 from rpz_auth_server.flows.credentials import check_deadline
 from rpz_auth_server.flows.pipeline import Authority, retry_conflicts, revocation_of, try_open
 from rpz_auth_server.flows.rights import check_grantable, find_app
@@ -139,7 +138,7 @@ async def authenticate_api_token(
     with authority.limiter.guarded(app_id, peer, genuine=() if opened is None else (opened.id,)):
         token = await verify_api_token(authority, app_id, text, for_authority=for_authority)
         if token is None:
-            raise TokenInvalid
+            raise ApiTokenInvalid
         return token
 
 

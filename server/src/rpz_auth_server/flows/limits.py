@@ -11,6 +11,7 @@ round, by what `live.limiter` carries between them.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import ipaddress
@@ -19,14 +20,25 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rpz_auth.address import Peer
-from rpz_auth.errors import OriginNotAllowed, TokenInvalid
+from rpz_auth.errors import OriginNotAllowed, Refusal, TokenInvalid
 
 from rpz_auth_server.domain.limits import Charge, Level, Limit, Limits, SharedLevel, charge
-from rpz_auth_server.domain.refusal import ClientInvalid, GrantInvalid, RateLimited, RightsInsufficient
+from rpz_auth_server.domain.refusal import (
+    ApiTokenInvalid,
+    ClientInvalid,
+    GrantInvalid,
+    RateLimited,
+    RightsInsufficient,
+)
+from rpz_auth_server.flows.refusal_counts import RefusalCounts
 
 _KEPT = 65_536
 """Levels and successes that are remembered; the least recently used go first."""
 _LONGEST_NAME = 64
+_HELD_FOR = 0.5
+"""Seconds that a guesser waits for an answer."""
+_MOST_HELD = 1000
+_SUSPICIOUS = frozenset({"guess", "peer", "app", "misuse", "genuine"})
 _TOLD_FROM = 0.25
 """The part of its allowance from which on a level concerns other processes; what is less would fill the
 database with traffic."""
@@ -58,6 +70,8 @@ class Limiter:
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._untold: dict[str, None] = {}
         self._right: OrderedDict[str, None] = OrderedDict()
+        self.refusals = RefusalCounts(now)
+        self._holding = 0
         self.held_up: dict[str, int] = dict.fromkeys(self._limits, 0)
         """How many calls each kind of limit has refused in this process."""
 
@@ -83,13 +97,15 @@ class Limiter:
             guesses.append(f"app {name}")
         held = self._held(guesses)
         keys = [f"genuine {identifier} {pair}" for identifier in genuine] or guesses
-        self._refuse(self._held(keys) if genuine else held)
+        self._refuse(self._held(keys) if genuine else held, name)
         try:
             yield
-        except _FAILURES:
-            self._charge(keys)
-            # One answer to all who are held up: what was a credential once is not told from a guess.
-            self._refuse(held)
+        except Refusal as refusal:
+            if isinstance(refusal, _FAILURES):
+                self._charge(keys)
+                # One answer to all who are held up: what was a credential once is not told from a guess.
+                self._refuse(held, name)
+            self.refusals.record(refusal.reason, name)
             raise
         self._remember(pair)
 
@@ -104,7 +120,7 @@ class Limiter:
             RateLimited: It asked too often for what it may not; nothing was looked up.
         """
         keys = [f"misuse {app_id} {name[:_LONGEST_NAME]}"]
-        self._refuse(self._held(keys))
+        self._refuse(self._held(keys))  # counted where callers are known
         try:
             yield
         except RightsInsufficient:
@@ -126,6 +142,26 @@ class Limiter:
             RateLimited: It asks too much.
         """
         self._take(f"verifier {app_id}")
+
+    async def hold_back(self, refusal: Refusal, peer: Peer) -> None:
+        """Let a guesser wait for the answer; to be awaited before a refusal is answered.
+
+        Whoever waits for one answer before the next guess is slowed down by that, at the price of a timer. Of
+        those who do not wait, so many are held that the memory they take stays small.
+        """
+        if isinstance(refusal, TokenInvalid) and not isinstance(refusal, ApiTokenInvalid):
+            keys = [f"peer {prefix_of(peer)}"]
+            flooding = self._held(keys) is not None
+            if not flooding:
+                self._charge(keys)
+        else:
+            flooding = isinstance(refusal, RateLimited) and refusal.suspicious
+        if flooding and self._holding < _MOST_HELD:
+            self._holding += 1
+            try:
+                await asyncio.sleep(_HELD_FOR)
+            finally:
+                self._holding -= 1
 
     def untold(self, *, limit: int) -> Sequence[Charge]:
         """Hand over up to `limit` charges that other processes should know of."""
@@ -159,10 +195,14 @@ class Limiter:
         self._refuse(self._held([key]))
         self._charge([key])
 
-    def _refuse(self, hold: _Hold | None) -> None:
+    def _refuse(self, hold: _Hold | None, name: str | None = None) -> None:
         if hold is not None:
             self.held_up[hold.kind] += 1
-            raise RateLimited(retry_after=hold.wait) from None
+            refusal = RateLimited(retry_after=hold.wait)
+            refusal.suspicious = hold.kind in _SUSPICIOUS
+            if name is not None:
+                self.refusals.record(refusal.reason, name)
+            raise refusal from None
 
     def _held(self, keys: Iterable[str]) -> _Hold | None:
         """The limit that holds up for longest."""

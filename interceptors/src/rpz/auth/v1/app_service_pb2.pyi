@@ -626,3 +626,74 @@ class RevokeClientSecretResponse(google.protobuf.message.Message):
     ) -> None: ...
 
 global___RevokeClientSecretResponse = RevokeClientSecretResponse
+
+@typing.final
+class RefusalCount(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    APP_ID_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    MINUTE_FIELD_NUMBER: builtins.int
+    COUNT_FIELD_NUMBER: builtins.int
+    app_id: builtins.str
+    """Whom the calls were made by, or in whose name. Empty for calls that named no App."""
+    reason: builtins.str
+    """As in google.rpc.ErrorInfo."""
+    count: builtins.int
+    @property
+    def minute(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When the minute began."""
+
+    def __init__(
+        self,
+        *,
+        app_id: builtins.str = ...,
+        reason: builtins.str = ...,
+        minute: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        count: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["minute", b"minute"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["app_id", b"app_id", "count", b"count", "minute", b"minute", "reason", b"reason"]) -> None: ...
+
+global___RefusalCount = RefusalCount
+
+@typing.final
+class ListRefusalsRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    APP_ID_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    app_id: builtins.str
+    """Empty for all Apps and for nobody's, which is for administrators."""
+    page_size: builtins.int
+    page_token: builtins.str
+    def __init__(
+        self,
+        *,
+        app_id: builtins.str = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["app_id", b"app_id", "page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+
+global___ListRefusalsRequest = ListRefusalsRequest
+
+@typing.final
+class ListRefusalsResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REFUSALS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    @property
+    def refusals(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___RefusalCount]: ...
+    def __init__(
+        self,
+        *,
+        refusals: collections.abc.Iterable[global___RefusalCount] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["next_page_token", b"next_page_token", "refusals", b"refusals"]) -> None: ...
+
+global___ListRefusalsResponse = ListRefusalsResponse

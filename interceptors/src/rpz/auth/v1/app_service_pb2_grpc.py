@@ -91,6 +91,11 @@ class AppServiceStub(object):
                 request_serializer=rpz_dot_auth_dot_v1_dot_app__service__pb2.RevokeClientSecretRequest.SerializeToString,
                 response_deserializer=rpz_dot_auth_dot_v1_dot_app__service__pb2.RevokeClientSecretResponse.FromString,
                 _registered_method=True)
+        self.ListRefusals = channel.unary_unary(
+                '/rpz.auth.v1.AppService/ListRefusals',
+                request_serializer=rpz_dot_auth_dot_v1_dot_app__service__pb2.ListRefusalsRequest.SerializeToString,
+                response_deserializer=rpz_dot_auth_dot_v1_dot_app__service__pb2.ListRefusalsResponse.FromString,
+                _registered_method=True)
 
 
 class AppServiceServicer(object):
@@ -170,6 +175,13 @@ class AppServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListRefusals(self, request, context):
+        """Tells how often calls were refused, by App, reason and minute, the newest first. Kept for a week.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AppServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -227,6 +239,11 @@ def add_AppServiceServicer_to_server(servicer, server):
                     servicer.RevokeClientSecret,
                     request_deserializer=rpz_dot_auth_dot_v1_dot_app__service__pb2.RevokeClientSecretRequest.FromString,
                     response_serializer=rpz_dot_auth_dot_v1_dot_app__service__pb2.RevokeClientSecretResponse.SerializeToString,
+            ),
+            'ListRefusals': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRefusals,
+                    request_deserializer=rpz_dot_auth_dot_v1_dot_app__service__pb2.ListRefusalsRequest.FromString,
+                    response_serializer=rpz_dot_auth_dot_v1_dot_app__service__pb2.ListRefusalsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -528,6 +545,33 @@ class AppService(object):
             '/rpz.auth.v1.AppService/RevokeClientSecret',
             rpz_dot_auth_dot_v1_dot_app__service__pb2.RevokeClientSecretRequest.SerializeToString,
             rpz_dot_auth_dot_v1_dot_app__service__pb2.RevokeClientSecretResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRefusals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rpz.auth.v1.AppService/ListRefusals',
+            rpz_dot_auth_dot_v1_dot_app__service__pb2.ListRefusalsRequest.SerializeToString,
+            rpz_dot_auth_dot_v1_dot_app__service__pb2.ListRefusalsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -86,6 +86,12 @@ class AppServiceStub:
         rpz.auth.v1.app_service_pb2.RevokeClientSecretResponse,
     ]
 
+    ListRefusals: grpc.UnaryUnaryMultiCallable[
+        rpz.auth.v1.app_service_pb2.ListRefusalsRequest,
+        rpz.auth.v1.app_service_pb2.ListRefusalsResponse,
+    ]
+    """Tells how often calls were refused, by App, reason and minute, the newest first. Kept for a week."""
+
 class AppServiceAsyncStub:
     """Registers Apps. Callers see and change the Apps that they own; an administrator sees all. Somebody
     else's App and a missing one get the same answer.
@@ -153,6 +159,12 @@ class AppServiceAsyncStub:
         rpz.auth.v1.app_service_pb2.RevokeClientSecretRequest,
         rpz.auth.v1.app_service_pb2.RevokeClientSecretResponse,
     ]
+
+    ListRefusals: grpc.aio.UnaryUnaryMultiCallable[
+        rpz.auth.v1.app_service_pb2.ListRefusalsRequest,
+        rpz.auth.v1.app_service_pb2.ListRefusalsResponse,
+    ]
+    """Tells how often calls were refused, by App, reason and minute, the newest first. Kept for a week."""
 
 class AppServiceServicer(metaclass=abc.ABCMeta):
     """Registers Apps. Callers see and change the Apps that they own; an administrator sees all. Somebody
@@ -243,5 +255,13 @@ class AppServiceServicer(metaclass=abc.ABCMeta):
         request: rpz.auth.v1.app_service_pb2.RevokeClientSecretRequest,
         context: _ServicerContext,
     ) -> typing.Union[rpz.auth.v1.app_service_pb2.RevokeClientSecretResponse, collections.abc.Awaitable[rpz.auth.v1.app_service_pb2.RevokeClientSecretResponse]]: ...
+
+    @abc.abstractmethod
+    def ListRefusals(
+        self,
+        request: rpz.auth.v1.app_service_pb2.ListRefusalsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[rpz.auth.v1.app_service_pb2.ListRefusalsResponse, collections.abc.Awaitable[rpz.auth.v1.app_service_pb2.ListRefusalsResponse]]:
+        """Tells how often calls were refused, by App, reason and minute, the newest first. Kept for a week."""
 
 def add_AppServiceServicer_to_server(servicer: AppServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

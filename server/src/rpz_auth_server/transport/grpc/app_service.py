@@ -10,13 +10,15 @@ from rpz.auth.v1 import app_service_pb2 as pb
 from rpz.auth.v1 import app_service_pb2_grpc as pb_grpc
 
 from rpz_auth_server.domain.app import SignIn
+from rpz_auth_server.domain.limits import RefusalCount
 from rpz_auth_server.domain.refusal import RequestInvalid
-from rpz_auth_server.flows import apps, client_secrets
+from rpz_auth_server.flows import apps, client_secrets, refusals
 from rpz_auth_server.flows.app_fields import DEFAULT_LIFETIME, NO_SIGN_IN, AppFields
 from rpz_auth_server.flows.apps import AppQuery
 from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.transport.grpc import messages
 
+_PLACE = re.compile(r"([0-9]{1,18})\.([0-9a-f-]*)\.([A-Z_]+)", re.ASCII)
 _ETAG = re.compile(r"[0-9]{1,18}", re.ASCII)
 _UPDATABLE = frozenset(AppFields.__dataclass_fields__)
 _LIFETIMES = ("access_token_lifetime", "refresh_token_idle_lifetime", "refresh_token_lifetime")
@@ -127,6 +129,21 @@ class AppService(pb_grpc.AppServiceServicer):
         )
         return pb.RevokeClientSecretResponse()
 
+    async def ListRefusals(self, request: pb.ListRefusalsRequest, _context: Any) -> pb.ListRefusalsResponse:
+        """How often calls were refused."""
+        limit = messages.read_page_size(request.page_size)
+        found = await refusals.list_refusals(
+            self._authority,
+            rpz_auth.caller(),
+            request.app_id,
+            before=_read_place(request.page_token),
+            limit=limit,
+        )
+        places = [f"{item.minute}.{item.app_id}.{item.reason}" for item in found]
+        return pb.ListRefusalsResponse(
+            refusals=map(_write_refusals, found), next_page_token=messages.next_page(places, limit)
+        )
+
 
 def _read_fields(app: pb.App, names: list[str]) -> AppFields:
     values: dict[str, Any] = {name: getattr(app, name) for name in names}
@@ -151,3 +168,21 @@ def _read_etag(etag: str) -> int | None:
     if not _ETAG.fullmatch(etag):
         raise RequestInvalid("etag is what the App was read with")
     return int(etag)
+
+
+def _read_place(page_token: str) -> tuple[int, str, str]:
+    if not page_token:
+        return refusals.NEWEST
+    match = _PLACE.fullmatch(page_token)
+    if match is None:
+        raise RequestInvalid("page_token is one that ListRefusals answered")
+    return int(match[1]), match[2], match[3]
+
+
+def _write_refusals(counted: RefusalCount) -> pb.RefusalCount:
+    return pb.RefusalCount(
+        app_id=counted.app_id,
+        reason=counted.reason,
+        minute=messages.write_time(counted.minute * 60),
+        count=counted.count,
+    )

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
+import rpz_auth
 import structlog
 from google.protobuf.message import DecodeError
 from rpz_auth.errors import Internal, Refusal
 from rpz_auth.status import rpc_status
 
 from rpz_auth_server.domain.refusal import NotImplementedYet, RequestInvalid
+from rpz_auth_server.flows.limits import Limiter
 
 _log = structlog.get_logger("rpz_auth_server")
 
@@ -23,8 +26,9 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in the stubs o
 class RefusalInterceptor(grpc.aio.ServerInterceptor):
     """Stands right before the handlers; whatever leaves it is a status of ours with a fixed text."""
 
-    def __init__(self) -> None:
-        """Have wrapped nothing yet."""
+    def __init__(self, limiter: Limiter) -> None:
+        """Have wrapped nothing yet; `limiter` counts, and holds guessers back."""
+        self._limiter = limiter
         self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -38,22 +42,22 @@ class RefusalInterceptor(grpc.aio.ServerInterceptor):
             return None
         method = handler_call_details.method
         if method not in self._wrapped:
-            self._wrapped[method] = _wrap(handler)
+            self._wrapped[method] = _wrap(handler, self._limiter)
         return self._wrapped[method]
 
 
-def _wrap(handler: Handler) -> Handler:
+def _wrap(handler: Handler, limiter: Limiter) -> Handler:
     """Wrap one of the shapes that the authority's methods have, those of health and reflection included."""
     behaviour: Any = handler.unary_unary or handler.unary_stream or handler.stream_stream
     serialise = handler.response_serializer
     if handler.request_streaming:
         return grpc.stream_stream_rpc_method_handler(
-            _stream(behaviour, _unchanged), handler.request_deserializer, serialise
+            _stream(behaviour, _unchanged, limiter), handler.request_deserializer, serialise
         )
     read = _reader(handler.request_deserializer or _unchanged)
     if handler.response_streaming:
-        return grpc.unary_stream_rpc_method_handler(_stream(behaviour, read), None, serialise)
-    return grpc.unary_unary_rpc_method_handler(_unary(behaviour, read), None, serialise)
+        return grpc.unary_stream_rpc_method_handler(_stream(behaviour, read, limiter), None, serialise)
+    return grpc.unary_unary_rpc_method_handler(_unary(behaviour, read, limiter), None, serialise)
 
 
 def _reader(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
@@ -70,31 +74,33 @@ def _unchanged(request: Any) -> Any:
     return request
 
 
-def _unary(behaviour: Callable[..., Any], read: Callable[[Any], Any]) -> Callable[..., Any]:
+def _unary(behaviour: Callable[..., Any], read: Callable[[Any], Any], limiter: Limiter) -> Callable[..., Any]:
     async def call(request: Any, context: Any) -> Any:
         try:
             return await behaviour(read(request), context)
         except Exception as error:  # noqa: BLE001 - grpc.aio would send its text to the client
-            await _refuse(context, error)
+            await _refuse(context, error, limiter)
 
     return call
 
 
-def _stream(behaviour: Callable[..., Any], read: Callable[[Any], Any]) -> Callable[..., Any]:
+def _stream(
+    behaviour: Callable[..., Any], read: Callable[[Any], Any], limiter: Limiter
+) -> Callable[..., Any]:
     if inspect.iscoroutinefunction(behaviour):  # it writes its answers to the context, as health does
-        return _unary(behaviour, read)
+        return _unary(behaviour, read, limiter)
 
     async def call(request: Any, context: Any) -> Any:
         try:
             async for answer in behaviour(read(request), context):
                 yield answer
         except Exception as error:  # noqa: BLE001 - grpc.aio would send its text to the client
-            await _refuse(context, error)
+            await _refuse(context, error, limiter)
 
     return call
 
 
-async def _refuse(context: Any, error: Exception) -> None:
+async def _refuse(context: Any, error: Exception, limiter: Limiter) -> None:
     match error:
         case grpc.aio.AbortError():
             raise error
@@ -105,5 +111,8 @@ async def _refuse(context: Any, error: Exception) -> None:
         case _:
             _log.error("a call failed", exc_info=error)
             refusal = Internal()
+    with contextlib.suppress(LookupError):  # what OAuth 2 clients fail is counted where they authenticate
+        limiter.refusals.record(refusal.reason, rpz_auth.caller().app_id)
+    await limiter.hold_back(refusal, rpz_auth.peer())
     status = rpc_status(refusal)
     await context.abort(status.code, status.details, status.trailing_metadata)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import grpc
@@ -17,9 +17,12 @@ from rpz.auth.v1 import (
     token_service_pb2_grpc,
     verification_service_pb2_grpc,
 )
-from rpz_auth.errors import ConfigurationError
+from rpz_auth.address import Peer
+from rpz_auth.errors import ConfigurationError, Refusal
 
 from rpz_auth_server.domain import scope
+from rpz_auth_server.domain.refusal import ApiTokenInvalid, RateLimited
+from rpz_auth_server.flows.limits import Limiter
 from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.live.hub import Hub
 from rpz_auth_server.live.local_authority import LocalAuthority
@@ -81,8 +84,11 @@ class GrpcServer:
             trusted_proxies=trusted_proxies,
             when_stale=rpz_auth.REFUSE,  # there is nobody else whom it could ask
             allow_client_policy=True,
+            on_refusal=_refusals_of(authority.limiter),
         )
-        self._server = grpc.aio.server(interceptors=[auth, RefusalInterceptor()], options=_OPTIONS)
+        self._server = grpc.aio.server(
+            interceptors=[auth, RefusalInterceptor(authority.limiter)], options=_OPTIONS
+        )
         self._health = health_aio.HealthServicer()
         verifiers = Verifiers()
         token_service_pb2_grpc.add_TokenServiceServicer_to_server(TokenService(authority), self._server)
@@ -125,3 +131,14 @@ class GrpcServer:
         await self._health.enter_graceful_shutdown()
         hub.dismiss()
         await self._server.stop(_DRAIN)
+
+
+def _refusals_of(limiter: Limiter) -> Callable[[Refusal, Peer], Awaitable[None]]:
+    """Count what is refused before it reaches a method, and hold guessers back."""
+
+    async def refused(refusal: Refusal, peer: Peer) -> None:
+        if not isinstance(refusal, ApiTokenInvalid | RateLimited):  # counted where the token was looked at
+            limiter.refusals.record(refusal.reason)
+        await limiter.hold_back(refusal, peer)
+
+    return refused
