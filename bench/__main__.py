@@ -13,6 +13,7 @@ SUBJECTS: dict[str, str] = {
     "interceptor": "what the interceptor costs a service",
     "authority": "what the authority's calls cost, beside other servers",
     "refresh-loss": "a client whose every third refresh answer is lost stays signed in",
+    "flood": "a rightful client while guesses come as fast as they can",
 }
 """Each is a module of that name in `bench`, with `run(*, quick: bool) -> Report`; the text is for people."""
 

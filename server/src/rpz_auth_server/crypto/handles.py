@@ -57,6 +57,10 @@ class HandleInvalid(RpzAuthError):  # noqa: N818 - named like the refusals it tu
     """A text that is no credential of the kind, or not the one of the row; it never says which."""
 
 
+class KeyUnknown(BackendUnavailable):
+    """A text that names a master key which is not in the key ring: newer than this process, or made up."""
+
+
 @dataclass(frozen=True, slots=True)
 class OpenedHandle:
     """A credential whose tag is right. Whether it is the row's own, `Handles.verify` tells."""
@@ -154,7 +158,7 @@ class Handles:
 
     def _keys_of(self, kind: HandleKind, key_number: int) -> _Keys:
         if not self._keyring.has(key_number):
-            raise BackendUnavailable
+            raise KeyUnknown
         prepared = self._keys[kind]
         keys = prepared.get(key_number)
         if keys is None:

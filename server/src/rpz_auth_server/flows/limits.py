@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from rpz_auth.address import Peer
 from rpz_auth.errors import OriginNotAllowed, Refusal, TokenInvalid
 
+from rpz_auth_server.crypto.handles import KeyUnknown
 from rpz_auth_server.domain.limits import Charge, Level, Limit, Limits, SharedLevel, charge
 from rpz_auth_server.domain.refusal import (
     ApiTokenInvalid,
@@ -149,7 +150,7 @@ class Limiter:
         Whoever waits for one answer before the next guess is slowed down by that, at the price of a timer. Of
         those who do not wait, so many are held that the memory they take stays small.
         """
-        if isinstance(refusal, TokenInvalid) and not isinstance(refusal, ApiTokenInvalid):
+        if isinstance(refusal, TokenInvalid | KeyUnknown) and not isinstance(refusal, ApiTokenInvalid):
             keys = [f"peer {prefix_of(peer)}"]
             flooding = self._held(keys) is not None
             if not flooding:
