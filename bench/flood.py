@@ -134,7 +134,7 @@ def _report(
             f"A process with {flood.STREAMS} guesses under way (secrets, codes, refresh tokens, API tokens, "
             "access tokens; in the name of one App and of made-up ones) for "
             f"{flooded.seconds:.0f} s, from the address of a client that renews its token up to "
-            f"{1 / _PACE:.0f} times a second. All of the client's calls succeeded. Its p99 is {ratio:.1f} times "
+            f"{1 / _PACE:.0f} times a second. All of its calls succeeded. Its p99 is {ratio:.1f} times "
             f"that of an idle authority; the bound of {_LIMIT} {verdict}."
         ),
         tables=[
