@@ -42,6 +42,7 @@ from rpz_auth_server.live.hub import Hub
 from rpz_auth_server.main import describe_connection, open_authority
 from rpz_auth_server.settings import Settings
 from rpz_auth_server.storage.sqlite import SqliteStore
+from rpz_auth_server.transport.console.try_it import Connection
 from rpz_auth_server.transport.grpc.server import GrpcServer
 from rpz_auth_server.transport.http.app import build
 from rpz_auth_server.transport.http.server import HttpServer
@@ -475,9 +476,10 @@ async def running_authority(
             trusted_proxies=settings.trusted_proxies,
         )
         port = server.listen(settings.grpc_address, server_credentials(settings))
-        await bootstrap.ensure_administrator(authority, data_dir, describe_connection(settings, port))
+        connection = describe_connection(settings, port)
+        await bootstrap.ensure_administrator(authority, data_dir, connection)
         await server.start()
-        http = HttpServer(build(authority, settings, people=people))
+        http = HttpServer(build(authority, settings, Connection(**connection), people=people))
         http_port = http.listen(settings.http_address, server_context(settings))
         await http.start()
         running = TestAuthority(settings, authority, hub, server, held[0], time, port, http_port)

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import urllib.parse
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -16,7 +17,7 @@ import structlog
 import typer
 from rpz_auth.errors import ConfigurationError, Refusal
 
-from rpz_auth_server import backup_command, bootstrap, keys_command, log
+from rpz_auth_server import backup_command, bootstrap, first_sign_in, keys_command, log
 from rpz_auth_server.crypto.handles import Handles
 from rpz_auth_server.crypto.keyring import ENVIRONMENT_VARIABLE as KEYRING_VARIABLE
 from rpz_auth_server.crypto.passwords import Passwords
@@ -32,6 +33,7 @@ from rpz_auth_server.settings import OFF, Settings
 from rpz_auth_server.storage.postgres.store import PostgresStore
 from rpz_auth_server.storage.sqlite import SqliteStore
 from rpz_auth_server.storage.store import Store
+from rpz_auth_server.transport.console.try_it import Connection
 from rpz_auth_server.transport.grpc.server import GrpcServer
 from rpz_auth_server.transport.http.app import build
 from rpz_auth_server.transport.http.server import HttpServer
@@ -203,10 +205,11 @@ async def run(settings: Settings, environ: Mapping[str, str]) -> None:
         port = server.listen(
             settings.grpc_address, None if settings.insecure else server_credentials(settings)
         )
-        http = HttpServer(build(authority, settings))
-        address = _listen_http(http, settings)
         connection = describe_connection(settings, port)
+        http = HttpServer(build(authority, settings, Connection(**connection)))
+        address, console = _listen_http(http, settings)
         await bootstrap.ensure_administrator(authority, settings.data_dir, connection)
+        link = await first_sign_in.ensure_first_person(authority, settings.data_dir, console)
         await server.start()
         await http.start()
         for work in _background_work(authority, settings, environ):
@@ -214,7 +217,8 @@ async def run(settings: Settings, environ: Mapping[str, str]) -> None:
         print(  # noqa: T201 - for the person or script that started it
             f"rpz-auth-server listens on {connection['grpc_address']} as {settings.issuer}\n"
             f"administrator: {settings.data_dir / bootstrap.FILE_NAME}\n"
-            f"OAuth 2: {address}",
+            f"OAuth 2: {address}\n"
+            f"console: {console}{f' (first sign-in: open the link in {link})' if link else ''}",
             flush=True,
         )
         await stopping.wait()
@@ -233,12 +237,19 @@ def _background_work(
         yield follow_keyring(settings.keyring_path, authority.keyring)
 
 
-def _listen_http(http: HttpServer, settings: Settings) -> str:
-    """Take the ports of HTTP; return the URL of the one that everybody uses."""
+def _listen_http(http: HttpServer, settings: Settings) -> tuple[str, str]:
+    """Take the ports of HTTP; return the URL that everybody uses, and that of the console on this machine."""
     port = http.listen(settings.http_address, None if settings.insecure else server_context(settings))
-    if settings.console_address != OFF:
-        http.listen(settings.console_address, None, flag="--console-address")
-    return f"{'http' if settings.insecure else 'https'}://{_connectable(settings.http_address, port)}"
+    address = f"{'http' if settings.insecure else 'https'}://{_connectable(settings.http_address, port)}"
+    if settings.console_address == OFF:
+        return address, address + urllib.parse.urlsplit(settings.issuer).path
+    port = http.listen(settings.console_address, None, flag="--console-address")
+    return address, _console_url(settings, port)
+
+
+def _console_url(settings: Settings, port: int) -> str:
+    path = urllib.parse.urlsplit(settings.issuer).path
+    return f"http://{_connectable(settings.console_address, port)}{path}"
 
 
 async def open_authority(
@@ -289,7 +300,7 @@ async def open_authority(
     return authority, hub
 
 
-def describe_connection(settings: Settings, port: int) -> dict[str, object]:
+def describe_connection(settings: Settings, port: int) -> dict[str, Any]:
     """How clients on this machine connect, as it stands in the files that are made for them."""
     own_ca = settings.insecure or settings.tls_certificate is not None
     return {

@@ -168,6 +168,29 @@ async def invite_again(authority: Authority, caller: Caller, account_id: str) ->
     return Invited(account, code)
 
 
+async def invite_locally(authority: Authority, account_id: str) -> Invited:
+    """Make a new one-time code that is good on this machine only, and let a disabled account in again.
+
+    Raises:
+        NotFound: There is none.
+    """
+    code = ""
+
+    async def attempt() -> Account:
+        nonlocal code
+        account = await authority.store.account(account_id)
+        if account is None:
+            raise NotFound
+        now = authority.store.now()
+        invited, code = _with_code(account, now, local=True)
+        invited = replace(invited, disabled=False, updated_at=now, version=account.version + 1)
+        audit = _audit("bootstrap", "account.invite", account, "")
+        await authority.store.commit(Commit(rows=(invited,), audit=(audit,)))
+        return invited
+
+    return Invited(await retry_conflicts(attempt), code)
+
+
 async def disable_account(authority: Authority, caller: Person, account_id: str) -> Account:
     """Sign somebody out everywhere, let nobody in, and revoke all that they allowed Apps to do.
 

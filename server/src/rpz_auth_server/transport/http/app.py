@@ -11,7 +11,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.settings import Settings
-from rpz_auth_server.transport import oauth
+from rpz_auth_server.transport import console, oauth
+from rpz_auth_server.transport.console.try_it import Connection
 from rpz_auth_server.transport.http.answers import plain
 from rpz_auth_server.transport.http.guard import Guard
 from rpz_auth_server.transport.oauth import paths
@@ -19,7 +20,9 @@ from rpz_auth_server.transport.oauth.cors import Cors
 from rpz_auth_server.transport.oauth.people import People
 
 
-def build(authority: Authority, settings: Settings, *, people: People | None = None) -> ASGIApp:
+def build(
+    authority: Authority, settings: Settings, connection: Connection, *, people: People | None = None
+) -> ASGIApp:
     """Put the application together.
 
     Paths stand below the issuer's own: what a proxy forwards arrives as clients wrote it.
@@ -27,12 +30,14 @@ def build(authority: Authority, settings: Settings, *, people: People | None = N
     Args:
         authority: Whose flows are served.
         settings: With the issuer, trusted proxies and origins of pages.
+        connection: How clients connect, for the lines that the console shows.
         people: Who signs in and consents; None where nobody can.
     """
     prefix = urllib.parse.urlsplit(settings.issuer).path
     metadata = oauth.metadata_route(authority, prefix, people)
+    pages = console.routes(authority, connection, prefix=prefix)
     router = Router(
-        [metadata, *_below(prefix, oauth.routes(authority, people))],
+        [metadata, *_below(prefix, [*oauth.routes(authority, people), *pages])],
         redirect_slashes=False,
         default=_not_found,
     )

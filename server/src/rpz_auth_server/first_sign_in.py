@@ -1,0 +1,86 @@
+"""How the first person gets in, and anybody who is locked out: a one-time link in a private file."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from rpz_auth.errors import ConfigurationError
+
+from rpz_auth_server import files
+from rpz_auth_server.domain.account import Account, Role
+from rpz_auth_server.domain.refusal import RequestInvalid
+from rpz_auth_server.flows import accounts
+from rpz_auth_server.flows.accounts import AccountFields, Invited
+from rpz_auth_server.flows.pipeline import Authority
+from rpz_auth_server.transport.console.sign_in import WELCOME
+
+FILE_NAME = "first-sign-in.txt"
+USER_NAME = "admin"
+
+_SEVERAL = 100
+
+
+async def ensure_first_person(authority: Authority, data_dir: Path, console: str) -> Path | None:
+    """Make the first account where there is none, and a new link for as long as nobody has signed in.
+
+    Args:
+        authority: The authority.
+        data_dir: Where the file goes.
+        console: The address of its pages on this machine.
+
+    Returns:
+        The file with the link; None when somebody has signed in.
+
+    Raises:
+        ConfigurationError: The file cannot be written.
+    """
+    path = data_dir / FILE_NAME
+    people = await authority.store.accounts(after="", limit=_SEVERAL)
+    if any(account.signed_in_at is not None for account in people):
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        return None
+    try:
+        invited = await _invite(authority, USER_NAME, people)
+    except RequestInvalid:  # another process founds the same database in this moment
+        return path
+    _write(path, console, invited)
+    return path
+
+
+async def make_link(authority: Authority, data_dir: Path, user_name: str, console: str) -> Path:
+    """Make a link for somebody who is locked out; a name that nobody has becomes an administrator.
+
+    Who may run this reads the master keys, and could do anything anyway.
+
+    Raises:
+        ConfigurationError: The file cannot be written.
+        RequestInvalid: The name is not of its form.
+    """
+    known = await authority.store.account_of_user(user_name)
+    invited = await _invite(authority, user_name, [known] if known else [])
+    path = data_dir / FILE_NAME
+    _write(path, console, invited)
+    return path
+
+
+async def _invite(authority: Authority, user_name: str, people: Sequence[Account]) -> Invited:
+    known = next((account for account in people if account.user_name == user_name), None)
+    if known is not None:
+        return await accounts.invite_locally(authority, known.account_id)
+    fields = AccountFields(role=Role.ADMINISTRATOR)
+    return await accounts.make_account(authority, user_name, fields, actor="bootstrap", local=True)
+
+
+def _write(path: Path, console: str, invited: Invited) -> None:
+    link = f"{console}{WELCOME}#{invited.account.account_id}.{invited.code}"
+    text = (
+        f"Open this link on this machine to choose a password for {invited.account.user_name!r}. "
+        f"It works once, and for three days.\n\n{link}\n"
+    )
+    try:
+        files.replace(path, text.encode())
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}") from None

@@ -1,0 +1,39 @@
+"""The console: pages for the people who own Apps, rendered here, with the flows behind them that gRPC has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from rpz_auth_server.flows.pipeline import Authority
+from rpz_auth_server.transport.console.account import AccountPages
+from rpz_auth_server.transport.console.apps import AppPages
+from rpz_auth_server.transport.console.authorizations import AuthorizationPages
+from rpz_auth_server.transport.console.desk import HOME, Desk
+from rpz_auth_server.transport.console.people import PeoplePages
+from rpz_auth_server.transport.console.sign_in import SignInPages
+from rpz_auth_server.transport.console.static import static
+from rpz_auth_server.transport.console.try_it import Connection
+from rpz_auth_server.transport.console.whitelist import WhitelistPages
+
+
+def routes(authority: Authority, connection: Connection, *, prefix: str) -> Sequence[BaseRoute]:
+    """All pages, below the issuer's path, which is `prefix`."""
+    desk = Desk(authority=authority, connection=connection, prefix=prefix)
+
+    async def home(_request: Request) -> Response:
+        return desk.go(HOME)
+
+    return [
+        Route("/", home, methods=["GET"]),
+        Route(HOME + "/static/{name:path}", static, methods=["GET"]),
+        *SignInPages(desk).routes(),
+        *AppPages(desk).routes(),
+        *AuthorizationPages(desk).routes(),
+        *WhitelistPages(desk).routes(),
+        *AccountPages(desk).routes(),
+        *PeoplePages(desk).routes(),
+    ]

@@ -1,0 +1,207 @@
+"""My Apps/Devices: the cards, a new App, and the parts of an App's page that change the App itself."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from rpz_auth.errors import Reason, Refusal
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from rpz_auth_server.domain.app import App, AppKind
+from rpz_auth_server.domain.refusal import RequestInvalid
+from rpz_auth_server.flows import apps
+from rpz_auth_server.flows.apps import AppFields
+from rpz_auth_server.transport.console.desk import HOME, Desk, Visit
+from rpz_auth_server.transport.console.try_it import lines_for
+
+_PAGE = 60
+_NUMBER = re.compile(r"[0-9]{1,17}", re.ASCII)
+_MENDABLE = {Reason.REQUEST_INVALID, Reason.SCOPE_INVALID, Reason.TARGET_INVALID, Reason.RIGHTS_INSUFFICIENT}
+"""Refusals that a person answers by writing something else into the same form."""
+
+
+@dataclass(frozen=True, slots=True)
+class AppPages:
+    """Cards, registration, settings, locks."""
+
+    desk: Desk
+
+    def routes(self) -> list[BaseRoute]:
+        """All of them."""
+        page = self.desk.page
+        app = HOME + "/apps/{app_id}"
+        return [
+            Route(HOME, page(self.cards), methods=["GET"]),
+            Route(HOME + "/apps/new", page(self.new), methods=["GET", "POST"]),
+            Route(app, page(self.overview), methods=["GET"]),
+            Route(app + "/settings", page(self.settings), methods=["GET", "POST"]),
+            Route(app + "/lock", page(self.lock), methods=["POST"]),
+            Route(app + "/unlock", page(self.unlock), methods=["POST"]),
+            Route(app + "/end-tokens", page(self.end_tokens), methods=["POST"]),
+            Route(app + "/delete", page(self.delete), methods=["POST"]),
+        ]
+
+    async def cards(self, visit: Visit) -> Response:
+        """Show the person's Apps."""
+        query = visit.request.query_params.get("q", "").strip()[:100]
+        kind = visit.request.query_params.get("kind", "")
+        after = visit.request.query_params.get("after", "")
+        found = await apps.list_apps(self.desk.authority, visit.person, after=after, limit=_PAGE)
+        shown = [app for app in found if _matches(app, query, kind)]
+        return self.desk.show(
+            visit,
+            "cards.html",
+            apps=shown,
+            query=query,
+            kind=kind,
+            kinds=list(AppKind),
+            filtered=bool(query or kind),
+            next_after=found[-1].app_id if len(found) == _PAGE else None,
+        )
+
+    async def new(self, visit: Visit) -> Response:
+        """Register an App."""
+        form = visit.form
+        if visit.request.method == "GET":
+            return self._new(visit)
+        try:
+            app = await apps.create_app(
+                self.desk.authority,
+                visit.person,
+                _kind(form.one("kind")),
+                AppFields(
+                    display_name=form.one("display_name").strip(),
+                    redirect_uris=form.lines("redirect_uris"),
+                    scopes=form.lines("scopes"),
+                    resources=form.lines("resources"),
+                ),
+            )
+        except Refusal as refusal:
+            if refusal.reason not in _MENDABLE:
+                raise
+            return self._new(visit, wrong=refusal.message)
+        return self.desk.go(f"{HOME}/apps/{app.app_id}/authorizations", said="created")
+
+    def _new(self, visit: Visit, wrong: str | None = None) -> Response:
+        written = {
+            name: visit.form.one(name) for name in ("display_name", "redirect_uris", "scopes", "resources")
+        }
+        if not visit.form.fields:
+            written["scopes"] = "\n".join(sorted(visit.person.account.scopes))
+            written["resources"] = "\n".join(sorted(visit.person.account.resources))
+        return self.desk.show(
+            visit,
+            "new.html",
+            status=400 if wrong else 200,
+            wrong=wrong,
+            written=written,
+            kind=visit.form.one("kind") or AppKind.BACKEND.value,
+        )
+
+    async def overview(self, visit: Visit) -> Response:
+        """Show an App, and the lines to call with."""
+        app = await self._find(visit)
+        lines = lines_for(app, self.desk.connection)
+        return self.desk.show(visit, "overview.html", app=app, tab="overview", lines=lines)
+
+    async def settings(self, visit: Visit) -> Response:
+        """Change what an App is called, where it may send people back to, and what it may ask for."""
+        app = await self._find(visit)
+        form = visit.form
+        if visit.request.method == "GET":
+            return self._settings(visit, app)
+        try:
+            await apps.update_app(
+                self.desk.authority,
+                visit.person,
+                app.app_id,
+                AppFields(
+                    display_name=form.one("display_name").strip(),
+                    redirect_uris=form.lines("redirect_uris"),
+                    scopes=form.lines("scopes"),
+                    resources=form.lines("resources"),
+                    pkce_exempt=bool(form.one("pkce_exempt")) if app.kind is AppKind.BACKEND else None,
+                ),
+                allow_any_peer=False,
+                expected_version=_version(form.one("version")),
+            )
+        except Refusal as refusal:
+            if refusal.reason not in _MENDABLE:
+                raise
+            return self._settings(visit, app, wrong=refusal.message)
+        return self.desk.go(f"{HOME}/apps/{app.app_id}/settings", said="saved")
+
+    def _settings(self, visit: Visit, app: App, wrong: str | None = None) -> Response:
+        form = visit.form
+        written = {
+            "display_name": app.display_name,
+            "redirect_uris": "\n".join(app.redirect_uris),
+            "scopes": "\n".join(sorted(app.scopes)),
+            "resources": "\n".join(sorted(app.resources)),
+        }
+        if form.fields:
+            written = {name: form.one(name) for name in written}
+        return self.desk.show(
+            visit,
+            "settings.html",
+            status=400 if wrong else 200,
+            wrong=wrong,
+            app=app,
+            tab="settings",
+            written=written,
+        )
+
+    async def lock(self, visit: Visit) -> Response:
+        """Stop everything that an App holds."""
+        app_id = visit.request.path_params["app_id"]
+        await apps.lock_app(self.desk.authority, visit.person, app_id)
+        return self.desk.go(f"{HOME}/apps/{app_id}", said="locked")
+
+    async def unlock(self, visit: Visit) -> Response:
+        """Let an App call again."""
+        app_id = visit.request.path_params["app_id"]
+        await apps.unlock_app(self.desk.authority, visit.person, app_id)
+        return self.desk.go(f"{HOME}/apps/{app_id}", said="unlocked")
+
+    async def end_tokens(self, visit: Visit) -> Response:
+        """End the access tokens that an App holds."""
+        app_id = visit.request.path_params["app_id"]
+        await apps.end_all_tokens(self.desk.authority, visit.person, app_id)
+        return self.desk.go(f"{HOME}/apps/{app_id}/settings", said="ended")
+
+    async def delete(self, visit: Visit) -> Response:
+        """Delete an App whose name was typed."""
+        app = await self._find(visit)
+        if visit.form.one("confirm").strip() != app.display_name:
+            return self._settings_after(visit, app)
+        await apps.delete_app(self.desk.authority, visit.person, app.app_id)
+        return self.desk.go(HOME, said="deleted")
+
+    def _settings_after(self, visit: Visit, app: App) -> Response:
+        blank = Visit(request=visit.request, person=visit.person, csrf=visit.csrf)
+        return self._settings(blank, app, wrong="type the App's name exactly to delete it")
+
+    async def _find(self, visit: Visit) -> App:
+        return await apps.get_app(self.desk.authority, visit.person, visit.request.path_params["app_id"])
+
+
+def is_mendable(refusal: Refusal) -> bool:
+    """Tell whether a form is shown again with the refusal beside it."""
+    return refusal.reason in _MENDABLE
+
+
+def _matches(app: App, query: str, kind: str) -> bool:
+    return (not kind or app.kind.value == kind) and query.casefold() in app.display_name.casefold()
+
+
+def _kind(text: str) -> AppKind:
+    try:
+        return AppKind(text)
+    except ValueError:
+        raise RequestInvalid("choose where the App runs") from None
+
+
+def _version(text: str) -> int | None:
+    return int(text) if _NUMBER.fullmatch(text) else None

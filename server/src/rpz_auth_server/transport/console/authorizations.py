@@ -1,0 +1,139 @@
+"""API Authorizations: the locks that make an OAuth 2 secret or an API token, and what they made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rpz_auth.errors import Refusal
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from rpz_auth_server.domain.app import App, is_live
+from rpz_auth_server.domain.refusal import RequestInvalid
+from rpz_auth_server.flows import api_tokens, apps, client_secrets
+from rpz_auth_server.transport.console.apps import is_mendable
+from rpz_auth_server.transport.console.desk import HOME, Desk, Visit
+
+LIFETIMES = {"7": "1 week", "30": "30 days", "90": "90 days", "365": "1 year", "": "no end"}
+"""What the forms offer, in days."""
+_DAY = 86400.0
+_SHOWN = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A credential that was made just now, for this one page."""
+
+    kind: str
+    name: str
+    text: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorizationPages:
+    """An App's long-lived credentials."""
+
+    desk: Desk
+
+    def routes(self) -> list[BaseRoute]:
+        """All of them."""
+        page = self.desk.page
+        app = HOME + "/apps/{app_id}"
+        return [
+            Route(app + "/authorizations", page(self.list), methods=["GET"]),
+            Route(app + "/secrets", page(self.new_secret), methods=["POST"]),
+            Route(app + "/secrets/{secret_id}/revoke", page(self.revoke_secret), methods=["POST"]),
+            Route(app + "/tokens", page(self.new_token), methods=["POST"]),
+            Route(app + "/tokens/{token_id}/revoke", page(self.revoke_token), methods=["POST"]),
+        ]
+
+    async def list(self, visit: Visit) -> Response:
+        """Show both sections."""
+        return await self._show(visit, await self._find(visit))
+
+    async def new_secret(self, visit: Visit) -> Response:
+        """Make an OAuth 2 secret and show it this once."""
+        app, form = await self._find(visit), visit.form
+        try:
+            record, text = await client_secrets.create_client_secret(
+                self.desk.authority,
+                visit.person,
+                app.app_id,
+                display_name=form.one("display_name").strip(),
+                expires_at=_deadline(form.one("days"), visit.now),
+            )
+        except Refusal as refusal:
+            if not is_mendable(refusal):
+                raise
+            return await self._show(visit, app, wrong=refusal.message, wrong_in="secret")
+        return await self._show(visit, app, shown=Shown("secret", record.display_name, text))
+
+    async def new_token(self, visit: Visit) -> Response:
+        """Make an API token and show it this once."""
+        app, form = await self._find(visit), visit.form
+        try:
+            record, text = await api_tokens.create_api_token(
+                self.desk.authority,
+                visit.person,
+                app.app_id,
+                display_name=form.one("display_name").strip(),
+                scopes=form.all("scope"),
+                resources=form.all("resource"),
+                expires_at=_deadline(form.one("days"), visit.now),
+            )
+        except Refusal as refusal:
+            if not is_mendable(refusal):
+                raise
+            return await self._show(visit, app, wrong=refusal.message, wrong_in="token")
+        return await self._show(visit, app, shown=Shown("token", record.display_name, text))
+
+    async def revoke_secret(self, visit: Visit) -> Response:
+        """Stop a secret."""
+        app_id, secret_id = (visit.request.path_params[name] for name in ("app_id", "secret_id"))
+        await client_secrets.revoke_client_secret(self.desk.authority, visit.person, app_id, secret_id)
+        return self.desk.go(f"{HOME}/apps/{app_id}/authorizations", said="revoked")
+
+    async def revoke_token(self, visit: Visit) -> Response:
+        """Stop an API token."""
+        app_id, token_id = (visit.request.path_params[name] for name in ("app_id", "token_id"))
+        await api_tokens.revoke_api_token(self.desk.authority, visit.person, app_id, token_id)
+        return self.desk.go(f"{HOME}/apps/{app_id}/authorizations", said="revoked")
+
+    async def _show(
+        self,
+        visit: Visit,
+        app: App,
+        *,
+        shown: Shown | None = None,
+        wrong: str | None = None,
+        wrong_in: str = "",
+    ) -> Response:
+        authority, now = self.desk.authority, visit.now
+        secrets = await client_secrets.list_client_secrets(authority, visit.person, app.app_id)
+        tokens = await api_tokens.list_api_tokens(authority, visit.person, app.app_id, after="", limit=_SHOWN)
+        return self.desk.show(
+            visit,
+            "authorizations.html",
+            status=400 if wrong else 200,
+            wrong=wrong,
+            wrong_in=wrong_in,
+            app=app,
+            tab="authorizations",
+            shown=shown,
+            lifetimes=LIFETIMES,
+            secrets=[secret for secret in secrets if is_live(secret, now)],
+            ended_secrets=[secret for secret in secrets if not is_live(secret, now)],
+            tokens=sorted(
+                (token for token in tokens if is_live(token, now)), key=lambda token: -token.created_at
+            ),
+            ended_tokens=[token for token in tokens if not is_live(token, now)],
+        )
+
+    async def _find(self, visit: Visit) -> App:
+        return await apps.get_app(self.desk.authority, visit.person, visit.request.path_params["app_id"])
+
+
+def _deadline(days: str, now: float) -> float | None:
+    if days not in LIFETIMES:
+        raise RequestInvalid("choose how long it is good for")
+    return now + float(days) * _DAY if days else None
