@@ -8,8 +8,8 @@ import urllib.parse
 
 import pytest
 from rpz_auth import credentials
+from rpz_auth.http_status import error_description
 from rpz_auth_server.domain.refusal import ClientInvalid
-from rpz_auth_server.transport.http.answers import error_description
 from server.authority import (
     CODE_VERIFIER,
     REDIRECT_URI,

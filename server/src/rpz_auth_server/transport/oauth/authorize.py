@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from rpz_auth.caller import APP_ID
 from rpz_auth.errors import Refusal
+from rpz_auth.http_status import error_description, error_of
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -25,7 +26,6 @@ from rpz_auth_server.domain.refusal import Conflict, RequestInvalid
 from rpz_auth_server.flows.issue_code import IssueCode, issue_code
 from rpz_auth_server.flows.person import Person
 from rpz_auth_server.flows.pipeline import Authority
-from rpz_auth_server.transport.http.answers import error_description, oauth_error
 from rpz_auth_server.transport.oauth.form import read_form
 from rpz_auth_server.transport.oauth.people import People
 
@@ -163,7 +163,7 @@ async def _issue(authority: Authority, person: Person, asked: AuthorizationReque
         raise
     except Refusal as refusal:  # what has changed since the request was read
         return _return(
-            authority, asked, error=oauth_error(refusal), error_description=error_description(refusal)
+            authority, asked, error=error_of(refusal), error_description=error_description(refusal)
         )
     return _return(authority, asked, code=code)
 

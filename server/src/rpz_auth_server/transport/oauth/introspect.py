@@ -9,6 +9,7 @@ from rpz_auth import How, credentials, scopes
 from rpz_auth.caller import Caller, Verdict
 from rpz_auth.decide import Decider, run_async
 from rpz_auth.errors import CredentialsMissing, Refusal
+from rpz_auth.http_status import bearer_challenge
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -18,7 +19,7 @@ from rpz_auth_server.flows.introspect_for_client import introspect_for_client
 from rpz_auth_server.flows.introspect_token import introspect_token
 from rpz_auth_server.flows.pipeline import Authority, ClientCredentials
 from rpz_auth_server.live.local_authority import LocalAuthority
-from rpz_auth_server.transport.http.answers import bearer_challenge, refused
+from rpz_auth_server.transport.http.answers import refused
 from rpz_auth_server.transport.http.guard import peer_of
 from rpz_auth_server.transport.oauth.form import Form, endpoint, headers_of, read_form
 
