@@ -230,7 +230,7 @@ async def run(settings: Settings, environ: Mapping[str, str]) -> None:
 def _background_work(
     authority: Authority, settings: Settings, environ: Mapping[str, str]
 ) -> Iterator[Coroutine[Any, Any, None]]:
-    yield collect_forever(authority.store)
+    yield collect_forever(authority.store, audit_kept=settings.audit_retention)
     yield keep_keys_forever(authority)
     yield share_forever(Sharing(authority.store, authority.limiter))
     if KEYRING_VARIABLE not in environ:

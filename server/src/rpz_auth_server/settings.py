@@ -250,6 +250,8 @@ class Settings(BaseModel):
     """Scopes that are safe in a URL: an API token with any other is never taken from `?token=`."""
     query_token_lifetime: float = Field(_DAY, ge=60, le=30 * _DAY)
     """How long an API token may live that is taken from a URL."""
+    audit_retention: float = Field(90 * _DAY, ge=_DAY, le=3650 * _DAY)
+    """For which audit records are kept; export those that must be kept for longer."""
     heartbeat_interval: float = Field(1, ge=0.1, le=5)
     log_format: Literal["console", "json"] = Field(
         default_factory=lambda: "console" if sys.stderr.isatty() else "json"

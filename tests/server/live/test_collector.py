@@ -15,8 +15,9 @@ class Store:
         self.answers = list(answers)
         self.done = asyncio.Event()
 
-    async def collect(self, *, limit: int) -> int:
+    async def collect(self, *, limit: int, audit_kept: float) -> int:
         assert limit > 0
+        assert audit_kept == 90 * 86400
         if not self.answers:
             self.done.set()
             return 0

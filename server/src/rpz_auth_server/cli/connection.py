@@ -11,7 +11,11 @@ from typing import Self, TypeVar
 import grpc
 import rpz_auth
 import typer
-from rpz.auth.v1 import app_service_pb2_grpc, token_service_pb2_grpc
+from rpz.auth.v1 import (
+    administration_service_pb2_grpc,
+    app_service_pb2_grpc,
+    token_service_pb2_grpc,
+)
 
 from rpz_auth_server.cli.failures import explain
 
@@ -110,6 +114,8 @@ class Authority:
         self.apps = app_service_pb2_grpc.AppServiceStub(own)
         """As the App of the credentials file."""
         self.tokens = token_service_pb2_grpc.TokenServiceStub(own)
+        """As the App of the credentials file."""
+        self.administration = administration_service_pb2_grpc.AdministrationServiceStub(own)
         """As the App of the credentials file."""
         self.as_client = token_service_pb2_grpc.TokenServiceStub(client)
         """As whichever OAuth 2 client the message names; the file's token is not sent."""

@@ -96,6 +96,29 @@ def read_duration(text: str | None, *, option: str) -> Duration | None:
     return duration
 
 
+def read_moment(text: str | None, *, option: str, now: datetime) -> datetime | None:
+    """Read a moment of the past: a time with its zone, or how long ago it was; None when none is given.
+
+    Raises:
+        typer.BadParameter: It cannot be read.
+    """
+    if text is None:
+        return None
+    match = _DURATION.fullmatch(text)
+    try:
+        if match is not None:
+            return now - timedelta(**{_UNITS[match[2]]: int(match[1])})
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is not None:
+            return moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise typer.BadParameter(
+        "write how long ago it was, as in 24h or 7d, or a time with its zone, as in 2030-01-31T00:00:00Z",
+        param_hint=option,
+    )
+
+
 def _after(text: str, now: datetime) -> datetime:
     try:
         return now + _timedelta(text, "--expires-in")

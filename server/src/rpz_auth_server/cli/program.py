@@ -12,9 +12,11 @@ import typer
 from rpz_auth_server.cli import (
     api_tokens,
     apps,
+    audit,
     client_secrets,
     codes,
     grants,
+    issuer,
     output,
     refusals,
     subjects,
@@ -35,6 +37,10 @@ app.add_typer(tokens.app, name="tokens")
 app.add_typer(grants.app, name="grants")
 app.add_typer(subjects.app, name="subjects")
 app.add_typer(refusals.app, name="refusals")
+app.add_typer(audit.app, name="audit")
+app.add_typer(issuer.issuer, name="issuer")
+app.add_typer(issuer.signing_keys, name="signing-keys")
+app.add_typer(issuer.verifiers, name="verifiers")
 
 
 def _print_version(value: bool) -> None:  # noqa: FBT001 - called by typer

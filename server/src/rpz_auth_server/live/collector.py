@@ -15,11 +15,19 @@ INTERVAL = 60.0
 _BATCH = 500
 
 
-async def collect_forever(store: Store, *, interval: float = INTERVAL) -> None:
-    """Collect once every `interval` seconds, in batches small enough to keep nobody waiting."""
+async def collect_forever(
+    store: Store, *, audit_kept: float = 90 * 86400, interval: float = INTERVAL
+) -> None:
+    """Collect once every `interval` seconds, in batches small enough to keep nobody waiting.
+
+    Args:
+        store: The database.
+        audit_kept: For how many seconds audit records are kept.
+        interval: In seconds.
+    """
     while True:
         try:
-            while collected := await store.collect(limit=_BATCH):
+            while collected := await store.collect(limit=_BATCH, audit_kept=audit_kept):
                 _log.debug("expired rows deleted", rows=collected)
         except BackendUnavailable:
             _log.warning("expired rows could not be deleted; next try later")

@@ -1,52 +1,42 @@
-"""The hash chain of audit records."""
+"""The table of audit records."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from typing import Any
 
+from rpz_auth_server.audit_chain import GENESIS, Chain, Link
 from rpz_auth_server.domain.event import Audit, AuditRecord
 from rpz_auth_server.storage.rows import to_json
 from rpz_auth_server.storage.steps import Steps, sql
 
-GENESIS = bytes(32)
-"""What stands for the digest before the first record."""
-
 
 def digest(before: bytes, sequence: int, recorded_at: float, audit: Audit) -> bytes:
-    """Bind a record to all before it: SHA-256 over the previous digest and the record as canonical JSON."""
-    content = to_json(
-        [
-            sequence,
-            recorded_at,
-            audit.actor,
-            audit.action,
-            audit.app_id,
-            audit.peer,
-            dict(audit.details),
-        ]
-    )
-    return hashlib.sha256(before + content.encode("ascii")).digest()
+    """The digest of a record that is about to be written."""
+    return _link(sequence, recorded_at, audit, b"").follow(before)
 
 
 def find_break(records: Iterable[AuditRecord]) -> int | None:
-    """Return the sequence of the first record that does not follow from the one before; None if all do.
-
-    Records begin with the oldest that is kept. Its own digest can be checked only if it is the first of all;
-    else it is taken as given, and everything after it is proved against it.
-    """
-    before: bytes | None = None
+    """Return the sequence of the first record that does not follow from the one before; None if all do."""
+    chain = Chain()
     for record in records:
-        if before is None and record.sequence == 1:
-            before = GENESIS
-        if before is not None and record.digest != digest(
-            before, record.sequence, record.recorded_at, record.audit
-        ):
+        if not chain.follows(_link(record.sequence, record.recorded_at, record.audit, record.digest)):
             return record.sequence
-        before = record.digest
     return None
+
+
+def _link(sequence: int, recorded_at: float, audit: Audit, claimed: bytes) -> Link:
+    return Link(
+        sequence=sequence,
+        recorded_at=recorded_at,
+        actor=audit.actor,
+        action=audit.action,
+        app_id=audit.app_id,
+        peer=audit.peer,
+        details=audit.details,
+        digest=claimed,
+    )
 
 
 def append(audit: Audit, now: float) -> Steps[None]:

@@ -5,18 +5,18 @@ from __future__ import annotations
 from rpz_auth_server.domain.grant import MARGIN
 from rpz_auth_server.storage import events, limits
 from rpz_auth_server.storage.steps import Steps, sql
+from rpz_auth_server.storage.store import AUDIT_KEPT
 
 SHOWN = 30 * 86400.0
 """Seconds for which people see a secret or API token that has ended."""
 
-AUDIT_KEPT = 90 * 86400.0
 
 _ENDS_AT = "CASE WHEN idle_expires_at < expires_at THEN idle_expires_at ELSE expires_at END"
 _DEAD_AT = f"CASE WHEN {_ENDS_AT} > access_expires_at THEN {_ENDS_AT} ELSE access_expires_at END + {MARGIN}"
 """The same as `rows.dead_at`."""
 
 
-def collect(now: float, limit: int) -> Steps[int]:
+def collect(now: float, limit: int, audit_kept: float = AUDIT_KEPT) -> Steps[int]:
     """Delete up to `limit` rows of each kind, within the caller's transaction.
 
     Return how many rows were deleted or put off; 0 says that nothing is left to do for now.
@@ -30,7 +30,7 @@ def collect(now: float, limit: int) -> Steps[int]:
     collected += yield from _pushed_requests(now, limit)
     collected += yield from events.collect(now, limit)
     collected += yield from limits.collect(now, limit)
-    collected += yield from _audit(now, limit)
+    collected += yield from _audit(now, limit, audit_kept)
     return collected
 
 
@@ -130,13 +130,13 @@ def _pushed_requests(now: float, limit: int) -> Steps[int]:
     return deleted.count
 
 
-def _audit(now: float, limit: int) -> Steps[int]:
+def _audit(now: float, limit: int, audit_kept: float) -> Steps[int]:
     # Times rise with the sequence, so the oldest are the first: no index. The newest stays, for the chain.
     deleted = yield sql(
         "DELETE FROM audit WHERE sequence IN (SELECT sequence FROM"
         " (SELECT sequence, recorded_at FROM audit ORDER BY sequence LIMIT ?) AS oldest"
         " WHERE recorded_at <= ?) AND sequence < (SELECT max(sequence) FROM audit)",
         limit,
-        now - AUDIT_KEPT,
+        now - audit_kept,
     )
     return deleted.count

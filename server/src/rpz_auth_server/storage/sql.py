@@ -34,7 +34,7 @@ from rpz_auth_server.storage.rows import (
     write,
 )
 from rpz_auth_server.storage.steps import Steps, T, Work, sql
-from rpz_auth_server.storage.store import Commit, Row
+from rpz_auth_server.storage.store import AUDIT_KEPT, Commit, Row
 
 TICK = "UPDATE meta SET now = CASE WHEN now < ? THEN ? ELSE now END RETURNING now"
 """The first statement of every transaction that writes; both values are the time on the writer's clock."""
@@ -242,9 +242,9 @@ class SqlStore(abc.ABC):
         """See `Store.heartbeat`."""
         return await self._write(_nothing)
 
-    async def collect(self, *, limit: int) -> int:
+    async def collect(self, *, limit: int, audit_kept: float = AUDIT_KEPT) -> int:
         """See `Store.collect`."""
-        return await self._write(partial(collect, limit=limit))
+        return await self._write(partial(collect, limit=limit, audit_kept=audit_kept))
 
 
 def _write_row(row: Row, _now: float) -> Steps[None]:

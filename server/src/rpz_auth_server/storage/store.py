@@ -32,6 +32,10 @@ Row = (
 )
 
 
+AUDIT_KEPT = 90 * 86400.0
+"""Seconds, unless a setting says otherwise."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
     """What is written in one transaction: all of it, or nothing.
@@ -222,7 +226,7 @@ class Store(Protocol):
         """Write something durably and return the database's time of it."""
         ...
 
-    async def collect(self, *, limit: int) -> int:
+    async def collect(self, *, limit: int, audit_kept: float = AUDIT_KEPT) -> int:
         """Delete up to `limit` rows of each kind that nothing can ask for any more.
 
         Return how many rows were dealt with; 0 says that nothing is left to do for now.

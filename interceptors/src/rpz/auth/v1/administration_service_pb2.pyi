@@ -237,13 +237,18 @@ class AuditRecord(google.protobuf.message.Message):
     PEER_FIELD_NUMBER: builtins.int
     DETAILS_FIELD_NUMBER: builtins.int
     HASH_FIELD_NUMBER: builtins.int
+    HASHED_TIME_FIELD_NUMBER: builtins.int
     sequence: builtins.int
     actor: builtins.str
     action: builtins.str
     app_id: builtins.str
     peer: builtins.str
     hash: builtins.bytes
-    """Over this record and the hash before it."""
+    """SHA-256 over the hash before it and this record, as JSON without spaces and with sorted keys:
+    [sequence, hashed_time, actor, action, app_id, peer, details].
+    """
+    hashed_time: builtins.float
+    """`time` as it was hashed, in seconds since the epoch."""
     @property
     def time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     @property
@@ -261,9 +266,10 @@ class AuditRecord(google.protobuf.message.Message):
         peer: builtins.str = ...,
         details: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         hash: builtins.bytes = ...,
+        hashed_time: builtins.float = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["time", b"time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["action", b"action", "actor", b"actor", "app_id", b"app_id", "details", b"details", "hash", b"hash", "peer", b"peer", "sequence", b"sequence", "time", b"time"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["action", b"action", "actor", b"actor", "app_id", b"app_id", "details", b"details", "hash", b"hash", "hashed_time", b"hashed_time", "peer", b"peer", "sequence", b"sequence", "time", b"time"]) -> None: ...
 
 global___AuditRecord = AuditRecord
 

@@ -123,4 +123,5 @@ def _write_record(record: AuditRecord) -> pb.AuditRecord:
         peer=record.audit.peer,
         details=record.audit.details,
         hash=record.digest,
+        hashed_time=record.recorded_at,
     )
