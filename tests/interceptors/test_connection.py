@@ -5,32 +5,20 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-import grpc
 import pytest
 import rpz_auth
-from orders.v1 import orders_pb2, orders_pb2_grpc
 from rpz.auth.v1 import app_service_pb2 as app_pb
 from rpz.auth.v1 import token_service_pb2 as token_pb
 from rpz_auth.caller import Verdict
 from rpz_auth.decide import ApiTokenQuestion
 from rpz_auth.view import View
-from support.authority import RESOURCE, AuthorityProcess, Client, reason, running_authority
+from support.authority import RESOURCE, AuthorityProcess, running_authority
+from support.service import Service, access_token, api_token
 
 DEADLINE = 30.0
-
-
-class OrderService(orders_pb2_grpc.OrderServiceServicer):
-    def GetOrder(  # noqa: N802 - named by the contract
-        self,
-        request: orders_pb2.GetOrderRequest,
-        _context: Any,
-    ) -> orders_pb2.GetOrderResponse:
-        order = orders_pb2.Order(order_id=request.order_id, requested_by=rpz_auth.caller().subject)
-        return orders_pb2.GetOrderResponse(order=order)
 
 
 @pytest.fixture(scope="module")
@@ -42,43 +30,6 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuthorityPro
 @pytest.fixture
 def verifier(authority: AuthorityProcess, tmp_path: Path) -> Path:
     return authority.create_verifier(tmp_path / "orders.json")
-
-
-class Service:
-    """A service that somebody protects, and one client of it."""
-
-    def __init__(self, verifier: Path) -> None:
-        self.connection = rpz_auth.connect(verifier)
-        self._auth = rpz_auth.AuthInterceptor(
-            self.connection, resource=RESOURCE, services=["orders.v1.OrderService"]
-        )
-        self._server = grpc.server(ThreadPoolExecutor(2), interceptors=[self._auth])
-        orders_pb2_grpc.add_OrderServiceServicer_to_server(
-            OrderService(),  # type: ignore[abstract] # the other methods are not called
-            self._server,
-        )
-        self._channel = grpc.insecure_channel(f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}")
-        self.stub = orders_pb2_grpc.OrderServiceStub(self._channel)
-
-    def __enter__(self) -> Self:
-        self._auth.__enter__()
-        self._server.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._channel.close()
-        self._server.stop(None).wait()
-        self._auth.__exit__(None, None, None)
-
-    def outcome(self, field_value: str) -> str:
-        """Who the service took the caller for, or the reason why it refused."""
-        try:
-            answer = self.stub.GetOrder(
-                orders_pb2.GetOrderRequest(order_id="1"), metadata=(("x-rpz-auth", field_value),)
-            )
-        except grpc.RpcError as error:
-            return str(reason(error))
-        return answer.order.requested_by
 
 
 @pytest.fixture
@@ -118,18 +69,6 @@ def wait_until_fresh(view: View) -> None:
         assert fresh.wait(DEADLINE)
     finally:
         view.refresh = refresh  # type: ignore[method-assign]
-
-
-def access_token(authority: AuthorityProcess, client: Client) -> tuple[str, str]:
-    tokens = authority.exchange(client, authority.issue_code(client))
-    return rpz_auth.AccessToken(tokens.access_token).field_value(), tokens.refresh_token
-
-
-def api_token(authority: AuthorityProcess, client: Client, **fields: Any) -> tuple[str, str]:
-    request = {"scopes": ["orders.read"], "resources": [RESOURCE], **fields}
-    created = authority.tokens.CreateApiToken(token_pb.CreateApiTokenRequest(app_id=client.app_id, **request))
-    value = rpz_auth.ApiToken(client.app_id, created.api_token).field_value()
-    return value, created.record.api_token_id
 
 
 def test_access_and_api_tokens_of_the_authority_open_the_service(

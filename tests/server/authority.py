@@ -474,6 +474,7 @@ async def running_authority(
             hub,
             offer_reflection=settings.reflection,
             trusted_proxies=settings.trusted_proxies,
+            streams_per_verifier=settings.streams_per_verifier,
         )
         port = server.listen(settings.grpc_address, server_credentials(settings))
         connection = describe_connection(settings, port)

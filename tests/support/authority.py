@@ -152,6 +152,11 @@ class AuthorityProcess:
         """Renew an access token."""
         return self.anonymous.Refresh(refresh_request(client, refresh_token))
 
+    def revoke_api_token(self, client: Client, api_token_id: str) -> None:
+        """Revoke an API token of an App."""
+        request = token_pb.RevokeApiTokenRequest(app_id=client.app_id, api_token_id=api_token_id)
+        self.tokens.RevokeApiToken(request)
+
     def create_verifier(self, path: Path, resource: str = RESOURCE) -> Path:
         """Register a service that verifies tokens, and write its file."""
         scopes, resources = ["rpz.introspect", "rpz.verify"], [resource, self.bootstrap["issuer"]]

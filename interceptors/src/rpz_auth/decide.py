@@ -180,10 +180,10 @@ class Decider:
             Refusal: Its credential has expired or was revoked, its App may not call any more (or not from
                 there), or nobody can tell.
         """
+        self._check(caller)
         view = self.view
         if self._is_doubtful(when_stale) and view.now() > CHECK_SECONDS + max(view.fresh_until, confirmed_at):
             raise BackendUnavailable
-        self._check(caller)
 
     def seconds_until_doubt(self, caller: Caller) -> float:
         """For how long nothing but a change can end a caller's stream; negative when anything else may."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from rpz.auth.v1 import verification_service_pb2 as pb
@@ -15,9 +16,19 @@ def read_snapshot(parts: Sequence[pb.Snapshot]) -> Snapshot:
     """A snapshot, of all its parts."""
     return Snapshot(
         keys=read_keys(next(part.keys for part in parts if part.HasField("keys"))),
-        revocations=[read_revocation(item) for part in parts for item in part.revocations],
+        revocations=itertools.chain.from_iterable(map(_read_revocations, parts)),
         apps=[read_app(item) for part in parts for item in part.apps],
     )
+
+
+def _read_revocations(part: pb.Snapshot) -> Iterator[Revocation]:
+    yield from map(read_revocation, part.revocations)
+    for block in part.revocation_blocks:
+        ids, length, forget_at = block.ids, block.id_length, seconds(block.forget_time)
+        if length < 1 or len(ids) % length:
+            raise ConfigurationError("a block of revocations is not made of whole identifiers")
+        for start in range(0, len(ids), length):
+            yield Revocation(ids[start : start + length], forget_at)
 
 
 def read_event(event: pb.Event) -> Change:

@@ -199,6 +199,7 @@ async def run(settings: Settings, environ: Mapping[str, str]) -> None:
             hub,
             offer_reflection=settings.reflection,
             trusted_proxies=settings.trusted_proxies,
+            streams_per_verifier=settings.streams_per_verifier,
         )
         if settings.insecure:
             _log.warning("INSECURE: credentials travel without TLS; for development on this machine only")

@@ -253,6 +253,8 @@ class Settings(BaseModel):
     audit_retention: float = Field(90 * _DAY, ge=_DAY, le=3650 * _DAY)
     """For which audit records are kept; export those that must be kept for longer."""
     heartbeat_interval: float = Field(1, ge=0.1, le=5)
+    streams_per_verifier: int = Field(1_000, ge=1, le=100_000)
+    """How many processes may follow changes with the credential of one verifier."""
     log_format: Literal["console", "json"] = Field(
         default_factory=lambda: "console" if sys.stderr.isatty() else "json"
     )

@@ -14,11 +14,13 @@ from rpz.auth.v1 import app_service_pb2 as app_pb
 from rpz.auth.v1 import token_service_pb2 as token_pb
 from rpz.auth.v1 import verification_service_pb2 as pb
 from rpz_auth.errors import Reason
+from rpz_auth.messages import read_snapshot
 from rpz_auth.view import Revocation
 from rpz_auth_server.storage.store import Commit
 from server.authority import (
     ORDERS,
     STOCK,
+    Client,
     FakeTime,
     Stubs,
     TestAuthority,
@@ -197,8 +199,9 @@ async def test_stream_begins_with_everything_and_a_heartbeat(authority: TestAuth
     assert set(apps) == {authority.bootstrap["app_id"], client.app_id, locked.app_id}
     assert apps[client.app_id] == pb.AppState(app_id=client.app_id, version=2, whitelist=["127.0.0.1"])
     assert apps[locked.app_id] == pb.AppState(app_id=locked.app_id, version=3, locked=True, epoch=1)
-    (revocation,) = [item for part in parts for item in part.revocations]
-    assert revocation.forget_time == stamp(authority.authority.forget_at(authority.store.now()))
+    (revocation,) = read_snapshot(parts).revocations
+    remembered_until = authority.authority.forget_at(authority.store.now())
+    assert remembered_until <= revocation.forget_at < remembered_until + 60  # never too early
     (key,) = json.loads(parts[-1].keys.jwks)["keys"]
     assert set(key) == {"alg", "crv", "kid", "kty", "use", "x", "y"}
     beat = await follower.read()
@@ -288,7 +291,7 @@ async def test_big_snapshot_and_backlog_come_in_parts_that_any_client_takes(
     assert len(parts) > 3
     assert max(part.ByteSize() for part in parts) < 400 * 1024
     assert names <= {app.app_id for part in parts for app in part.apps}
-    assert {item.id for part in parts for item in part.revocations} == ids
+    assert {revocation.id for revocation in read_snapshot(parts).revocations} == ids
 
     behind = Follower(verifier, cursor)
     told: list[str] = []
@@ -431,6 +434,12 @@ async def test_standing_tells_what_is_refused_and_every_app_that_was_asked_about
     revoked = Revocation("A" * 22, authority.store.now() + 3600)
     await authority.store.commit(Commit(events=(revoked,)))
     nobody = "00000000-0000-4000-8000-00000000000f"
+
+    async def version(client: Client) -> int:
+        app = await authority.store.app(client.app_id)
+        assert app is not None
+        return int(app.version)
+
     answer = await verifier.verification.GetStanding(
         pb.GetStandingRequest(
             app_ids=[client.app_id, locked.app_id, nobody, "not an ID"], ids=[revoked.id, "B" * 22]
@@ -440,8 +449,8 @@ async def test_standing_tells_what_is_refused_and_every_app_that_was_asked_about
     assert {
         (app.app_id, app.version, app.locked, app.deleted, tuple(app.whitelist)) for app in answer.apps
     } == {
-        (client.app_id, 1, False, False, ()),
-        (locked.app_id, 2, True, False, ("127.0.0.1",)),
+        (client.app_id, await version(client), False, False, ()),
+        (locked.app_id, await version(locked), True, False, ("127.0.0.1",)),
         (nobody, 0, False, True, ()),
     }
     assert json.loads(answer.keys.jwks)["keys"]

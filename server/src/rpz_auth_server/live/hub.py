@@ -23,6 +23,8 @@ _KEPT = 4096
 _BATCH = 512
 _FRESH_BEATS = 5
 _RETRY = 0.5
+_SHARED = 30.0
+"""Seconds for which a snapshot is kept for others after somebody was given it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,15 @@ class News:
 
     content: StoredSnapshot | Sequence[Event] | Beat
     cursor: Cursor
+    since: Sequence[Event] = ()
+    """What has changed since the snapshot was read: it is shared, and may be a little older than its news."""
+
+
+@dataclass(slots=True)
+class _Shared:
+    snapshot: StoredSnapshot
+    era: int
+    used_at: float = 0.0
 
 
 class Hub:
@@ -59,6 +70,8 @@ class Hub:
         self._dismissed = False
         self._locked = False
         self._reading_keys = asyncio.Lock()
+        self._shared: _Shared | None = None
+        self._sharing = asyncio.Lock()
 
     async def standing(self, app_ids: Sequence[str], ids: Sequence[str]) -> tuple[Standing, Cursor]:
         """Say what holds, to somebody who learns nothing at the moment; and where that was so.
@@ -114,9 +127,9 @@ class Hub:
             yield News(missed, cursor)
             missed = await self._read_events(cursor, _KEPT)
         if cursor is None or missed is None:
-            snapshot = await self._read_snapshot()
-            cursor = snapshot.cursor
-            yield News(snapshot, cursor)
+            news = await self._share_snapshot()
+            cursor = news.cursor
+            yield news
         yield News(told, cursor)
         while not self._dismissed:
             waiting = self._news
@@ -124,9 +137,9 @@ class Hub:
                 events = self._since(cursor) if era == self._era else None
                 if events is None:
                     era = self._era
-                    snapshot = await self._read_snapshot()
-                    cursor = snapshot.cursor
-                    yield News(snapshot, cursor)
+                    news = await self._share_snapshot()
+                    cursor = news.cursor
+                    yield news
                 elif events:
                     cursor = events[-1].cursor
                     yield News(events, cursor)
@@ -143,6 +156,26 @@ class Hub:
     async def catch_up(self) -> None:
         """Take over what was committed until now, without waiting to be woken."""
         await self._advance()
+
+    async def _share_snapshot(self) -> News:
+        """Give a snapshot that others were given, too, with what has changed since; read one if need be.
+
+        After an outage everybody comes back at once, and reading is what costs.
+        """
+        async with self._sharing:
+            await self._advance()
+            since = self._since_shared()
+            if self._shared is None or since is None or len(since) > _KEPT // 4:
+                self._shared, since = _Shared(await self._read_snapshot(), self._era), ()
+            self._shared.used_at = self._store.now()
+            snapshot = self._shared.snapshot
+        return News(snapshot, since[-1].cursor if since else snapshot.cursor, since)
+
+    def _since_shared(self) -> Sequence[Event] | None:
+        if self._shared is None or self._shared.era != self._era:
+            return None
+        cursor = self._shared.snapshot.cursor
+        return () if cursor.sequence >= self._cursor.sequence else self._since(cursor)
 
     async def _read_snapshot(self) -> StoredSnapshot:
         """Read a snapshot, and then the keys, which are told with it and must not be older."""
@@ -214,6 +247,8 @@ class Hub:
         beat = Beat(await self._store.heartbeat())
         await self._advance()  # what was committed before the beat is told before it
         self._beat = beat
+        if self._shared is not None and beat.time > self._shared.used_at + _SHARED:
+            self._shared = None
         self.view.refresh(beat.time + _FRESH_BEATS * self.heartbeat_interval, heard_at=beat.time)
         self._wake()
 

@@ -9,6 +9,11 @@ from dataclasses import dataclass
 from rpz_auth.caller import Caller
 
 from rpz_auth_server.domain.event import Cursor
+from rpz_auth_server.domain.refusal import RateLimited
+
+MOST = 1_000
+"""Streams of one App: each process of a service has one."""
+_RETRY_AFTER = 5.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,13 +37,21 @@ class Verifier:
 class Verifiers:
     """All open streams."""
 
-    def __init__(self) -> None:
-        """Know none."""
+    def __init__(self, *, most: int = MOST) -> None:
+        """Know none; an App may have up to `most` at a time."""
+        self._most = most
         self._connected: dict[int, Verifier] = {}
 
     @contextlib.contextmanager
     def connected(self, caller: Caller, resources: frozenset[str], now: float) -> Iterator[Verifier]:
-        """Count a stream for as long as it lasts."""
+        """Count a stream for as long as it lasts.
+
+        Raises:
+            RateLimited: Its App has as many as it may already.
+        """
+        mine = sum(verifier.app_id == caller.app_id for verifier in self._connected.values())
+        if mine >= self._most:
+            raise RateLimited("this verifier has as many streams as it may", retry_after=_RETRY_AFTER)
         verifier = Verifier(
             app_id=caller.app_id,
             resources=resources,

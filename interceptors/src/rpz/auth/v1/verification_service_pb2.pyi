@@ -335,7 +335,7 @@ global___WatchResponse = WatchResponse
 @typing.final
 class Snapshot(google.protobuf.message.Message):
     """A part of a snapshot. All parts together replace keys and Apps; revocations are united with those
-    that the verifier already holds.
+    that the verifier already holds. Where an App stands in several parts, the highest version counts.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -344,6 +344,7 @@ class Snapshot(google.protobuf.message.Message):
     REVOCATIONS_FIELD_NUMBER: builtins.int
     APPS_FIELD_NUMBER: builtins.int
     LAST_FIELD_NUMBER: builtins.int
+    REVOCATION_BLOCKS_FIELD_NUMBER: builtins.int
     last: builtins.bool
     @property
     def keys(self) -> global___SigningKeys: ...
@@ -351,6 +352,10 @@ class Snapshot(google.protobuf.message.Message):
     def revocations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Revocation]: ...
     @property
     def apps(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___AppState]: ...
+    @property
+    def revocation_blocks(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___RevocationBlock]:
+        """What `revocations` would say of each identifier, for many at once."""
+
     def __init__(
         self,
         *,
@@ -358,11 +363,39 @@ class Snapshot(google.protobuf.message.Message):
         revocations: collections.abc.Iterable[global___Revocation] | None = ...,
         apps: collections.abc.Iterable[global___AppState] | None = ...,
         last: builtins.bool = ...,
+        revocation_blocks: collections.abc.Iterable[global___RevocationBlock] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["keys", b"keys"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["apps", b"apps", "keys", b"keys", "last", b"last", "revocations", b"revocations"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["apps", b"apps", "keys", b"keys", "last", b"last", "revocation_blocks", b"revocation_blocks", "revocations", b"revocations"]) -> None: ...
 
 global___Snapshot = Snapshot
+
+@typing.final
+class RevocationBlock(google.protobuf.message.Message):
+    """Revocations that may be forgotten at the same time."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FORGET_TIME_FIELD_NUMBER: builtins.int
+    IDS_FIELD_NUMBER: builtins.int
+    ID_LENGTH_FIELD_NUMBER: builtins.int
+    ids: builtins.str
+    """All identifiers, one after the other."""
+    id_length: builtins.int
+    """Characters of each."""
+    @property
+    def forget_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        forget_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        ids: builtins.str = ...,
+        id_length: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["forget_time", b"forget_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["forget_time", b"forget_time", "id_length", b"id_length", "ids", b"ids"]) -> None: ...
+
+global___RevocationBlock = RevocationBlock
 
 @typing.final
 class Events(google.protobuf.message.Message):

@@ -26,7 +26,7 @@ from rpz_auth_server.flows.limits import Limiter
 from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.live.hub import Hub
 from rpz_auth_server.live.local_authority import LocalAuthority
-from rpz_auth_server.live.verifiers import Verifiers
+from rpz_auth_server.live.verifiers import MOST, Verifiers
 from rpz_auth_server.transport.grpc.administration_service import AdministrationService
 from rpz_auth_server.transport.grpc.app_service import AppService
 from rpz_auth_server.transport.grpc.refusals import RefusalInterceptor
@@ -69,6 +69,7 @@ class GrpcServer:
         *,
         offer_reflection: bool,
         trusted_proxies: Iterable[str] = (),
+        streams_per_verifier: int = MOST,
     ) -> None:
         """Put the services together; nothing listens yet."""
         policies = {_HEALTH: rpz_auth.PUBLIC}
@@ -90,7 +91,7 @@ class GrpcServer:
             interceptors=[auth, RefusalInterceptor(authority.limiter)], options=_OPTIONS
         )
         self._health = health_aio.HealthServicer()
-        verifiers = Verifiers()
+        verifiers = Verifiers(most=streams_per_verifier)
         token_service_pb2_grpc.add_TokenServiceServicer_to_server(TokenService(authority), self._server)
         app_service_pb2_grpc.add_AppServiceServicer_to_server(AppService(authority), self._server)
         verification_service_pb2_grpc.add_VerificationServiceServicer_to_server(

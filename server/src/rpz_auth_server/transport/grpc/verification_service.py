@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Any
 
 import rpz_auth
-from google.protobuf.message import Message
 from rpz.auth.v1 import verification_service_pb2 as pb
 from rpz.auth.v1 import verification_service_pb2_grpc as pb_grpc
 from rpz_auth.caller import APP_ID
-from rpz_auth.view import AppState, Change, Revocation, SigningKeys
 
 from rpz_auth_server.crypto.handles import HandleKind
 from rpz_auth_server.domain import scope
-from rpz_auth_server.domain.event import Cursor, StoredSnapshot
+from rpz_auth_server.domain.event import Cursor, Event, StoredSnapshot
 from rpz_auth_server.domain.refusal import NotFound, RequestInvalid, RightsInsufficient
 from rpz_auth_server.flows.api_tokens import verify_api_token
 from rpz_auth_server.flows.pipeline import Authority, try_open
 from rpz_auth_server.flows.rights import check_still_held
 from rpz_auth_server.live.hub import Beat, Hub, News
 from rpz_auth_server.live.verifiers import Verifiers
-from rpz_auth_server.transport.grpc import messages
+from rpz_auth_server.transport.grpc import messages, watching
 
-_PART = 256 * 1024
-"""Bytes after which a message is full; with the largest App on top far below what any gRPC client takes."""
 _MOST_APPS = 1_000
 _MOST_IDS = 2_000
-M = TypeVar("M", bound=Message)
-T = TypeVar("T")
 
 
 class VerificationService(pb_grpc.VerificationServiceServicer):
@@ -39,6 +34,9 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
         self._authority = authority
         self._hub = hub
         self._verifiers = verifiers
+        self._writing = asyncio.Lock()
+        self._written: tuple[StoredSnapshot | None, Sequence[pb.WatchResponse]] = (None, ())
+        self._last_events: tuple[object, Sequence[pb.WatchResponse]] = (None, ())
 
     async def VerifyApiToken(
         self, request: pb.VerifyApiTokenRequest, _context: Any
@@ -101,13 +99,14 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
                 if version != checked:
                     await check_still_held(self._authority, caller.verdict)
                     checked = version
-                for message in self._write(news):
+                for message in await self._write(news):
                     if not message.HasField("time"):
                         message.time.CopyFrom(messages.require_time(now()))
                     yield message
                 verifier.tell(news.cursor, now())
 
-    def _write(self, news: News) -> Iterator[pb.WatchResponse]:
+    async def _write(self, news: News) -> Iterable[pb.WatchResponse]:
+        """Write news as messages; those that many watchers are told are written once for all of them."""
         match news.content:
             case Beat(time):
                 interval_ms = int(self._hub.heartbeat_interval * 1000)
@@ -115,13 +114,23 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
                     heartbeat=pb.Heartbeat(interval_ms=interval_ms), cursor=str(news.cursor)
                 )
                 beat.time.CopyFrom(messages.require_time(time))
-                yield beat
+                return [beat]
             case StoredSnapshot() as snapshot:
-                yield from _write_snapshot(snapshot, self._hub.keys())
+                async with self._writing:  # the others wait, and take what the first has written
+                    if self._written[0] is not snapshot:
+                        # A million revocations would hold up the event loop.
+                        self._written = (snapshot, await asyncio.to_thread(watching.write_snapshot, snapshot))
+                    written = self._written[1]
+                return [*written, *watching.write_end(news, self._hub.keys())]
             case events:
-                for part in _parts((_write_change(event.change), event.cursor) for event in events):
-                    changes = pb.Events(events=[change for change, _ in part])
-                    yield pb.WatchResponse(events=changes, cursor=str(part[-1][1]))
+                return self._write_events(events)
+
+    def _write_events(self, events: Sequence[Event]) -> Sequence[pb.WatchResponse]:
+        # All who follow closely are told the same events at the same time.
+        key = (events[0].cursor, events[-1].cursor)
+        if self._last_events[0] != key:
+            self._last_events = (key, watching.write_events(events, self._authority.store.now()))
+        return self._last_events[1]
 
 
 def _verifier_resources(authority: Authority) -> frozenset[str]:
@@ -134,36 +143,3 @@ def _verifier_resources(authority: Authority) -> frozenset[str]:
     if not verdict.scopes <= scope.VERIFIER:
         raise RightsInsufficient("a service verifies with a credential that can do nothing else")
     return verdict.resources - {authority.issuer}
-
-
-def _write_snapshot(snapshot: StoredSnapshot, keys: SigningKeys) -> Iterator[pb.WatchResponse]:
-    for revocations in _parts((messages.write_revocation(item), None) for item in snapshot.revocations):
-        yield pb.WatchResponse(snapshot=pb.Snapshot(revocations=[item for item, _ in revocations]))
-    for apps in _parts((messages.write_app_state(item), None) for item in snapshot.apps):
-        yield pb.WatchResponse(snapshot=pb.Snapshot(apps=[item for item, _ in apps]))
-    last = pb.Snapshot(keys=messages.write_keys(keys), last=True)
-    yield pb.WatchResponse(snapshot=last, cursor=str(snapshot.cursor))
-
-
-def _write_change(change: Change) -> pb.Event:
-    match change:
-        case Revocation():
-            return pb.Event(revoked=messages.write_revocation(change))
-        case AppState():
-            return pb.Event(app=messages.write_app_state(change))
-        case SigningKeys():
-            return pb.Event(keys=messages.write_keys(change))
-
-
-def _parts(items: Iterable[tuple[M, T]]) -> Iterator[Sequence[tuple[M, T]]]:
-    """Split by size, not by number: the whitelist of one App may be longer than a thousand revocations."""
-    part: list[tuple[M, T]] = []
-    size = 0
-    for item in items:
-        part.append(item)
-        size += item[0].ByteSize()
-        if size >= _PART:
-            yield part
-            part, size = [], 0
-    if part:
-        yield part
