@@ -231,17 +231,15 @@ def test_r082_http_routes_have_policies_by_their_names(edge: Edge) -> None:
     )
     assert body["error_description"]
     status, fields, body = edge.get("/orders/7", {"Authorization": "Bearer x.y.z"})
-    assert (status, fields["www-authenticate"], body["error"]) == (
-        401,
-        'Bearer realm="rpz-auth", error="invalid_token"',
-        "invalid_token",
-    )
+    assert (status, body["error"]) == (401, "invalid_token")
+    assert fields["www-authenticate"].startswith('Bearer realm="rpz-auth", error="invalid_token"')
     short = {"Authorization": edge.token("other").field_value()}
     assert edge.get("/orders/7", short)[::2] == (
         403,
         {
             "error": "insufficient_scope",
             "error_description": "the credential lacks a scope that this method demands",
+            "reason": "SCOPE_INSUFFICIENT",
         },
     )
     assert edge.get("/status")[0] == 200

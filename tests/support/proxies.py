@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -21,12 +22,15 @@ _READY_TIMEOUT = 60.0
 def program(name: str) -> str:
     """The path of a program; without it the test is skipped, and fails where nobody would read of it."""
     found = shutil.which(name, path=f"{_TOOLS}:{os.environ.get('PATH', '')}:/usr/sbin")
-    if found is None:
-        message = f"{name} is not here: run scripts/install-proxies"
-        if os.environ.get("CI", "").lower() == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    return found
+    return found or missing(f"{name} is")
+
+
+def missing(what: str) -> NoReturn:
+    """Skip the test for what is not installed, or fail it."""
+    message = f"{what} not here: run scripts/install-extras"
+    if os.environ.get("CI", "").lower() == "true":
+        pytest.fail(message)
+    pytest.skip(message)
 
 
 def free_port() -> int:

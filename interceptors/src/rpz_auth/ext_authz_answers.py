@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import json
 import urllib.parse
 
 from rpz.auth.ext_authz.v1 import check_pb2 as pb
 
+from rpz_auth import http_status
 from rpz_auth.caller import Admission
-from rpz_auth.errors import CredentialsMissing, Refusal
+from rpz_auth.errors import Refusal
 from rpz_auth.status import TABLE, rpc_status
 
 _OVERWRITE = 2
@@ -47,12 +47,10 @@ def denied(refusal: Refusal, *, is_grpc: bool) -> pb.CheckResponse:
             _header(key, base64.b64encode(value).decode("ascii")) for key, value in status.trailing_metadata
         ]
     else:
-        body = json.dumps({"error": wire.oauth_error, "error_description": refusal.message})
+        body = http_status.body(refusal).decode("ascii")
         headers.append(_header("content-type", "application/json"))
         if wire.http == 401:  # noqa: PLR2004 - RFC 6750 §3
-            # Without a credential there is no error to speak of (RFC 6750 §3.1).
-            error = "" if isinstance(refusal, CredentialsMissing) else f', error="{wire.oauth_error}"'
-            headers.append(_header("www-authenticate", f'Bearer realm="rpz-auth"{error}'))
+            headers.append(_header("www-authenticate", http_status.bearer_challenge(refusal)))
     return pb.CheckResponse(
         status=pb.Status(code=wire.grpc.value[0], message=refusal.message),
         denied_response=pb.DeniedHttpResponse(
