@@ -12,7 +12,6 @@ from rpz_auth.address import Peer
 from rpz_auth.caller import Caller
 
 from rpz_auth_server.crypto.handles import new_id
-from rpz_auth_server.crypto.passwords import PasswordInvalid
 from rpz_auth_server.domain import scope
 from rpz_auth_server.domain.account import Account, Role, check_password, read_user_name
 from rpz_auth_server.domain.event import Audit
@@ -33,6 +32,7 @@ from rpz_auth_server.flows.sign_in import (
     Browser,
     SignedIn,
     SignInRefused,
+    check_current_password,
     end_all_sessions,
     end_other_sessions,
     start_session,
@@ -274,10 +274,7 @@ async def change_password(authority: Authority, caller: Person, *, current: str,
         RequestInvalid: The new one is too weak.
     """
     account = caller.account
-    try:
-        await authority.passwords.verify(current, account.password_hash, key_number=account.key_number)
-    except PasswordInvalid:
-        raise SignInRefused from None
+    await check_current_password(authority, caller, current)
     check_password(chosen, user_name=account.user_name)
     changed = await _with_password(authority, account, chosen)
     audit = _audit(account.subject, "account.change_password", account, str(caller.peer))

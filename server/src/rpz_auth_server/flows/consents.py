@@ -26,13 +26,31 @@ async def is_remembered(
     return covers(consent, scopes, resources, authority.store.now())
 
 
+async def version_of(authority: Authority, caller: Person, app_id: str) -> int:
+    """The version of what the caller allowed an App, 0 for nothing yet: what a page that asks is bound to."""
+    known = await authority.store.consent(consent_id(caller.subject, app_id))
+    return 0 if known is None else known.version
+
+
 async def remember(
-    authority: Authority, caller: Person, app_id: str, scopes: frozenset[str], resources: frozenset[str]
+    authority: Authority,
+    caller: Person,
+    app_id: str,
+    scopes: frozenset[str],
+    resources: frozenset[str],
+    *,
+    expected_version: int | None = None,
 ) -> None:
-    """Remember that the caller allowed an App this, beside what it allowed before."""
+    """Remember that the caller allowed an App this, beside what it allowed before.
+
+    Raises:
+        Conflict: What was allowed is in another version than expected, None for whichever it is in.
+    """
 
     async def attempt() -> None:
         known = await authority.store.consent(consent_id(caller.subject, app_id))
+        if expected_version is not None and expected_version != (known.version if known else 0):
+            raise Conflict
         consent = extend(
             known,
             subject=caller.subject,
@@ -45,7 +63,7 @@ async def remember(
         audit = _audit(caller, "consent.give", app_id, details)
         await authority.store.commit(Commit(rows=(consent,), audit=(audit,)))
 
-    await retry_conflicts(attempt)
+    await (retry_conflicts(attempt) if expected_version is None else attempt())
 
 
 async def list_consents(authority: Authority, caller: Person, *, after: str, limit: int) -> Sequence[Consent]:

@@ -14,7 +14,7 @@ from rpz_auth.errors import RpzAuthError
 from rpz_auth_server.crypto.passwords import PasswordInvalid
 from rpz_auth_server.domain.account import Account, Session, is_signed_in, read_user_name
 from rpz_auth_server.domain.event import Audit
-from rpz_auth_server.domain.refusal import Conflict, NotFound, RequestInvalid
+from rpz_auth_server.domain.refusal import ClientInvalid, Conflict, NotFound, RequestInvalid
 from rpz_auth_server.flows.person import Person, person
 from rpz_auth_server.flows.pipeline import Authority, retry_conflicts
 from rpz_auth_server.storage.store import Commit
@@ -59,8 +59,38 @@ async def sign_in(authority: Authority, *, user_name: str, password: str, browse
 
     Raises:
         SignInRefused: Whatever is wrong; it takes as long as if nothing were.
+        RateLimited: Too many tries for this name or from this peer, whether there is such a user or not.
     """
-    account = await _find(authority, user_name)
+    try:
+        with authority.limiter.guarded(f"user {user_name.strip().lower()}", browser.peer):
+            account = await _verify(authority, await _find(authority, user_name), password)
+    except ClientInvalid:
+        raise SignInRefused from None
+    if authority.passwords.is_outdated(str(account.password_hash), key_number=account.key_number):
+        account = await _renew_hash(authority, account, password)
+    return await start_session(authority, account, browser, how="password")
+
+
+async def check_current_password(authority: Authority, caller: Person, password: str) -> None:
+    """Let pass who knows the caller's own password, too.
+
+    Raises:
+        SignInRefused: It is another.
+        RateLimited: Too many were tried.
+    """
+    try:
+        with authority.limiter.guarded(f"user {caller.account.user_name}", caller.peer):
+            await _verify(authority, caller.account, password)
+    except ClientInvalid:
+        raise SignInRefused from None
+
+
+async def _verify(authority: Authority, account: Account | None, password: str) -> Account:
+    """The account that a password is of; it takes as long where there is none.
+
+    Raises:
+        ClientInvalid: Which the limiter counts.
+    """
     known = account is not None and not account.disabled
     try:
         await authority.passwords.verify(
@@ -69,12 +99,10 @@ async def sign_in(authority: Authority, *, user_name: str, password: str, browse
             key_number=account.key_number if account is not None else authority.passwords.key_number,
         )
     except PasswordInvalid:
-        raise SignInRefused from None
-    if account is None or account.password_hash is None:
-        raise SignInRefused
-    if authority.passwords.is_outdated(account.password_hash, key_number=account.key_number):
-        account = await _renew_hash(authority, account, password)
-    return await start_session(authority, account, browser, how="password")
+        raise ClientInvalid from None
+    if account is None:  # nobody's password never passes
+        raise ClientInvalid
+    return account
 
 
 async def start_session(authority: Authority, account: Account, browser: Browser, *, how: str) -> SignedIn:

@@ -12,6 +12,7 @@ from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.transport.console.account import AccountPages
 from rpz_auth_server.transport.console.apps import AppPages
 from rpz_auth_server.transport.console.authorizations import AuthorizationPages
+from rpz_auth_server.transport.console.consent import ConsolePeople
 from rpz_auth_server.transport.console.desk import HOME, Desk
 from rpz_auth_server.transport.console.people import PeoplePages
 from rpz_auth_server.transport.console.sign_in import SignInPages
@@ -20,20 +21,24 @@ from rpz_auth_server.transport.console.try_it import Connection
 from rpz_auth_server.transport.console.whitelist import WhitelistPages
 
 
-def routes(authority: Authority, connection: Connection, *, prefix: str) -> Sequence[BaseRoute]:
-    """All pages, below the issuer's path, which is `prefix`."""
+def build(
+    authority: Authority, connection: Connection, *, prefix: str
+) -> tuple[Sequence[BaseRoute], ConsolePeople]:
+    """All pages, below the issuer's path, which is `prefix`, and those on the way to an App."""
     desk = Desk(authority=authority, connection=connection, prefix=prefix)
+    sign_in_pages = SignInPages(desk)
 
     async def home(_request: Request) -> Response:
         return desk.go(HOME)
 
-    return [
+    routes = [
         Route("/", home, methods=["GET"]),
         Route(HOME + "/static/{name:path}", static, methods=["GET"]),
-        *SignInPages(desk).routes(),
+        *sign_in_pages.routes(),
         *AppPages(desk).routes(),
         *AuthorizationPages(desk).routes(),
         *WhitelistPages(desk).routes(),
         *AccountPages(desk).routes(),
         *PeoplePages(desk).routes(),
     ]
+    return routes, ConsolePeople(desk, sign_in_pages)

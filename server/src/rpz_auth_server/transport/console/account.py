@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from rpz_auth_server.domain.app import App
+from rpz_auth_server.domain.refusal import RateLimited
 from rpz_auth_server.flows import accounts, consents, sign_in
 from rpz_auth_server.flows.sign_in import SignInRefused
 from rpz_auth_server.transport.console import cookies
@@ -68,6 +69,8 @@ class AccountPages:
             )
         except SignInRefused:
             return await self._show(visit, wrong="the current password is another")
+        except RateLimited as refusal:
+            return await self._show(visit, wrong=refusal.message)
         except Refusal as refusal:
             if not is_mendable(refusal):
                 raise

@@ -74,11 +74,11 @@ async def read_form(request: Request) -> Form:
     return Form(tuple(pairs))
 
 
-def check_genuine(request: Request, form: Form, secret: str | None, *, origins: Iterable[str]) -> None:
-    """Let pass what a page of ours sent, from the browser that it was given to.
+def check_site(request: Request, *, origins: Iterable[str]) -> None:
+    """Let pass what a browser says that a page of ours sent.
 
     Raises:
-        Forged: It is not certain.
+        Forged: It says otherwise.
     """
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     if site is not None and site != "same-origin":
@@ -88,7 +88,16 @@ def check_genuine(request: Request, form: Form, secret: str | None, *, origins: 
     hidden = origin == "null" and site is not None
     if origin is not None and origin not in own and not hidden:
         raise Forged
-    if secret is None or not secret.isascii() or not secret:
+
+
+def check_genuine(request: Request, form: Form, secret: str | None, *, origins: Iterable[str]) -> None:
+    """Let pass what a page of ours sent, from the browser that it was given to.
+
+    Raises:
+        Forged: It is not certain.
+    """
+    check_site(request, origins=origins)
+    if not secret or not secret.isascii():
         raise Forged
     sent = form.all(TOKEN)
     if len(sent) != 1 or not hmac.compare_digest(sent[0].encode(), token_of(secret).encode()):

@@ -21,7 +21,7 @@ WELCOME = "/welcome"
 ANYWHERE = "'self' https: http:"
 """Signing in may lead on, by redirects, to whichever App asked for it."""
 
-_OWN_PATH = re.compile(r"/(?:console|oauth/authorize)(?:[/?][\x21-\x5b\x5d-\x7e]*)?", re.ASCII)
+_OWN_PATH = re.compile(r"/(?:console(?:/[A-Za-z0-9._~/-]*)?|oauth/authorize)(?:\?[\x21-\x7e]*)?", re.ASCII)
 _WRONG = "This name and password do not belong together, or nobody may sign in with them."
 
 
@@ -46,7 +46,7 @@ class SignInPages:
             try:
                 await self.desk.who(request)
             except SignInRefused:
-                return self._ask(request, back, said=show.SAID.get(request.query_params.get("said", "")))
+                return self.ask(request, back, said=show.SAID.get(request.query_params.get("said", "")))
             return self.desk.go(back)
         try:
             form = await self.desk.anonymous_form(request)
@@ -66,10 +66,10 @@ class SignInPages:
                 browser=browser_of(request),
             )
         except SignInRefused:
-            return self._ask(request, back, user_name=user_name, wrong=_WRONG, status=401)
+            return self.ask(request, back, user_name=user_name, wrong=_WRONG, status=401)
         except RateLimited as refusal:
             wrong = f"Too many tries. Wait {show.span(refusal.retry_after or 60)}, then try again."
-            return self._ask(request, back, user_name=user_name, wrong=wrong, status=429)
+            return self.ask(request, back, user_name=user_name, wrong=wrong, status=429)
         return self.enter(signed_in, back)
 
     def enter(self, signed_in: SignedIn, back: str) -> Response:
@@ -82,7 +82,8 @@ class SignInPages:
     async def sign_out(self, visit: Visit) -> Response:
         """End the session, here and in the database."""
         await sign_in.end_session(self.desk.authority, visit.person, visit.person.session.session_id)
-        answer = self.desk.go(SIGN_IN, said="signed-out")
+        asked_by = visit.form.one("next")
+        answer = self.desk.go(own_path(asked_by)) if asked_by else self.desk.go(SIGN_IN, said="signed-out")
         cookies.drop(answer, cookies.SESSION)
         return answer
 
@@ -123,22 +124,35 @@ class SignInPages:
             )
         return self.enter(signed_in, HOME)
 
-    def _ask(
+    def ask(
         self,
         request: Request,
         back: str,
         *,
+        for_app: str = "",
         user_name: str = "",
         wrong: str | None = None,
         said: str | None = None,
         status: int = 200,
     ) -> Response:
+        """Show the page to sign in with.
+
+        Args:
+            request: What it answers.
+            back: Where to go on after it.
+            for_app: The App that sent the browser here.
+            user_name: What was written before.
+            wrong: Why that did not do.
+            said: What happened before.
+            status: Of HTTP.
+        """
         return self.desk.anonymous(
             request,
             "sign_in.html",
             status=status,
             form_action="'self'" if back.startswith(HOME) else ANYWHERE,
             next=back,
+            for_app=for_app,
             user_name=user_name,
             wrong=wrong,
             said=said,

@@ -31,11 +31,12 @@ def build(
         authority: Whose flows are served.
         settings: With the issuer, trusted proxies and origins of pages.
         connection: How clients connect, for the lines that the console shows.
-        people: Who signs in and consents; None where nobody can.
+        people: Who signs in and consents; None for the pages of the console.
     """
     prefix = urllib.parse.urlsplit(settings.issuer).path
+    pages, own_people = console.build(authority, connection, prefix=prefix)
+    people = people or own_people
     metadata = oauth.metadata_route(authority, prefix, people)
-    pages = console.routes(authority, connection, prefix=prefix)
     router = Router(
         [metadata, *_below(prefix, [*oauth.routes(authority, people), *pages])],
         redirect_slashes=False,
