@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import rpz_auth
+from google.protobuf.duration_pb2 import Duration
 from rpz.auth.v1 import app_service_pb2 as app_pb
 from rpz.auth.v1 import token_service_pb2 as pb
 from rpz_auth.access_token import verify
@@ -124,6 +125,12 @@ async def test_r208_access_token_never_outlives_the_api_token(authority: TestAut
     await authority.advance(1)
     assert not await authority.is_alive(answer.access_token)
     assert await refusal(exchange(authority, app_id, token)) == Reason.GRANT_INVALID
+
+
+async def test_r208_the_apps_own_lifetime_counts(authority: TestAuthority) -> None:
+    created = await make(authority, access_token_lifetime=Duration(seconds=300))
+    answer = await exchange(authority, created.record.app_id, created.api_token)
+    assert answer.expires_in == 300
 
 
 async def test_r208_revoking_the_api_token_ends_its_access_tokens_and_no_others(

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rpz_auth.caller import APP_SUBJECT_PREFIX
-
-from rpz_auth_server.crypto.handles import HandleKind, new_id
-from rpz_auth_server.crypto.signing import AccessTokenClaims
+from rpz_auth_server.crypto.handles import HandleKind
 from rpz_auth_server.domain import scope
 from rpz_auth_server.domain.refusal import GrantTypeNotAllowed
+from rpz_auth_server.flows.app_token import sign_app_token
 from rpz_auth_server.flows.pipeline import (
     Authority,
     ClientCredentials,
+    Selection,
     TokenSet,
     authenticate_client,
     choose_resource,
@@ -48,22 +47,16 @@ async def grant_client_credentials(authority: Authority, request: GrantClientCre
     available = app.scopes if request.scopes else scope.unreserved(app.scopes)
     scopes = choose_scopes(request.scopes, available, app.scopes)
     resource = choose_resource(request.resource, app.resources, app.resources)
-    now = int(authority.store.now())
-    claims = AccessTokenClaims(
-        iss=authority.issuer,
-        sub=APP_SUBJECT_PREFIX + app.app_id,
-        aud=resource,
-        client_id=app.app_id,
-        iat=now,
-        exp=now + int(authority.lifetimes.access_token),
-        jti=new_id(),
-        scope=" ".join(sorted(scopes)),
-        epoch=app.epoch,
+    signed = sign_app_token(
+        authority,
+        app,
+        Selection(scopes, resource),
         secret_id=authority.handles.open(HandleKind.SECRET, request.client.client_secret).id,
+        not_after=None,
     )
     return TokenSet(
-        access_token=authority.signing.sign(claims),
-        expires_in=claims.exp - claims.iat,
+        access_token=signed.access_token,
+        expires_in=signed.expires_in,
         refresh_token="",
         scopes=scopes,
     )

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rpz_auth.caller import APP_SUBJECT_PREFIX
 from rpz_auth.errors import TokenInvalid
 
-from rpz_auth_server.crypto.handles import new_id
-from rpz_auth_server.crypto.signing import AccessTokenClaims
-from rpz_auth_server.domain.app import ApiToken, App
+from rpz_auth_server.domain.app import App
 from rpz_auth_server.domain.refusal import GrantInvalid, RequestInvalid
 from rpz_auth_server.flows.api_tokens import authenticate_api_token
+from rpz_auth_server.flows.app_token import sign_app_token
 from rpz_auth_server.flows.pipeline import (
     Authority,
     ClientCredentials,
@@ -77,7 +75,12 @@ async def token_exchange(authority: Authority, request: TokenExchange) -> Exchan
         choose_scopes(request.scopes, token.scopes, app.scopes),
         choose_resource(request.resource, token.resources, app.resources),
     )
-    return _sign(authority, token, app, selection)
+    signed = sign_app_token(
+        authority, app, selection, secret_id=token.api_token_id, not_after=token.expires_at
+    )
+    return ExchangedToken(
+        access_token=signed.access_token, expires_in=signed.expires_in, scopes=selection.scopes
+    )
 
 
 async def _authenticate(authority: Authority, client: ClientCredentials) -> App | None:
@@ -90,28 +93,3 @@ async def _authenticate(authority: Authority, client: ClientCredentials) -> App 
         return None
     compiled(app.whitelist).check(client.peer)
     return app
-
-
-def _sign(authority: Authority, token: ApiToken, app: App, selection: Selection) -> ExchangedToken:
-    now = authority.store.now()
-    expires_at = now + authority.lifetimes.access_token
-    if token.expires_at is not None:
-        expires_at = min(expires_at, token.expires_at)
-    claims = AccessTokenClaims(
-        iss=authority.issuer,
-        sub=APP_SUBJECT_PREFIX + app.app_id,
-        aud=selection.resource,
-        client_id=app.app_id,
-        iat=int(now),
-        exp=int(expires_at),
-        jti=new_id(),
-        scope=" ".join(sorted(selection.scopes)),
-        epoch=app.epoch,
-        # Verifiers refuse it from the event on that revokes the API token.
-        secret_id=token.api_token_id,
-    )
-    return ExchangedToken(
-        access_token=authority.signing.sign(claims),
-        expires_in=max(0, claims.exp - claims.iat),
-        scopes=selection.scopes,
-    )
