@@ -157,6 +157,19 @@ class AuthorityProcess:
         request = token_pb.RevokeApiTokenRequest(app_id=client.app_id, api_token_id=api_token_id)
         self.tokens.RevokeApiToken(request)
 
+    def revoke(self, client: Client, token: str) -> None:
+        """Revoke an access or refresh token, as its client."""
+        self.anonymous.RevokeToken(
+            token_pb.RevokeTokenRequest(token=token, client_id=client.app_id, client_secret=client.secret)
+        )
+
+    @contextlib.contextmanager
+    def connect(self) -> Iterator[token_grpc.TokenServiceStub]:
+        """Call it on a connection of one's own, without a credential."""
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        with grpc.secure_channel(self.address, self.tls, options) as channel:
+            yield token_grpc.TokenServiceStub(channel)
+
     def create_verifier(self, path: Path, resource: str = RESOURCE) -> Path:
         """Register a service that verifies tokens, and write its file."""
         scopes, resources = ["rpz.introspect", "rpz.verify"], [resource, self.bootstrap["issuer"]]

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import sys
 import urllib.parse
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import structlog
 import typer
@@ -39,6 +38,7 @@ from rpz_auth_server.transport.http.app import build
 from rpz_auth_server.transport.http.server import HttpServer
 from rpz_auth_server.transport.http.tls import server_context
 from rpz_auth_server.transport.tls import DevelopmentFiles, server_credentials
+from rpz_auth_server.worker import Life
 
 _log = structlog.get_logger("rpz_auth_server")
 
@@ -90,15 +90,22 @@ def serve(  # noqa: PLR0913, PLR0917 - one for each setting
     reflection: Annotated[
         bool | None, typer.Option("--reflection", help="Offer gRPC reflection to authenticated callers.")
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Processes that share ports and database; SIGHUP replaces them."),
+    ] = None,
+    control: Annotated[int | None, typer.Option(hidden=True, help="Of a worker's supervisor.")] = None,
 ) -> None:
     """Run the authority until SIGTERM or Ctrl-C.
 
     Every setting can also be given as RPZ_AUTH_<NAME> in the environment, or in a TOML file; the others
     (lifetimes, key periods, heartbeat_interval) only there.
     """
-    settings = _load(locals())
+    settings = _load({name: value for name, value in locals().items() if name != "control"})
+    if settings.workers > 1 and control is None:
+        _supervise(settings)
     try:
-        asyncio.run(run(settings, os.environ))
+        asyncio.run(run(settings, os.environ, control=control))
     except (ConfigurationError, Refusal) as error:
         raise SystemExit(f"rpz-auth-server: {error}") from None
 
@@ -180,17 +187,34 @@ def _load(flags: Mapping[str, Any]) -> Settings:
         raise SystemExit(f"rpz-auth-server: {error}") from None
 
 
-async def run(settings: Settings, environ: Mapping[str, str]) -> None:
+def _supervise(settings: Settings) -> NoReturn:
+    """Become the supervisor: another program in this process, since this one has imported grpc."""
+    addresses = {"--grpc-address": settings.grpc_address, "--http-address": settings.http_address}
+    if settings.console_address != OFF:
+        addresses["--console-address"] = settings.console_address
+    plan = {
+        "command": [sys.executable, "-m", "rpz_auth_server.main", *sys.argv[1:]],
+        "workers": settings.workers,
+        "addresses": addresses,
+        "log_format": settings.log_format,
+        "log_level": settings.log_level,
+    }
+    os.execv(sys.executable, [sys.executable, "-m", "rpz_auth_server.supervisor", json.dumps(plan)])  # noqa: S606 - ourselves
+
+
+async def run(settings: Settings, environ: Mapping[str, str], *, control: int | None = None) -> None:
     """Run an authority until a signal asks it to stop.
+
+    Args:
+        settings: How.
+        environ: May hold the master keys.
+        control: The socket of the supervisor, for one of several workers.
 
     Raises:
         ConfigurationError: It cannot start as it is set up.
     """
     log.configure(log_format=settings.log_format, log_level=settings.log_level)
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+    life = Life(control)
 
     async with AsyncExitStack() as cleanup:
         authority, hub = await open_authority(settings, environ, cleanup)
@@ -200,6 +224,7 @@ async def run(settings: Settings, environ: Mapping[str, str]) -> None:
             offer_reflection=settings.reflection,
             trusted_proxies=settings.trusted_proxies,
             streams_per_verifier=settings.streams_per_verifier,
+            connection_age=None if control is None else settings.connection_age,
         )
         if settings.insecure:
             _log.warning("INSECURE: credentials travel without TLS; for development on this machine only")
@@ -208,21 +233,22 @@ async def run(settings: Settings, environ: Mapping[str, str]) -> None:
         )
         connection = describe_connection(settings, port)
         http = HttpServer(build(authority, settings, Connection(**connection)))
-        address, console = _listen_http(http, settings)
+        address, console = _listen_http(http, settings, share_port=control is not None)
         await bootstrap.ensure_administrator(authority, settings.data_dir, connection)
         link = await first_sign_in.ensure_first_person(authority, settings.data_dir, console)
         await server.start()
         await http.start()
         for work in _background_work(authority, settings, environ):
             cleanup.callback(asyncio.create_task(work).cancel)
-        print(  # noqa: T201 - for the person or script that started it
+        life.greet(
             f"rpz-auth-server listens on {connection['grpc_address']} as {settings.issuer}\n"
             f"administrator: {settings.data_dir / bootstrap.FILE_NAME}\n"
             f"OAuth 2: {address}\n"
-            f"console: {console}{f' (first sign-in: open the link in {link})' if link else ''}",
-            flush=True,
+            f"console: {console}{f' (first sign-in: open the link in {link})' if link else ''}"
         )
-        await stopping.wait()
+        if await life.last():
+            _log.info("leaving")
+            await asyncio.gather(server.leave(life.stopping), http.stop())
         _log.info("stopping")
         await asyncio.gather(server.stop(hub), http.stop())
     _log.info("stopped")
@@ -238,13 +264,14 @@ def _background_work(
         yield follow_keyring(settings.keyring_path, authority.keyring)
 
 
-def _listen_http(http: HttpServer, settings: Settings) -> tuple[str, str]:
+def _listen_http(http: HttpServer, settings: Settings, *, share_port: bool) -> tuple[str, str]:
     """Take the ports of HTTP; return the URL that everybody uses, and that of the console on this machine."""
-    port = http.listen(settings.http_address, None if settings.insecure else server_context(settings))
+    context = None if settings.insecure else server_context(settings)
+    port = http.listen(settings.http_address, context, share_port=share_port)
     address = f"{'http' if settings.insecure else 'https'}://{_connectable(settings.http_address, port)}"
     if settings.console_address == OFF:
         return address, address + urllib.parse.urlsplit(settings.issuer).path
-    port = http.listen(settings.console_address, None, flag="--console-address")
+    port = http.listen(settings.console_address, None, flag="--console-address", share_port=share_port)
     return address, _console_url(settings, port)
 
 
@@ -322,3 +349,7 @@ def _connectable(address: str, port: int) -> str:
 def main() -> None:
     """Run the program."""
     sys.exit(app())
+
+
+if __name__ == "__main__":
+    main()

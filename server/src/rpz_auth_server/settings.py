@@ -275,6 +275,11 @@ class Settings(BaseModel):
     """Uses of one grant each minute; 0 for any number."""
     verification_limit: int = Field(1000, ge=0, le=1_000_000)
     """Introspections and API token checks of one verifier each second; 0 for any number."""
+    workers: int = Field(1, ge=1, le=64)
+    """Processes that share the ports and the database."""
+    connection_age: float = Field(60, ge=1, le=86400)
+    """With several workers: after which a gRPC connection is asked to be made anew, which spreads clients
+    over the workers. A worker that is replaced takes as long to leave."""
     reflection: bool = False
     """Offer gRPC server reflection to authenticated callers."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
@@ -27,6 +29,7 @@ from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.live.hub import Hub
 from rpz_auth_server.live.local_authority import LocalAuthority
 from rpz_auth_server.live.verifiers import MOST, Verifiers
+from rpz_auth_server.transport import sockets
 from rpz_auth_server.transport.grpc.administration_service import AdministrationService
 from rpz_auth_server.transport.grpc.app_service import AppService
 from rpz_auth_server.transport.grpc.refusals import RefusalInterceptor
@@ -43,8 +46,6 @@ _HEALTH = "grpc.health.v1.Health"
 _REFLECTION = "grpc.reflection.v1alpha.ServerReflection"
 _DRAIN = 10.0
 _OPTIONS: Sequence[tuple[str, Any]] = (
-    # Without this, a second server on the same port starts without an error and takes half of the calls.
-    ("grpc.so_reuseport", 0),
     # Requests are small; what is not is refused before it is parsed.
     ("grpc.max_receive_message_length", 256 * 1024),
     # The core counts a stream until its last bytes are gone, and refuses what comes above: at 100, a client
@@ -59,6 +60,13 @@ _OPTIONS: Sequence[tuple[str, Any]] = (
 )
 
 
+def _sharing(connection_age: float | None) -> Sequence[tuple[str, Any]]:
+    if connection_age is None:
+        # Else a second server on the same port starts without an error and takes half of the calls.
+        return (("grpc.so_reuseport", 0),)
+    return (("grpc.so_reuseport", 1), ("grpc.max_connection_age_ms", int(1000 * connection_age)))
+
+
 class GrpcServer:
     """The authority on one address."""
 
@@ -70,8 +78,19 @@ class GrpcServer:
         offer_reflection: bool,
         trusted_proxies: Iterable[str] = (),
         streams_per_verifier: int = MOST,
+        connection_age: float | None = None,
     ) -> None:
-        """Put the services together; nothing listens yet."""
+        """Put the services together; nothing listens yet.
+
+        Args:
+            authority: Whose flows are served.
+            hub: Whose news are told.
+            offer_reflection: To authenticated callers.
+            trusted_proxies: Networks whose x-forwarded-for is believed.
+            streams_per_verifier: That may be open at once.
+            connection_age: For one of several workers on a port: seconds after which a connection is asked to
+                be made anew, on whichever of them.
+        """
         policies = {_HEALTH: rpz_auth.PUBLIC}
         if offer_reflection:
             policies[_REFLECTION] = rpz_auth.scopes(scope.APPS)
@@ -88,8 +107,11 @@ class GrpcServer:
             on_refusal=_refusals_of(authority.limiter),
         )
         self._server = grpc.aio.server(
-            interceptors=[auth, RefusalInterceptor(authority.limiter)], options=_OPTIONS
+            interceptors=[auth, RefusalInterceptor(authority.limiter)],
+            options=[*_OPTIONS, *_sharing(connection_age)],
         )
+        self._connection_age = connection_age or 0.0
+        self._port = 0
         self._health = health_aio.HealthServicer()
         verifiers = Verifiers(most=streams_per_verifier)
         token_service_pb2_grpc.add_TokenServiceServicer_to_server(TokenService(authority), self._server)
@@ -113,19 +135,36 @@ class GrpcServer:
         """
         try:
             if credentials is None:
-                return self._server.add_insecure_port(address)
-            return self._server.add_secure_port(address, credentials)
+                self._port = self._server.add_insecure_port(address)
+            else:
+                self._port = self._server.add_secure_port(address, credentials)
         except RuntimeError:
             raise ConfigurationError(
                 f"cannot listen on {address}: another program has the port, or the address is not this "
                 "machine's; stop that program, or choose another with --grpc-address"
             ) from None
 
+        return self._port
+
     async def start(self) -> None:
         """Serve."""
         await self._server.start()
         for service in ("", *_SERVICES):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+
+    async def leave(self, hurry: asyncio.Event) -> None:
+        """Serve those who are connected until each has gone elsewhere, but take nobody new.
+
+        A server that is stopped cancels what arrives before its clients know; one whose connections have
+        reached their age tells them first. `hurry` ends the wait.
+        """
+        await self._health.enter_graceful_shutdown()
+        sockets.stop_listening(self._port)
+        # The core shortens or lengthens each age by up to a tenth; after that only streams hold connections.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1.1 * self._connection_age + 1):
+                while sockets.count_connections(self._port) and not hurry.is_set():  # noqa: ASYNC110 - the core tells nobody
+                    await asyncio.sleep(0.05)
 
     async def stop(self, hub: Hub) -> None:
         """Say that it stops, end the streams, let the calls in flight finish."""

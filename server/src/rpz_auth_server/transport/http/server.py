@@ -30,13 +30,21 @@ class HttpServer:
         self._listeners: list[tuple[_Listener, socket.socket]] = []
         self._tasks: list[asyncio.Task[None]] = []
 
-    def listen(self, address: str, context: ssl.SSLContext | None, *, flag: str = "--http-address") -> int:
+    def listen(
+        self,
+        address: str,
+        context: ssl.SSLContext | None,
+        *,
+        flag: str = "--http-address",
+        share_port: bool = False,
+    ) -> int:
         """Take a port, without TLS when there is no context; return its number.
 
         Args:
             address: `host:port` as in the settings.
             context: With the certificate.
             flag: By which an administrator names another address.
+            share_port: With other workers.
 
         Raises:
             ConfigurationError: It is taken.
@@ -46,7 +54,9 @@ class HttpServer:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
             family, _, _, _, place = found[0]
             everywhere = family == socket.AF_INET6 and place[0] == "::"
-            taken = socket.create_server(place[:2], family=family, dualstack_ipv6=everywhere)
+            taken = socket.create_server(
+                place[:2], family=family, dualstack_ipv6=everywhere, reuse_port=share_port
+            )
         except OSError:
             raise ConfigurationError(
                 f"cannot listen on {address}: another program has the port, or the address is not this "
