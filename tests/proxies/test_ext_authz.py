@@ -77,9 +77,12 @@ class Edge:
         ):
             method: Any = channel.unary_unary(path)
             try:
-                return dict(json.loads(method(b"", metadata=metadata, timeout=20)))
+                arrived = [tuple(pair) for pair in json.loads(method(b"", metadata=metadata, timeout=20))]
             except grpc.RpcError as error:
                 return error
+        own = [key for key, _ in arrived if key in CALLER_HEADERS]
+        assert len(own) == len(set(own)), f"a name of the caller arrived twice: {arrived}"
+        return dict(arrived)
 
     def get(self, path: str, headers: dict[str, str] | None = None) -> tuple[int, dict[str, str], Any]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
