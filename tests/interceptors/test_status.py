@@ -41,6 +41,8 @@ REQUIRED = {
 BESIDES = {
     "TARGET_INVALID": WireStatus(C.INVALID_ARGUMENT, 400, "invalid_target"),  # RFC 8707 §2
     "REQUEST_INVALID": WireStatus(C.INVALID_ARGUMENT, 400, "invalid_request"),
+    "GRANT_TYPE_UNKNOWN": WireStatus(C.INVALID_ARGUMENT, 400, "unsupported_grant_type"),  # RFC 6749 §5.2
+    "GRANT_TYPE_NOT_ALLOWED": WireStatus(C.PERMISSION_DENIED, 400, "unauthorized_client"),
     "RIGHTS_INSUFFICIENT": WireStatus(C.PERMISSION_DENIED, 403, "access_denied"),
     "NOT_FOUND": WireStatus(C.NOT_FOUND, 404, None),
     "NOT_IMPLEMENTED": WireStatus(C.UNIMPLEMENTED, 501, None),

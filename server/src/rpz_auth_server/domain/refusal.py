@@ -15,8 +15,7 @@
     ├── NotImplementedYet
     ├── RateLimited
     ├── Conflict
-    └── rpz_auth.errors.TokenInvalid
-        └── ApiTokenInvalid
+    └── ApiTokenInvalid            by way of rpz_auth.errors.TokenInvalid
 """
 
 from __future__ import annotations
@@ -103,12 +102,12 @@ class RateLimited(Refusal):
     """Whether it is about guessing: its answer may be held back."""
 
 
-class ApiTokenInvalid(TokenInvalid):
-    """An API token that was looked at where the authority is called; counted there."""
-
-
 class Conflict(Refusal):
     """The object kept changing under the request."""
 
     reason = Reason.CONFLICT
     default_message = "the object was changed at the same time; read it again and repeat"
+
+
+class ApiTokenInvalid(TokenInvalid):
+    """An API token that was looked at where the authority is called; counted there."""
