@@ -42,6 +42,7 @@ from rpz_auth_server.live.hub import Hub
 from rpz_auth_server.main import describe_connection, open_authority
 from rpz_auth_server.settings import Settings
 from rpz_auth_server.storage.sqlite import SqliteStore
+from rpz_auth_server.transport.console.running import Running
 from rpz_auth_server.transport.console.try_it import Connection
 from rpz_auth_server.transport.grpc.server import GrpcServer
 from rpz_auth_server.transport.http.app import build
@@ -480,7 +481,8 @@ async def running_authority(
         connection = describe_connection(settings, port)
         await bootstrap.ensure_administrator(authority, data_dir, connection)
         await server.start()
-        http = HttpServer(build(authority, settings, Connection(**connection), people=people))
+        beside = Running(hub, server.verifiers)
+        http = HttpServer(build(authority, settings, Connection(**connection), beside, people=people))
         http_port = http.listen(settings.http_address, server_context(settings))
         await http.start()
         running = TestAuthority(settings, authority, hub, server, held[0], time, port, http_port)

@@ -32,6 +32,7 @@ from rpz_auth_server.settings import OFF, Settings
 from rpz_auth_server.storage.postgres.store import PostgresStore
 from rpz_auth_server.storage.sqlite import SqliteStore
 from rpz_auth_server.storage.store import Store
+from rpz_auth_server.transport.console.running import Running
 from rpz_auth_server.transport.console.try_it import Connection
 from rpz_auth_server.transport.grpc.server import GrpcServer
 from rpz_auth_server.transport.http.app import build
@@ -232,7 +233,8 @@ async def run(settings: Settings, environ: Mapping[str, str], *, control: int | 
             settings.grpc_address, None if settings.insecure else server_credentials(settings)
         )
         connection = describe_connection(settings, port)
-        http = HttpServer(build(authority, settings, Connection(**connection)))
+        beside = Running(hub, server.verifiers)
+        http = HttpServer(build(authority, settings, Connection(**connection), beside))
         address, console = _listen_http(http, settings, share_port=control is not None)
         await bootstrap.ensure_administrator(authority, settings.data_dir, connection)
         link = await first_sign_in.ensure_first_person(authority, settings.data_dir, console)

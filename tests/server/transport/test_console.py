@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import html.parser
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import rpz_auth
 from rpz.auth.v1 import app_service_pb2
 from rpz_auth_server import first_sign_in
 from rpz_auth_server.domain.account import Role
+from rpz_auth_server.domain.event import Audit
 from rpz_auth_server.flows import accounts
 from rpz_auth_server.flows.accounts import AccountFields
 from rpz_auth_server.flows.sign_in import IDLE_LIFETIME
@@ -24,8 +28,14 @@ from server.visitor import Visitor, hurry
 HOSTILE = "<script>alert(1)</script>'\"><img src=x onerror=alert(2)>"
 ANONYMOUS_PAGES = ["/sign-in", "/welcome"]
 PAGES = ["/console", "/console/apps/new", "/console/allowed", "/console/account"]
-ADMINISTRATOR_PAGES = ["/console/people", "/console/people/new"]
-TABS = ["", "/authorizations", "/whitelist", "/settings"]
+ADMINISTRATOR_PAGES = [
+    "/console/people",
+    "/console/people/new",
+    "/console/verifiers",
+    "/console/keys",
+    "/console/audit",
+]
+TABS = ["", "/authorizations", "/whitelist", "/grants", "/audit", "/settings"]
 ACTS: list[tuple[str, dict[str, str]]] = [
     ("/settings", {"display_name": "mine now"}),
     ("/lock", {}),
@@ -36,6 +46,7 @@ ACTS: list[tuple[str, dict[str, str]]] = [
     ("/secrets/x/revoke", {}),
     ("/tokens", {"days": "", "scope": "orders.read", "resource": ORDERS}),
     ("/tokens/x/revoke", {}),
+    ("/grants/x/revoke", {}),
     ("/whitelist/check", {"entry": "10.0.0.1"}),
     ("/whitelist/add", {"entry": "10.0.0.1"}),
     ("/whitelist/remove", {"entry": "10.0.0.1"}),
@@ -638,6 +649,114 @@ async def test_cards_are_searched_by_name_and_kind(authority: TestAuthority) -> 
     assert "Shop" not in visitor.page
     await visitor.get("/console?q=nothing")
     assert "No App is called that" in visitor.page
+
+
+async def test_r212_owner_lists_and_revokes_what_users_granted(authority: TestAuthority) -> None:
+    visitor, eve = await Visitor.of(authority), await Visitor.of(authority, "eve")
+    client = await authority.create_client(owner=visitor.person.subject)
+    tokens = await authority.sign_in(client, subject="user:customer")
+    (grant,) = await authority.store.grants_of_subject("user:customer", limit=5)
+    place = f"/console/apps/{client.app_id}/grants"
+    await visitor.get(place)
+    assert "user:customer" in visitor.page
+    await eve.get("/console")
+    foreign = await authority.create_app(owner=eve.person.subject)
+    for app_id in (client.app_id, foreign.app_id):
+        act = f"/console/apps/{app_id}/grants/{grant.grant_id}/revoke"
+        assert (await eve.send(act)).status_code == 404
+    assert await authority.is_alive(tokens.access_token)
+    assert (await visitor.send(f"{place}/{grant.grant_id}/revoke")).status_code == 303
+    assert not await authority.is_alive(tokens.access_token)
+
+
+async def test_audit_log_of_an_app_shows_its_own_records_the_newest_first(authority: TestAuthority) -> None:
+    visitor = await Visitor.of(authority)
+    app_id = await owned_app(authority, visitor)
+    await owned_app(authority, visitor, display_name="other")
+    await visitor.get(f"/console/apps/{app_id}")
+    await visitor.send(f"/console/apps/{app_id}/lock")
+    text = (await visitor.get(f"/console/apps/{app_id}/audit")).text
+    assert re.findall(r"<td><code>([\w.]+)</code></td>", text) == ["app.lock", "app.create"]
+    assert "<td>you</td>" in text
+    older = await visitor.get(f"/console/apps/{app_id}/audit?before=1")
+    assert "Nothing" in older.text
+
+
+async def test_administrator_reads_the_whole_log_a_page_at_a_time(authority: TestAuthority) -> None:
+    root = await Visitor.of(authority, "root", role=Role.ADMINISTRATOR, display_name="Rita Root")
+    await root.get("/console/audit?action=account.")
+    assert "account.sign_in" in root.page
+    assert "Rita Root" in root.page
+    assert "app.create" not in root.page
+    for _ in range(101):
+        audit = Audit(actor="test", action="test.many")
+        await authority.store.commit(Commit(audit=(audit,)))
+    first = await root.get("/console/audit?action=test.many")
+    assert first.text.count("test.many</code>") == 100
+    (older,) = re.findall(r'href="(/console/audit\?before=[^"]*)"', first.text)
+    second = await root.get(older.replace("&amp;", "&"))
+    assert second.text.count("test.many</code>") == 1
+
+
+async def test_verifiers_show_how_fresh_they_are(authority: TestAuthority, tmp_path: Path) -> None:
+    root = await Visitor.of(authority, "root", role=Role.ADMINISTRATOR)
+    await root.get("/console/verifiers")
+    assert "No service is connected" in root.page
+    path = await authority.verifier_file(tmp_path / "orders.json")
+    connection = await asyncio.to_thread(rpz_auth.connect, path)
+    await asyncio.to_thread(connection.start)
+    try:
+        await asyncio.to_thread(connection.wait, 20)
+        await root.get("/console/verifiers")
+        assert "orders" in root.page
+        assert "Up to date" in root.page
+        assert ORDERS in root.page
+    finally:
+        await asyncio.to_thread(connection.close)
+
+
+async def test_administrator_rotates_keys_and_stops_everything(authority: TestAuthority) -> None:
+    root = await Visitor.of(authority, "root", role=Role.ADMINISTRATOR)
+    client = await authority.create_client()
+    tokens = await authority.sign_in(client)
+    await root.get("/console/keys")
+    assert root.page.count("Signs now") == 1
+    await root.send("/console/keys/rotate")
+    await root.get("/console/keys")
+    assert "Coming" in root.page
+    await root.send("/console/keys/lock")
+    await root.get("/console/keys")
+    assert "The authority is locked" in root.page
+    await root.send("/console/keys/unlock")
+    assert not await authority.is_alive(tokens.access_token)
+    assert {"signing_key.rotate", "issuer.lock", "issuer.unlock"} <= set(await authority.actions())
+
+
+async def test_query_token_switch_warns_and_is_the_frontends(authority: TestAuthority) -> None:
+    visitor = await Visitor.of(authority)
+    frontend = await owned_app(authority, visitor, kind=app_service_pb2.APP_KIND_FRONTEND)
+    backend = await owned_app(authority, visitor)
+    for app_id, offered in ((frontend, True), (backend, False)):
+        place = f"/console/apps/{app_id}/settings"
+        await visitor.get(place)
+        assert ("?token=" in visitor.page) is offered
+        await visitor.send(place, display_name="shop", query_token_allowed="1")
+        assert (await authority.store.app(app_id)).query_token_allowed is offered
+    await visitor.get(f"/console/apps/{frontend}")
+    assert "may travel in URLs" in visitor.page
+
+
+async def test_what_an_administrator_has_locked_no_owner_unlocks(authority: TestAuthority) -> None:
+    visitor, root = await Visitor.of(authority), await Visitor.of(authority, "root", role=Role.ADMINISTRATOR)
+    app_id = await owned_app(authority, visitor)
+    await root.get("/console")
+    await root.send(f"/console/apps/{app_id}/lock")
+    await visitor.get(f"/console/apps/{app_id}")
+    assert "only an administrator unlocks it" in visitor.page
+    assert "Unlock this App" not in visitor.page
+    assert (await visitor.send(f"/console/apps/{app_id}/unlock")).status_code == 403
+    await root.send(f"/console/apps/{app_id}/unlock")
+    assert (await authority.store.app(app_id)).locked is False
 
 
 # People

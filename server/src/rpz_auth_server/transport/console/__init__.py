@@ -15,6 +15,8 @@ from rpz_auth_server.transport.console.authorizations import AuthorizationPages
 from rpz_auth_server.transport.console.consent import ConsolePeople
 from rpz_auth_server.transport.console.desk import HOME, Desk
 from rpz_auth_server.transport.console.people import PeoplePages
+from rpz_auth_server.transport.console.records import RecordPages
+from rpz_auth_server.transport.console.running import Running, RunningPages
 from rpz_auth_server.transport.console.sign_in import SignInPages
 from rpz_auth_server.transport.console.static import static
 from rpz_auth_server.transport.console.try_it import Connection
@@ -22,7 +24,7 @@ from rpz_auth_server.transport.console.whitelist import WhitelistPages
 
 
 def build(
-    authority: Authority, connection: Connection, *, prefix: str
+    authority: Authority, connection: Connection, running: Running, *, prefix: str
 ) -> tuple[Sequence[BaseRoute], ConsolePeople]:
     """All pages, below the issuer's path, which is `prefix`, and those on the way to an App."""
     desk = Desk(authority=authority, connection=connection, prefix=prefix)
@@ -40,5 +42,7 @@ def build(
         *WhitelistPages(desk).routes(),
         *AccountPages(desk).routes(),
         *PeoplePages(desk).routes(),
+        *RecordPages(desk).routes(),
+        *RunningPages(desk, running).routes(),
     ]
     return routes, ConsolePeople(desk, sign_in_pages)

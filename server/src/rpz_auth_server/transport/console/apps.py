@@ -12,7 +12,8 @@ from starlette.routing import BaseRoute, Route
 from rpz_auth_server.domain.app import App, AppKind
 from rpz_auth_server.domain.refusal import RequestInvalid
 from rpz_auth_server.flows import apps
-from rpz_auth_server.flows.apps import AppFields
+from rpz_auth_server.flows.app_fields import AppFields
+from rpz_auth_server.flows.apps import AppQuery
 from rpz_auth_server.transport.console.desk import HOME, Desk, Visit
 from rpz_auth_server.transport.console.try_it import lines_for
 
@@ -48,12 +49,14 @@ class AppPages:
         query = visit.request.query_params.get("q", "").strip()[:100]
         kind = visit.request.query_params.get("kind", "")
         after = visit.request.query_params.get("after", "")
-        found = await apps.list_apps(self.desk.authority, visit.person, after=after, limit=_PAGE)
-        shown = [app for app in found if _matches(app, query, kind)]
+        wanted = AppQuery(name_part=query, kind=AppKind(kind) if kind in set(AppKind) else None)
+        found = await apps.list_apps(
+            self.desk.authority, visit.person, query=wanted, after=after, limit=_PAGE
+        )
         return self.desk.show(
             visit,
             "cards.html",
-            apps=shown,
+            apps=found,
             query=query,
             kind=kind,
             kinds=list(AppKind),
@@ -122,7 +125,9 @@ class AppPages:
                     redirect_uris=form.lines("redirect_uris"),
                     scopes=form.lines("scopes"),
                     resources=form.lines("resources"),
-                    pkce_exempt=bool(form.one("pkce_exempt")) if app.kind is AppKind.BACKEND else None,
+                    pkce_exempt=_switch(visit, app, AppKind.BACKEND, "pkce_exempt"),
+                    query_token_allowed=_switch(visit, app, AppKind.FRONTEND, "query_token_allowed"),
+                    confidential=_switch(visit, app, AppKind.DEVICE, "confidential"),
                 ),
                 allow_any_peer=False,
                 expected_version=_version(form.one("version")),
@@ -192,15 +197,16 @@ def is_mendable(refusal: Refusal) -> bool:
     return refusal.reason in _MENDABLE
 
 
-def _matches(app: App, query: str, kind: str) -> bool:
-    return (not kind or app.kind.value == kind) and query.casefold() in app.display_name.casefold()
-
-
 def _kind(text: str) -> AppKind:
     try:
         return AppKind(text)
     except ValueError:
         raise RequestInvalid("choose where the App runs") from None
+
+
+def _switch(visit: Visit, app: App, kind: AppKind, name: str) -> bool | None:
+    """A switch that Apps of one kind have; None for the others, which do not show it."""
+    return bool(visit.form.one(name)) if app.kind is kind else None
 
 
 def _version(text: str) -> int | None:

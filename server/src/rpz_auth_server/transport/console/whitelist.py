@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute, Route
 
 from rpz_auth_server.domain.app import App, AppKind
 from rpz_auth_server.flows import apps
-from rpz_auth_server.flows.apps import AppFields
+from rpz_auth_server.flows.app_fields import AppFields
 from rpz_auth_server.transport.console import show
 from rpz_auth_server.transport.console.apps import is_mendable
 from rpz_auth_server.transport.console.desk import HOME, Desk, Visit

@@ -113,15 +113,16 @@ class GrpcServer:
         self._connection_age = connection_age or 0.0
         self._port = 0
         self._health = health_aio.HealthServicer()
-        verifiers = Verifiers(most=streams_per_verifier)
+        self.verifiers = Verifiers(most=streams_per_verifier)
+        """Which are connected."""
         token_service_pb2_grpc.add_TokenServiceServicer_to_server(TokenService(authority), self._server)
         app_service_pb2_grpc.add_AppServiceServicer_to_server(AppService(authority), self._server)
         verification_service_pb2_grpc.add_VerificationServiceServicer_to_server(
-            VerificationService(authority, hub, verifiers), self._server
+            VerificationService(authority, hub, self.verifiers), self._server
         )
         # What the contract has and this version does not answers UNIMPLEMENTED; the stubs call it abstract.
         administration_service_pb2_grpc.add_AdministrationServiceServicer_to_server(
-            AdministrationService(authority, hub, verifiers), self._server
+            AdministrationService(authority, hub, self.verifiers), self._server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if offer_reflection:

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.settings import Settings
 from rpz_auth_server.transport import console, oauth
+from rpz_auth_server.transport.console.running import Running
 from rpz_auth_server.transport.console.try_it import Connection
 from rpz_auth_server.transport.http.answers import plain
 from rpz_auth_server.transport.http.guard import Guard
@@ -21,7 +22,12 @@ from rpz_auth_server.transport.oauth.people import People
 
 
 def build(
-    authority: Authority, settings: Settings, connection: Connection, *, people: People | None = None
+    authority: Authority,
+    settings: Settings,
+    connection: Connection,
+    running: Running,
+    *,
+    people: People | None = None,
 ) -> ASGIApp:
     """Put the application together.
 
@@ -31,10 +37,11 @@ def build(
         authority: Whose flows are served.
         settings: With the issuer, trusted proxies and origins of pages.
         connection: How clients connect, for the lines that the console shows.
+        running: What this process has beside the database, for the console.
         people: Who signs in and consents; None for the pages of the console.
     """
     prefix = urllib.parse.urlsplit(settings.issuer).path
-    pages, own_people = console.build(authority, connection, prefix=prefix)
+    pages, own_people = console.build(authority, connection, running, prefix=prefix)
     people = people or own_people
     metadata = oauth.metadata_route(authority, prefix, people)
     router = Router(

@@ -1,0 +1,119 @@
+"""What happened to an App and by it: users' grants, the audit log, what was refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from rpz_auth_server.domain.account import SUBJECT_PREFIX
+from rpz_auth_server.domain.app import App
+from rpz_auth_server.domain.event import AuditRecord
+from rpz_auth_server.flows import apps
+from rpz_auth_server.flows.audit_records import AuditFilter, list_audit_records
+from rpz_auth_server.flows.grants import list_grants, revoke_grant
+from rpz_auth_server.flows.pipeline import Authority
+from rpz_auth_server.flows.refusals import NEWEST, list_refusals
+from rpz_auth_server.transport.console.desk import HOME, Desk, Visit
+
+WINDOW = 5000
+"""Records that one page looks at, from the newest back."""
+_GRANTS = 100
+_SHOWN = 100
+_REFUSALS = 30
+_LONGEST_NUMBER = 17
+
+
+@dataclass(frozen=True, slots=True)
+class RecordPages:
+    """Grants and records of one App, and the records of all for administrators."""
+
+    desk: Desk
+
+    def routes(self) -> list[BaseRoute]:
+        """All of them."""
+        page = self.desk.page
+        app = HOME + "/apps/{app_id}"
+        return [
+            Route(app + "/grants", page(self.grants), methods=["GET"]),
+            Route(app + "/grants/{grant_id}/revoke", page(self.revoke), methods=["POST"]),
+            Route(app + "/audit", page(self.audit), methods=["GET"]),
+            Route(HOME + "/audit", page(self.whole_audit, administrator=True), methods=["GET"]),
+        ]
+
+    async def grants(self, visit: Visit) -> Response:
+        """Show which users allowed the App something."""
+        app = await self._find(visit)
+        after = visit.request.query_params.get("after", "")
+        found = await list_grants(
+            self.desk.authority, visit.person, client_id=app.app_id, subject="", after=after, limit=_GRANTS
+        )
+        return self.desk.show(
+            visit, "grants.html", app=app, tab="grants", grants=found.grants, next_after=found.next_after
+        )
+
+    async def revoke(self, visit: Visit) -> Response:
+        """End one user's grant."""
+        app_id, grant_id = (visit.request.path_params[name] for name in ("app_id", "grant_id"))
+        await revoke_grant(self.desk.authority, visit.person, grant_id)
+        return self.desk.go(f"{HOME}/apps/{app_id}/grants", said="revoked")
+
+    async def audit(self, visit: Visit) -> Response:
+        """Show what was done to the App, and which of its calls were refused."""
+        app = await self._find(visit)
+        records, older = await newest_records(
+            self.desk.authority, AuditFilter(app_id=app.app_id), before=_before(visit)
+        )
+        refusals = await list_refusals(
+            self.desk.authority, visit.person, app.app_id, before=NEWEST, limit=_REFUSALS
+        )
+        return self.desk.show(
+            visit,
+            "audit.html",
+            app=app,
+            tab="audit",
+            records=records,
+            older=older,
+            refusals=refusals,
+            own=visit.person.subject,
+        )
+
+    async def whole_audit(self, visit: Visit) -> Response:
+        """Show what was done at all."""
+        action = visit.request.query_params.get("action", "")[:100]
+        records, older = await newest_records(
+            self.desk.authority, AuditFilter(action=action), before=_before(visit)
+        )
+        names = {}
+        for actor in {record.audit.actor for record in records}:
+            account = await self.desk.authority.store.account(actor.removeprefix(SUBJECT_PREFIX))
+            if account is not None:
+                names[actor] = account.display_name
+        return self.desk.show(
+            visit, "whole_audit.html", records=records, older=older, action=action, names=names
+        )
+
+    async def _find(self, visit: Visit) -> App:
+        return await apps.get_app(self.desk.authority, visit.person, visit.request.path_params["app_id"])
+
+
+async def newest_records(
+    authority: Authority, wanted: AuditFilter, *, before: int | None
+) -> tuple[Sequence[AuditRecord], int | None]:
+    """The newest records that fit, the newest first, and before which sequence the next page begins."""
+    if before is None:
+        newest = await authority.store.newest_audit_record()
+        before = newest.sequence + 1 if newest is not None else 1
+    after = max(0, before - 1 - WINDOW)
+    page = await list_audit_records(authority, wanted, after=after, limit=WINDOW)
+    found = [record for record in page.records if record.sequence < before][::-1]
+    if len(found) > _SHOWN:
+        return found[:_SHOWN], found[_SHOWN - 1].sequence
+    return found, after + 1 if after else None
+
+
+def _before(visit: Visit) -> int | None:
+    text = visit.request.query_params.get("before", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _LONGEST_NUMBER else None
