@@ -47,6 +47,7 @@ def test_defaults_serve_on_loopback_with_tls(tmp_path: Path) -> None:
         "query_token_scopes": frozenset(),
         "query_token_lifetime": 86400,
         "audit_retention": 90 * 86400,
+        "expiry_warning": 14 * 86400,
         "heartbeat_interval": 1,
         "log_format": "json",
         "log_level": "info",

@@ -24,10 +24,12 @@ from rpz_auth_server.crypto.signing import SigningKeyring
 from rpz_auth_server.flows.limits import Limiter
 from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.live.collector import collect_forever
+from rpz_auth_server.live.expiry import warn_forever
 from rpz_auth_server.live.hub import Hub
 from rpz_auth_server.live.keyring import follow_keyring
 from rpz_auth_server.live.keys import keep_keys_forever
 from rpz_auth_server.live.limiter import Sharing, share_forever
+from rpz_auth_server.live.recorder import record, record_forever
 from rpz_auth_server.settings import OFF, Settings
 from rpz_auth_server.storage.postgres.store import PostgresStore
 from rpz_auth_server.storage.sqlite import SqliteStore
@@ -253,6 +255,7 @@ async def run(settings: Settings, environ: Mapping[str, str], *, control: int | 
             await asyncio.gather(server.leave(life.stopping), http.stop())
         _log.info("stopping")
         await asyncio.gather(server.stop(hub), http.stop())
+        await record(authority.store, authority.uses)
     _log.info("stopped")
 
 
@@ -262,6 +265,8 @@ def _background_work(
     yield collect_forever(authority.store, audit_kept=settings.audit_retention)
     yield keep_keys_forever(authority)
     yield share_forever(Sharing(authority.store, authority.limiter))
+    yield record_forever(authority.store, authority.uses)
+    yield warn_forever(authority)
     if KEYRING_VARIABLE not in environ:
         yield follow_keyring(settings.keyring_path, authority.keyring)
 
@@ -326,6 +331,7 @@ async def open_authority(
         restored_at=issuer.restored_at,
         limiter=Limiter(settings.limits, store.now),
         query_tokens=settings.query_tokens,
+        expiry_warning=settings.expiry_warning,
     )
     return authority, hub
 

@@ -252,6 +252,8 @@ class Settings(BaseModel):
     """How long an API token may live that is taken from a URL."""
     audit_retention: float = Field(90 * _DAY, ge=_DAY, le=3650 * _DAY)
     """For which audit records are kept; export those that must be kept for longer."""
+    expiry_warning: float = Field(14 * _DAY, ge=0, le=365 * _DAY)
+    """From when on before its deadline a secret or API token is warned of; 0 for never."""
     heartbeat_interval: float = Field(1, ge=0.1, le=5)
     streams_per_verifier: int = Field(1_000, ge=1, le=100_000)
     """How many processes may follow changes with the credential of one verifier."""

@@ -22,7 +22,7 @@ def test_token_is_shown_once_on_a_line_of_its_own(cli: Cli) -> None:
     assert mark == "API token, shown this once; keep it now:"
     assert re.fullmatch(r"rpzt_[A-Za-z0-9_-]+", value)
     listed = cli("api-tokens", "list", app_id).out
-    assert re.search(r"^\S{22}  live   2100-01-01 00:00  orders\.read +ci *$", listed, re.MULTILINE)
+    assert re.search(r"^\S{22}  live   2100-01-01 00:00  never +orders\.read +ci *$", listed, re.MULTILINE)
     assert f" at {RESOURCE}" in listed
     assert value not in listed + json.dumps(cli.json("api-tokens", "list", app_id))
 
@@ -40,8 +40,9 @@ def test_scripts_get_record_and_token(cli: Cli) -> None:
         "scopes": ["orders.read"],
         "resources": [RESOURCE],
         "create_time": record["create_time"],
+        "last_use_address": "",
     }
-    assert cli.json("api-tokens", "list", app_id) == {"api_tokens": [record]}
+    assert cli.json("api-tokens", "list", app_id) == {"api_tokens": [record], "warnings": []}
 
 
 def test_output_goes_to_a_private_file_and_nowhere_else(cli: Cli, tmp_path: Path) -> None:
@@ -80,3 +81,19 @@ def test_revoked_token_is_listed_as_such(cli: Cli) -> None:
     assert cli("api-tokens", "revoke", app_id, token_id).out == f"{token_id} is revoked\n"
     assert cli.json("api-tokens", "revoke", app_id, token_id) == {}
     assert re.search(rf"^{token_id}  revoked  never", cli("api-tokens", "list", app_id).out, re.MULTILINE)
+
+
+def test_rotation_shows_the_successor_and_until_when_the_old_one_goes_on(cli: Cli) -> None:
+    app_id = cli.create_app()
+    options = ("--scope", "orders.read", "--resource", RESOURCE, "--name", "ci")
+    old = cli.json("api-tokens", "create", app_id, *options)["record"]
+    rotated = cli("api-tokens", "rotate", app_id, old["api_token_id"], "--overlap", "1h")
+    assert (rotated.code, rotated.err) == (0, "")
+    assert re.search(r"^rpzt_\S{64}$", rotated.out, re.MULTILINE)
+    assert re.search(rf"^{old['api_token_id']} goes on until .* UTC$", rotated.out, re.MULTILINE)
+    listed = cli.json("api-tokens", "list", app_id)["api_tokens"]
+    assert sorted("expire_time" in each for each in listed) == [False, True]
+    (new,) = [each for each in listed if "expire_time" not in each]
+    assert (new["display_name"], new["scopes"], new["resources"]) == ("ci", old["scopes"], old["resources"])
+    moved = cli.json("api-tokens", "update", app_id, new["api_token_id"], "--expires-in", "1h")
+    assert "expire_time" in moved["api_token"]

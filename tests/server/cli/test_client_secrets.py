@@ -19,7 +19,7 @@ def test_secret_is_shown_once_on_a_line_of_its_own(cli: Cli) -> None:
     assert mark == "OAuth 2 secret, shown this once; keep it now:"
     assert re.fullmatch(r"rpzs_[A-Za-z0-9_-]+", value)
     listed = cli("secrets", "list", app_id)
-    assert re.search(r"^\S{22}  live   never +blue *$", listed.out, re.MULTILINE)
+    assert re.search(r"^\S{22}  live   never +never +blue *$", listed.out, re.MULTILINE)
     assert value not in listed.out
     assert value not in json.dumps(cli.json("secrets", "list", app_id))
 
@@ -38,8 +38,9 @@ def test_scripts_get_record_and_secret(cli: Cli) -> None:
         "display_name": "blue",
         "create_time": record["create_time"],
         "expire_time": "2100-01-01T00:00:00Z",
+        "last_use_address": "",
     }
-    assert cli.json("secrets", "list", app_id) == {"client_secrets": [record]}
+    assert cli.json("secrets", "list", app_id) == {"client_secrets": [record], "warnings": []}
 
 
 def test_deadline_counts_from_now(cli: Cli) -> None:
@@ -65,7 +66,7 @@ def test_output_that_exists_is_kept_and_no_secret_is_made(cli: Cli, tmp_path: Pa
     path.write_text("mine")
     assert cli("secrets", "create", app_id, "--output", str(path)).code == 2
     assert path.read_text() == "mine"
-    assert cli.json("secrets", "list", app_id) == {"client_secrets": []}
+    assert cli.json("secrets", "list", app_id) == {"client_secrets": [], "warnings": []}
 
 
 def test_secret_whose_file_cannot_be_written_is_revoked_again(cli: Cli, tmp_path: Path) -> None:
@@ -90,3 +91,37 @@ def test_frontend_gets_no_secret(cli: Cli) -> None:
     result = cli("secrets", "create", cli.create_app(kind="frontend"))
     assert (result.code, result.out) == (1, "")
     assert result.err.startswith("REQUEST_INVALID: ")
+
+
+def test_rotation_shows_the_successor_and_until_when_the_old_one_goes_on(cli: Cli, tmp_path: Path) -> None:
+    app_id = cli.create_app()
+    old = cli.json("secrets", "create", app_id)["record"]["secret_id"]
+    rotated = cli("secrets", "rotate", app_id, "--overlap", "24h", "--name", "green")
+    assert (rotated.code, rotated.err) == (0, "")
+    assert re.search(r"^rpzs_\S{64}$", rotated.out, re.MULTILINE)
+    assert re.search(rf"^{old} goes on until \d{{4}}-\d\d-\d\d \d\d:\d\d UTC$", rotated.out, re.MULTILINE)
+    path = tmp_path / "secret"
+    again = cli.json("secrets", "rotate", app_id, old, "--overlap", "0s", "--output", str(path))
+    assert [each["secret_id"] for each in again["replaced"]] == [old]
+    assert (again["output"], "client_secret" in again) == (str(path), False)
+    assert path.read_text().startswith("rpzs_")
+    assert cli("secrets", "rotate", app_id, "--overlap", "soon").code == 2
+
+
+def test_deadline_of_a_secret_is_moved_and_taken_away(cli: Cli) -> None:
+    app_id = cli.create_app()
+    secret_id = cli.json("secrets", "create", app_id)["record"]["secret_id"]
+    moved = cli.json("secrets", "update", app_id, secret_id, "--expires-in", "1h", "--name", "blue")
+    assert moved["client_secret"]["display_name"] == "blue"
+    assert "expire_time" in moved["client_secret"]
+    shown = cli("secrets", "update", app_id, secret_id, "--never-expires").out
+    assert re.search(r"Expires \(UTC\) +never", shown)
+    for options in ([], ["--never-expires", "--expires-in", "1h"]):
+        assert cli("secrets", "update", app_id, secret_id, *options).code == 2
+
+
+def test_repeated_creation_by_its_request_id_makes_nothing_new(cli: Cli) -> None:
+    app_id = cli.create_app()
+    command = ("secrets", "create", app_id, "--request-id", "5f0c8ae6-0f2b-4c6e-9d7b-2f2f1a1c9a10")
+    assert cli.json(*command) == cli.json(*command)
+    assert len(cli.json("secrets", "list", app_id)["client_secrets"]) == 1

@@ -198,14 +198,6 @@ async def test_display_name_is_short_and_printable(authority: TestAuthority, nam
     assert await refusal(authority.admin.tokens.CreateApiToken(request)) == Reason.REQUEST_INVALID
 
 
-async def test_r215_request_id_is_refused_and_not_passed_over(authority: TestAuthority) -> None:
-    app = await authority.create_app()
-    request = pb.CreateApiTokenRequest(
-        app_id=app.app_id, scopes=["orders.read"], resources=[ORDERS], request_id="x"
-    )
-    assert await refusal(authority.admin.tokens.CreateApiToken(request)) == Reason.REQUEST_INVALID
-
-
 async def test_tokens_are_listed_in_pages(authority: TestAuthority) -> None:
     app = await authority.create_app()
     made = {

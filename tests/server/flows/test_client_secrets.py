@@ -92,12 +92,6 @@ async def test_owner_gives_its_app_a_secret(authority: TestAuthority) -> None:
     assert (await authority.sign_in(Client(app.app_id, created.client_secret))).access_token
 
 
-async def test_r215_request_id_is_refused_and_not_passed_over(authority: TestAuthority) -> None:
-    app = await authority.create_app()
-    request = pb.CreateClientSecretRequest(app_id=app.app_id, request_id="x")
-    assert await refusal(authority.admin.apps.CreateClientSecret(request)) == Reason.REQUEST_INVALID
-
-
 async def test_a128_bound_of_secrets_holds_for_those_that_are_made_at_the_same_time(
     authority: TestAuthority,
 ) -> None:

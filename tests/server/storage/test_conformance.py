@@ -11,12 +11,14 @@ import pytest
 from rpz_auth.errors import BackendUnavailable
 from rpz_auth.view import AppState, Revocation, SigningKeys
 from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret
+from rpz_auth_server.domain.creation import KEPT, Creation
 from rpz_auth_server.domain.event import BEGINNING, Audit, Cursor, StoredSnapshot
 from rpz_auth_server.domain.grant import MARGIN, MAX_ACCESS_TOKEN_LIFETIME, Grant, GrantState
 from rpz_auth_server.domain.issuer import Issuer
 from rpz_auth_server.domain.key import KeyUse, SealedKey
 from rpz_auth_server.domain.limits import Charge, Level, RefusalCount, SharedLevel
 from rpz_auth_server.domain.refusal import Conflict
+from rpz_auth_server.domain.use import Use
 from rpz_auth_server.storage import limits
 from rpz_auth_server.storage.audit import find_break
 from rpz_auth_server.storage.store import Commit, Row, Store
@@ -840,3 +842,54 @@ async def test_a110_refusals_are_kept_for_days_and_bounded(
         pass
     kept = await store.refusals(None, before=end, limit=100)
     assert [item.minute for item in kept] == [minute - back for back in range(4)]
+
+
+# Uses, deadlines, creations
+
+
+def _use(credential_id: str, at: float, place: str) -> Use:
+    return Use(credential_id=credential_id, used_at=at, used_from=place)
+
+
+async def test_last_use_is_kept_beside_the_versions_of_the_row(store: Store) -> None:
+    secret, token = a_secret(), an_api_token()
+    await store.commit(Commit(rows=(an_app(), secret, token)))
+    await store.record_uses(
+        [_use(secret.secret_id, NOW + 5, "192.0.2.1"), _use(token.api_token_id, NOW + 6, "unix")]
+    )
+    await store.record_uses([_use(secret.secret_id, NOW + 4, "192.0.2.2"), _use("nobody", NOW, "")])
+    # Who read the row before goes on with its version, and does not take the use away.
+    await store.commit(Commit(rows=(replace(secret, version=2, display_name="new"),)))
+    used = replace(secret, version=2, display_name="new", last_used_at=NOW + 5, last_used_from="192.0.2.1")
+    assert await store.client_secret(secret.secret_id) == used
+    assert await store.api_token(token.api_token_id) == replace(
+        token, last_used_at=NOW + 6, last_used_from="unix"
+    )
+
+
+async def test_what_expires_is_found_by_its_deadline(store: Store) -> None:
+    now = store.now()
+    soon: list[Any] = [a_secret(expires_at=now + 10), an_api_token(expires_at=now + 20)]
+    others: list[Any] = [
+        *(a_secret(expires_at=now - 1), a_secret(expires_at=now + 10, revoked_at=now + 5)),
+        *(a_secret(expires_at=None), an_api_token(expires_at=now + 31), an_api_token(expires_at=None)),
+    ]
+    await store.commit(Commit(rows=(an_app(), *soon, *others)))
+    assert await store.expiring(now + 30, limit=10) == soon
+    assert await store.expiring(now + 15, limit=10) == soon[:1]
+
+
+async def test_request_id_stands_for_one_creation_until_it_is_forgotten(store: Store) -> None:
+    creation = Creation(request_key="k", content="c", object_id="o", created_at=store.now())
+    assert await store.creation("k") is None
+    await store.commit(Commit(rows=(creation,)))
+    with pytest.raises(Conflict):
+        await store.commit(Commit(rows=(an_app(), replace(creation, object_id="other"))))
+    assert await store.creation("k") == creation
+    assert await store.app(APP_ID) is None
+    await store.collect(limit=100)
+    assert await store.creation("k") == creation
+    old = replace(creation, request_key="old", created_at=store.now() - KEPT)
+    await store.commit(Commit(rows=(old,)))
+    assert await store.collect(limit=100) == 1
+    assert await store.creation("old") is None

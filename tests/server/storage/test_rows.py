@@ -17,6 +17,7 @@ from rpz_auth_server.storage import file, rows
         (rows.GRANTS, "grants", {"collect_at"}),
         (rows.SIGNING_KEYS, "signing_keys", set()),
         (rows.ISSUER, "issuer", {"one"}),
+        (rows.CREATIONS, "creations", set()),
         (rows.PUSHED_REQUESTS, "pushed_requests", set()),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,7 +13,7 @@ from rpz.auth.v1 import token_service_pb2 as pb
 
 from rpz_auth_server.cli import output, secret_file
 from rpz_auth_server.cli.connection import Authority, connect
-from rpz_auth_server.cli.inputs import read_deadline
+from rpz_auth_server.cli.inputs import read_credential_mask, read_deadline, read_duration
 from rpz_auth_server.cli.options import (
     AppIdArgument,
     CredentialsOption,
@@ -20,7 +21,10 @@ from rpz_auth_server.cli.options import (
     ExpiresInOption,
     JsonOption,
     NameOption,
+    NeverExpiresOption,
     OutputOption,
+    OverlapOption,
+    RequestIdOption,
 )
 
 app = typer.Typer(help="API tokens of an App.", no_args_is_help=True, rich_markup_mode=None)
@@ -29,55 +33,142 @@ _PAGE = 1000
 
 
 @app.command()
-def create(  # noqa: PLR0913 - one for each field of the request
+def create(  # noqa: PLR0913, PLR0917 - one for each field of the request
     app_id: AppIdArgument,
     scope: Annotated[list[str], typer.Option(metavar="SCOPE", help="Among the App's; may be repeated.")],
     resource: Annotated[list[str], typer.Option(metavar="URI", help="Among the App's; may be repeated.")],
     name: NameOption = "",
     expires_in: ExpiresInOption = None,
     expires_at: ExpiresAtOption = None,
+    request_id: RequestIdOption = "",
     file: OutputOption = None,
     credentials: CredentialsOption = None,
     *,
     as_json: JsonOption = False,
 ) -> None:
     """Create an API token, and show it this once. It travels as HTTP Basic, the App ID as user."""
-    deadline = read_deadline(expires_in, expires_at, now=datetime.now(UTC))
+    request = pb.CreateApiTokenRequest(
+        app_id=app_id,
+        display_name=name,
+        scopes=scope,
+        resources=resource,
+        expire_time=read_deadline(expires_in, expires_at, now=datetime.now(UTC)),
+        request_id=request_id,
+    )
     if file is not None:
         secret_file.check_free(file, option="--output")
     with connect(credentials) as authority:
-        answer = authority.call(
-            authority.tokens.CreateApiToken,
-            pb.CreateApiTokenRequest(
-                app_id=app_id, display_name=name, scopes=scope, resources=resource, expire_time=deadline
-            ),
-        )
-        if file is not None:
-            revocation = pb.RevokeApiTokenRequest(app_id=app_id, api_token_id=answer.record.api_token_id)
-            secret_file.write(
-                file,
-                answer.api_token,
-                undo=lambda: authority.call(authority.tokens.RevokeApiToken, revocation),
-                created=f"the API token {answer.record.api_token_id}",
-            )
-    if as_json:
-        content = output.to_dict(answer)
-        output.print_json({"record": content["record"], "output": str(file)} if file else content)
-        return
-    output.print_record(
-        {
-            "API token ID": answer.record.api_token_id,
-            "App ID": answer.record.app_id,
-            "Name": answer.record.display_name,
-            "Scopes": answer.record.scopes,
-            "Resources": answer.record.resources,
-            "Expires (UTC)": output.format_time(_expire_time(answer.record)),
-        }
+        answer = authority.call(authority.tokens.CreateApiToken, request)
+        _write(authority, answer, file)
+    _show_made(answer, file, as_json=as_json)
+
+
+@app.command()
+def rotate(  # noqa: PLR0913, PLR0917 - one for each field of the request
+    app_id: AppIdArgument,
+    api_token_id: Annotated[str, typer.Argument(metavar="API_TOKEN_ID", help="The one to replace.")],
+    overlap: OverlapOption = "24h",
+    name: Annotated[str, typer.Option("--name", help="Of the successor; else the same.")] = "",
+    expires_in: ExpiresInOption = None,
+    expires_at: ExpiresAtOption = None,
+    request_id: RequestIdOption = "",
+    file: OutputOption = None,
+    credentials: CredentialsOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Create a successor that may do the same, show it this once, and let the old one go on for a while."""
+    request = pb.RotateApiTokenRequest(
+        app_id=app_id,
+        api_token_id=api_token_id,
+        overlap=read_duration(overlap, option="--overlap"),
+        display_name=name,
+        expire_time=read_deadline(expires_in, expires_at, now=datetime.now(UTC)),
+        request_id=request_id,
     )
     if file is not None:
+        secret_file.check_free(file, option="--output")
+    with connect(credentials) as authority:
+        answer = authority.call(authority.tokens.RotateApiToken, request)
+        _write(authority, answer, file)
+    _show_made(answer, file, as_json=as_json)
+    if not as_json and answer.HasField("replaced"):
+        until = output.format_time(_expire_time(answer.replaced))
+        output.print_line(f"{answer.replaced.api_token_id} goes on until {until} UTC")
+
+
+@app.command()
+def update(
+    app_id: AppIdArgument,
+    api_token_id: Annotated[str, typer.Argument(metavar="API_TOKEN_ID")],
+    name: Annotated[str | None, typer.Option("--name", help="Another name.")] = None,
+    expires_in: ExpiresInOption = None,
+    expires_at: ExpiresAtOption = None,
+    credentials: CredentialsOption = None,
+    *,
+    never_expires: NeverExpiresOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Change the name or the deadline of an API token that has not ended."""
+    deadline = read_deadline(expires_in, expires_at, now=datetime.now(UTC))
+    record = pb.ApiToken(
+        app_id=app_id, api_token_id=api_token_id, display_name=name or "", expire_time=deadline
+    )
+    mask = read_credential_mask(name, deadline, never_expires=never_expires)
+    with connect(credentials) as authority:
+        answer = authority.call(
+            authority.tokens.UpdateApiToken, pb.UpdateApiTokenRequest(api_token=record, update_mask=mask)
+        )
+    if as_json:
+        output.print_json(output.to_dict(answer))
+    else:
+        _print_record(answer.api_token)
+
+
+_Made = pb.CreateApiTokenResponse | pb.RotateApiTokenResponse
+
+
+def _write(authority: Authority, answer: _Made, file: Path | None) -> None:
+    if file is None or not answer.api_token:
+        return
+    record = answer.record
+    revocation = pb.RevokeApiTokenRequest(app_id=record.app_id, api_token_id=record.api_token_id)
+    secret_file.write(
+        file,
+        answer.api_token,
+        undo=lambda: authority.call(authority.tokens.RevokeApiToken, revocation),
+        created=f"the API token {record.api_token_id}",
+    )
+
+
+def _show_made(answer: _Made, file: Path | None, *, as_json: bool) -> None:
+    if as_json:
+        content = output.to_dict(answer)
+        if file:
+            content["output"] = str(file)
+            del content["api_token"]
+        output.print_json(content)
+        return
+    _print_record(answer.record)
+    if not answer.api_token:
+        output.print_line("Created before; the value is not shown again. Create another if it is lost.")
+    elif file is not None:
         output.print_line(f"Written to {file}, readable by you only.")
     else:
         output.print_secret("API token", answer.api_token)
+
+
+def _print_record(record: pb.ApiToken) -> None:
+    output.print_record(
+        {
+            "API token ID": record.api_token_id,
+            "App ID": record.app_id,
+            "Name": record.display_name,
+            "Scopes": record.scopes,
+            "Resources": record.resources,
+            "Expires (UTC)": output.format_time(_expire_time(record)),
+        }
+    )
 
 
 @app.command("list")
@@ -86,24 +177,28 @@ def list_tokens(
 ) -> None:
     """List an App's API tokens; never the values."""
     with connect(credentials) as authority:
-        found = list(_all_tokens(authority, app_id))
+        pages = list(_pages(authority, app_id))
+    found = [each for page in pages for each in page.api_tokens]
+    warnings = [each for page in pages for each in page.warnings]
     if as_json:
-        output.print_json({"api_tokens": [output.to_dict(each) for each in found]})
+        output.print_json({"api_tokens": [output.to_dict(each) for each in found], "warnings": warnings})
         return
     output.print_table(
-        ("API TOKEN ID", "STATE", "EXPIRES (UTC)", "ALLOWS", "NAME"),
+        ("API TOKEN ID", "STATE", "EXPIRES (UTC)", "LAST USED (UTC)", "ALLOWS", "NAME"),
         [
             (
                 each.api_token_id,
                 _state(each),
                 output.format_time(_expire_time(each)),
+                output.format_use(each),
                 [*each.scopes, *(f"at {resource}" for resource in each.resources)],
                 each.display_name,
             )
             for each in found
         ],
-        fixed=3,
+        fixed=4,
     )
+    output.print_warnings(warnings)
 
 
 @app.command()
@@ -126,12 +221,12 @@ def revoke(
         output.print_line(f"{api_token_id} is revoked")
 
 
-def _all_tokens(authority: Authority, app_id: str) -> Iterator[pb.ApiToken]:
+def _pages(authority: Authority, app_id: str) -> Iterator[pb.ListApiTokensResponse]:
     token = ""
     while True:
         request = pb.ListApiTokensRequest(app_id=app_id, page_size=_PAGE, page_token=token)
         page = authority.call(authority.tokens.ListApiTokens, request)
-        yield from page.api_tokens
+        yield page
         token = page.next_page_token
         if not token:
             return

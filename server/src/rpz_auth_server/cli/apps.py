@@ -13,7 +13,7 @@ from rpz.auth.v1 import app_service_pb2 as pb
 from rpz_auth_server.cli import inputs, output, secret_file
 from rpz_auth_server.cli.app_output import KIND_NUMBERS, Kind, kind_name, print_app, show
 from rpz_auth_server.cli.connection import Authority, connect
-from rpz_auth_server.cli.options import AppIdArgument, CredentialsOption, JsonOption
+from rpz_auth_server.cli.options import AppIdArgument, CredentialsOption, JsonOption, RequestIdOption
 from rpz_auth_server.cli.verifier import create_verifier
 
 app = typer.Typer(
@@ -89,6 +89,7 @@ def create(  # noqa: PLR0913, PLR0917 - one for each field of an App
     access_token_lifetime: AccessLifetimeOption = None,
     refresh_idle_lifetime: IdleLifetimeOption = None,
     refresh_lifetime: RefreshLifetimeOption = None,
+    request_id: RequestIdOption = "",
     credentials: CredentialsOption = None,
     *,
     confidential: Annotated[
@@ -111,7 +112,7 @@ def create(  # noqa: PLR0913, PLR0917 - one for each field of an App
     if verifier is not None:
         contradictions = (
             *(redirect_uri, scope, pkce_exempt, sign_in_for, subject_prefix, confidential, query_token),
-            *(access_token_lifetime, refresh_idle_lifetime, refresh_lifetime),
+            *(access_token_lifetime, refresh_idle_lifetime, refresh_lifetime, request_id),
         )
         if kind not in (None, Kind.BACKEND) or any(contradictions):
             raise typer.BadParameter(
@@ -141,7 +142,8 @@ def create(  # noqa: PLR0913, PLR0917 - one for each field of an App
         sign_in=pb.SignIn(client_ids=sign_in_for, subject_prefix=subject_prefix) if sign_in_for else None,
     )
     with connect(credentials) as authority:
-        answer = authority.call(authority.apps.CreateApp, pb.CreateAppRequest(app=wanted))
+        request = pb.CreateAppRequest(app=wanted, request_id=request_id)
+        answer = authority.call(authority.apps.CreateApp, request)
     show(answer, as_json=as_json)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,8 +11,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from rpz.auth.v1 import app_service_pb2 as pb
 
 from rpz_auth_server.cli import output, secret_file
-from rpz_auth_server.cli.connection import connect
-from rpz_auth_server.cli.inputs import read_deadline
+from rpz_auth_server.cli.connection import Authority, connect
+from rpz_auth_server.cli.inputs import read_credential_mask, read_deadline, read_duration
 from rpz_auth_server.cli.options import (
     AppIdArgument,
     CredentialsOption,
@@ -19,7 +20,10 @@ from rpz_auth_server.cli.options import (
     ExpiresInOption,
     JsonOption,
     NameOption,
+    NeverExpiresOption,
     OutputOption,
+    OverlapOption,
+    RequestIdOption,
 )
 
 app = typer.Typer(
@@ -33,6 +37,7 @@ def create(
     name: NameOption = "",
     expires_in: ExpiresInOption = None,
     expires_at: ExpiresAtOption = None,
+    request_id: RequestIdOption = "",
     file: OutputOption = None,
     credentials: CredentialsOption = None,
     *,
@@ -45,32 +50,121 @@ def create(
     with connect(credentials) as authority:
         answer = authority.call(
             authority.apps.CreateClientSecret,
-            pb.CreateClientSecretRequest(app_id=app_id, display_name=name, expire_time=deadline),
+            pb.CreateClientSecretRequest(
+                app_id=app_id, display_name=name, expire_time=deadline, request_id=request_id
+            ),
         )
-        if file is not None:
-            revocation = pb.RevokeClientSecretRequest(app_id=app_id, secret_id=answer.record.secret_id)
-            secret_file.write(
-                file,
-                answer.client_secret,
-                undo=lambda: authority.call(authority.apps.RevokeClientSecret, revocation),
-                created=f"the secret {answer.record.secret_id}",
-            )
-    if as_json:
-        content = output.to_dict(answer)
-        output.print_json({"record": content["record"], "output": str(file)} if file else content)
-        return
-    output.print_record(
-        {
-            "Secret ID": answer.record.secret_id,
-            "App ID": answer.record.app_id,
-            "Name": answer.record.display_name,
-            "Expires (UTC)": output.format_time(_expire_time(answer.record)),
-        }
+        _write(authority, answer, file)
+    _show_made(answer, file, as_json=as_json)
+
+
+@app.command()
+def rotate(  # noqa: PLR0913, PLR0917 - one for each field of the request
+    app_id: AppIdArgument,
+    secret_id: Annotated[
+        str, typer.Argument(metavar="SECRET_ID", help="The one to replace; else all that are live.")
+    ] = "",
+    overlap: OverlapOption = "24h",
+    name: NameOption = "",
+    expires_in: ExpiresInOption = None,
+    expires_at: ExpiresAtOption = None,
+    request_id: RequestIdOption = "",
+    file: OutputOption = None,
+    credentials: CredentialsOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Create a successor, show it this once, and let those before it go on for the overlap only."""
+    request = pb.RotateClientSecretRequest(
+        app_id=app_id,
+        secret_id=secret_id,
+        overlap=read_duration(overlap, option="--overlap"),
+        display_name=name,
+        expire_time=read_deadline(expires_in, expires_at, now=datetime.now(UTC)),
+        request_id=request_id,
     )
     if file is not None:
+        secret_file.check_free(file, option="--output")
+    with connect(credentials) as authority:
+        answer = authority.call(authority.apps.RotateClientSecret, request)
+        _write(authority, answer, file)
+    _show_made(answer, file, as_json=as_json)
+    if not as_json:
+        for each in answer.replaced:
+            output.print_line(f"{each.secret_id} goes on until {output.format_time(_expire_time(each))} UTC")
+
+
+@app.command()
+def update(
+    app_id: AppIdArgument,
+    secret_id: Annotated[str, typer.Argument(metavar="SECRET_ID")],
+    name: Annotated[str | None, typer.Option("--name", help="Another name.")] = None,
+    expires_in: ExpiresInOption = None,
+    expires_at: ExpiresAtOption = None,
+    credentials: CredentialsOption = None,
+    *,
+    never_expires: NeverExpiresOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Change the name or the deadline of a secret that has not ended."""
+    deadline = read_deadline(expires_in, expires_at, now=datetime.now(UTC))
+    record = pb.ClientSecret(
+        app_id=app_id, secret_id=secret_id, display_name=name or "", expire_time=deadline
+    )
+    mask = read_credential_mask(name, deadline, never_expires=never_expires)
+    with connect(credentials) as authority:
+        answer = authority.call(
+            authority.apps.UpdateClientSecret,
+            pb.UpdateClientSecretRequest(client_secret=record, update_mask=mask),
+        )
+    if as_json:
+        output.print_json(output.to_dict(answer))
+    else:
+        _print_record(answer.client_secret)
+
+
+_Made = pb.CreateClientSecretResponse | pb.RotateClientSecretResponse
+
+
+def _write(authority: Authority, answer: _Made, file: Path | None) -> None:
+    if file is None or not answer.client_secret:
+        return
+    record = answer.record
+    revocation = pb.RevokeClientSecretRequest(app_id=record.app_id, secret_id=record.secret_id)
+    secret_file.write(
+        file,
+        answer.client_secret,
+        undo=lambda: authority.call(authority.apps.RevokeClientSecret, revocation),
+        created=f"the secret {record.secret_id}",
+    )
+
+
+def _show_made(answer: _Made, file: Path | None, *, as_json: bool) -> None:
+    if as_json:
+        content = output.to_dict(answer)
+        if file:
+            content["output"] = str(file)
+            del content["client_secret"]
+        output.print_json(content)
+        return
+    _print_record(answer.record)
+    if not answer.client_secret:
+        output.print_line("Created before; the value is not shown again. Create another if it is lost.")
+    elif file is not None:
         output.print_line(f"Written to {file}, readable by you only.")
     else:
         output.print_secret("OAuth 2 secret", answer.client_secret)
+
+
+def _print_record(record: pb.ClientSecret) -> None:
+    output.print_record(
+        {
+            "Secret ID": record.secret_id,
+            "App ID": record.app_id,
+            "Name": record.display_name,
+            "Expires (UTC)": output.format_time(_expire_time(record)),
+        }
+    )
 
 
 @app.command("list")
@@ -84,13 +178,20 @@ def list_secrets(
         output.print_json(output.to_dict(answer))
         return
     output.print_table(
-        ("SECRET ID", "STATE", "EXPIRES (UTC)", "NAME"),
+        ("SECRET ID", "STATE", "EXPIRES (UTC)", "LAST USED (UTC)", "NAME"),
         [
-            (each.secret_id, _state(each), output.format_time(_expire_time(each)), each.display_name)
+            (
+                each.secret_id,
+                _state(each),
+                output.format_time(_expire_time(each)),
+                output.format_use(each),
+                each.display_name,
+            )
             for each in answer.client_secrets
         ],
-        fixed=3,
+        fixed=4,
     )
+    output.print_warnings(answer.warnings)
 
 
 @app.command()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import typer
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
 CLIENT_SECRET_VARIABLE = "RPZ_AUTH_CLIENT_SECRET"  # noqa: S105 - the name of a variable, as are those below
@@ -78,6 +79,21 @@ def read_deadline(expires_in: str | None, expires_at: str | None, *, now: dateti
     timestamp = Timestamp()
     timestamp.FromDatetime(time)
     return timestamp
+
+
+def read_credential_mask(name: str | None, deadline: Timestamp | None, *, never_expires: bool) -> FieldMask:
+    """Say which fields of a credential's record are to change.
+
+    Raises:
+        typer.BadParameter: None, or a deadline and none.
+    """
+    if deadline is not None and never_expires:
+        raise typer.BadParameter("contradicts the deadline that is given", param_hint="--never-expires")
+    given = {"display_name": name is not None, "expire_time": deadline is not None or never_expires}
+    mask = FieldMask(paths=[field for field, is_given in given.items() if is_given])
+    if not mask.paths:
+        raise typer.BadParameter("say what to change, as in --expires-in 24h", param_hint="OPTIONS")
+    return mask
 
 
 def read_duration(text: str | None, *, option: str) -> Duration | None:

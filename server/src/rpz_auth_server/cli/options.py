@@ -45,6 +45,21 @@ OutputOption = Annotated[
     Path | None,
     typer.Option("--output", metavar="FILE", help="Write the value to a new file of mode 0600, not here."),
 ]
+RequestIdOption = Annotated[
+    str,
+    typer.Option(
+        "--request-id",
+        metavar="UUID",
+        help="Makes a repeated command give what the first one created, and not another.",
+    ),
+]
+OverlapOption = Annotated[
+    str,
+    typer.Option(
+        "--overlap", metavar="DURATION", help="For how long what is replaced goes on, as in 24h; 0s for not."
+    ),
+]
+NeverExpiresOption = Annotated[bool, typer.Option("--never-expires", help="Take the deadline away.")]
 NameOption = Annotated[str, typer.Option("--name", help="What people will know it by.")]
 ExpiresInOption = Annotated[
     str | None, typer.Option("--expires-in", metavar="DURATION", help="As in 90d, 12h, 30m or 45s.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from rpz_auth.view import AppState
 
@@ -131,6 +132,34 @@ class ApiToken:
     last_used_at: float | None = None
     last_used_from: str = ""
     version: int = 1
+
+
+C = TypeVar("C", ClientSecret, ApiToken)
+
+
+def expires_soon(credential: ClientSecret | ApiToken, now: float, window: float) -> bool:
+    """Tell whether somebody should replace a credential: it ends within `window` seconds.
+
+    One that was made for no longer than that ends as it was meant to.
+    """
+    deadline = credential.expires_at
+    return (
+        deadline is not None
+        and is_live(credential, now)
+        and deadline - now <= window < deadline - credential.created_at
+    )
+
+
+def id_of(credential: ClientSecret | ApiToken) -> str:
+    """The ID of a credential of either kind."""
+    return credential.secret_id if isinstance(credential, ClientSecret) else credential.api_token_id
+
+
+def retire(credential: C, deadline: float) -> C:
+    """Put a deadline on a credential, unless it has an earlier one."""
+    before = credential.expires_at
+    expires_at = deadline if before is None else min(before, deadline)
+    return replace(credential, expires_at=expires_at, version=credential.version + 1)
 
 
 def is_live(credential: ClientSecret | ApiToken, now: float) -> bool:

@@ -1,23 +1,42 @@
-"""API tokens of Apps: made, listed, revoked, verified."""
+"""API tokens of Apps: made, replaced, changed, listed, revoked, verified."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from rpz_auth.address import Peer
 from rpz_auth.caller import Caller
 
 from rpz_auth_server.crypto.handles import HandleInvalid, HandleKind, check_key, new_id, new_salt
 from rpz_auth_server.domain import scope
-from rpz_auth_server.domain.app import ApiToken, is_live
+from rpz_auth_server.domain.app import ApiToken, App, is_live, retire
+from rpz_auth_server.domain.creation import Creation
 from rpz_auth_server.domain.event import Audit
 from rpz_auth_server.domain.name import check_name
-from rpz_auth_server.domain.refusal import ApiTokenInvalid, NotFound, ScopeInvalid, TargetInvalid
-from rpz_auth_server.flows.credentials import check_deadline
+from rpz_auth_server.domain.refusal import (
+    ApiTokenInvalid,
+    NotFound,
+    RequestInvalid,
+    ScopeInvalid,
+    TargetInvalid,
+)
+from rpz_auth_server.flows.creations import may_show_again, read_request
+from rpz_auth_server.flows.credentials import CredentialFields, Replacement, change, check_deadline
 from rpz_auth_server.flows.pipeline import Authority, retry_conflicts, revocation_of, try_open
 from rpz_auth_server.flows.rights import check_grantable, find_app
 from rpz_auth_server.storage.store import Commit
+
+
+@dataclass(frozen=True, slots=True)
+class MadeToken:
+    """A new API token, and the one that it replaces."""
+
+    record: ApiToken
+    text: str = field(repr=False)
+    """Empty in a repeated answer that comes too late."""
+    replaced: ApiToken | None = None
 
 
 async def create_api_token(
@@ -29,7 +48,8 @@ async def create_api_token(
     scopes: Collection[str],
     resources: Collection[str],
     expires_at: float | None,
-) -> tuple[ApiToken, str]:
+    request_id: str = "",
+) -> MadeToken:
     """Make an API token; the text is returned this once.
 
     Raises:
@@ -39,7 +59,126 @@ async def create_api_token(
         RightsInsufficient: More than the caller may grant.
         RequestInvalid: A deadline that has passed.
     """
-    app = await find_app(authority, caller, app_id)
+    content = [app_id, display_name, sorted(scopes), sorted(resources), expires_at]
+    request = read_request(caller, "api_token", request_id, content)
+
+    async def attempt() -> MadeToken:
+        app = await find_app(authority, caller, app_id)
+        if earlier := await request.find(authority):
+            return await _repeat(authority, earlier)
+        now = authority.store.now()
+        token = await _new(authority, caller, app, display_name, scopes, resources, expires_at)
+        await authority.store.commit(
+            Commit(
+                rows=(token, *request.rows(token.api_token_id, now)),
+                audit=(_audit_of(caller, "api_token.create", token),),
+            )
+        )
+        return MadeToken(token, _text(authority, token))
+
+    return await retry_conflicts(attempt)
+
+
+async def rotate_api_token(
+    authority: Authority, caller: Caller, app_id: str, api_token_id: str, wanted: Replacement
+) -> MadeToken:
+    """Make a successor that may do the same, and put a deadline on the old one; both or neither.
+
+    Raises:
+        NotFound: The App or the token is missing, or not the caller's.
+        RequestInvalid: The token has ended, or the successor cannot be made.
+        ScopeInvalid, TargetInvalid: Nothing of what the token allowed is the App's any more.
+        RightsInsufficient: More than the caller may grant.
+    """
+    content = [app_id, api_token_id, wanted.overlap, wanted.display_name, wanted.expires_at]
+    request = read_request(caller, "api_token.rotate", wanted.request_id, content)
+
+    async def attempt() -> MadeToken:
+        app = await find_app(authority, caller, app_id)
+        if earlier := await request.find(authority):
+            return await _repeat(authority, earlier)
+        old = await _find(authority, caller, app_id, api_token_id)
+        now = authority.store.now()
+        if not is_live(old, now):
+            raise RequestInvalid("this API token has ended; create another")
+        name = wanted.display_name or old.display_name
+        scopes, resources = old.scopes & app.scopes, old.resources & app.resources
+        token = await _new(authority, caller, app, name, scopes, resources, wanted.expires_at)
+        retired, told = retire(old, now + wanted.overlap), _ask_anew(app)
+        await authority.store.commit(
+            Commit(
+                rows=(told, token, retired, *request.rows(token.api_token_id, now)),
+                events=(told.state,),
+                audit=(
+                    _audit_of(caller, "api_token.create", token),
+                    _audit_of(caller, "api_token.retire", retired),
+                ),
+            )
+        )
+        return MadeToken(token, _text(authority, token), retired)
+
+    return await retry_conflicts(attempt)
+
+
+async def update_api_token(
+    authority: Authority, caller: Caller, app_id: str, api_token_id: str, fields: CredentialFields
+) -> ApiToken:
+    """Change the name or the deadline of an API token that has not ended.
+
+    Raises:
+        NotFound: The App or the token is missing, or not the caller's.
+        RequestInvalid: It has ended, or a field is not of its form.
+        RightsInsufficient: It would live longer, and allows more than the caller may grant.
+    """
+
+    async def attempt() -> ApiToken:
+        app = await find_app(authority, caller, app_id)
+        token = await _find(authority, caller, app_id, api_token_id)
+        changed = change(token, fields, authority.store.now())
+        if _deadline(changed) > _deadline(token):
+            await check_grantable(authority, caller, token.scopes, token.resources)
+        told = _ask_anew(app)
+        await authority.store.commit(
+            Commit(
+                rows=(told, changed),
+                events=(told.state,),
+                audit=(_audit_of(caller, "api_token.update", changed),),
+            )
+        )
+        return changed
+
+    return await retry_conflicts(attempt)
+
+
+def _ask_anew(app: App) -> App:
+    """The App's row as it is written and told when the deadline of a token moves.
+
+    Verifiers keep answers about its tokens, and ask again when it has changed.
+    """
+    return replace(app, version=app.version + 1)
+
+
+def _deadline(token: ApiToken) -> float:
+    return math.inf if token.expires_at is None else token.expires_at
+
+
+async def _find(authority: Authority, caller: Caller, app_id: str, api_token_id: str) -> ApiToken:
+    await find_app(authority, caller, app_id)
+    token = await authority.store.api_token(api_token_id)
+    if token is None or token.app_id != app_id:
+        raise NotFound
+    return token
+
+
+async def _new(
+    authority: Authority,
+    caller: Caller,
+    app: App,
+    display_name: str,
+    scopes: Collection[str],
+    resources: Collection[str],
+    expires_at: float | None,
+) -> ApiToken:
     wanted, places = scope.check_scopes(scopes), frozenset(resources)
     if not wanted or not wanted <= app.scopes:
         raise ScopeInvalid("name scopes that are registered for the App")
@@ -48,9 +187,9 @@ async def create_api_token(
     await check_grantable(authority, caller, wanted, places)
     now = authority.store.now()
     check_deadline(expires_at, now)
-    token = ApiToken(
+    return ApiToken(
         api_token_id=new_id(),
-        app_id=app_id,
+        app_id=app.app_id,
         display_name=check_name(display_name, "display_name", may_be_empty=True),
         scopes=wanted,
         resources=places,
@@ -59,13 +198,21 @@ async def create_api_token(
         created_at=now,
         expires_at=expires_at,
     )
-    text = authority.handles.seal(
+
+
+def _text(authority: Authority, token: ApiToken) -> str:
+    return authority.handles.seal(
         HandleKind.API_TOKEN, token.api_token_id, 0, salt=token.salt, key_number=token.key_number
     )
-    await authority.store.commit(
-        Commit(rows=(token,), audit=(_audit(caller.subject, str(caller.peer), "api_token.create", token),))
-    )
-    return token, text
+
+
+async def _repeat(authority: Authority, earlier: Creation) -> MadeToken:
+    """What a creation gave that is now repeated; its text too, if the first answer was probably lost."""
+    token, now = await authority.store.api_token(earlier.object_id), authority.store.now()
+    if token is None:
+        raise NotFound
+    shown = may_show_again(earlier, now) and is_live(token, now)
+    return MadeToken(token, _text(authority, token) if shown else "")
 
 
 async def list_api_tokens(
@@ -88,10 +235,7 @@ async def revoke_api_token(authority: Authority, caller: Caller, app_id: str, ap
     """
 
     async def attempt() -> None:
-        await find_app(authority, caller, app_id)
-        token = await authority.store.api_token(api_token_id)
-        if token is None or token.app_id != app_id:
-            raise NotFound
+        token = await _find(authority, caller, app_id, api_token_id)
         if token.revoked_at is not None:
             return
         await authority.store.commit(
@@ -139,6 +283,7 @@ async def authenticate_api_token(
         token = await verify_api_token(authority, app_id, text, for_authority=for_authority)
         if token is None:
             raise ApiTokenInvalid
+        authority.uses.note(token.api_token_id, at=authority.store.now(), place=str(peer))
         return token
 
 
@@ -171,6 +316,10 @@ async def verify_api_token(
         if not scopes:
             return None
     return replace(token, scopes=scopes, resources=token.resources & app.resources)
+
+
+def _audit_of(caller: Caller, action: str, token: ApiToken) -> Audit:
+    return _audit(caller.subject, str(caller.peer), action, token)
 
 
 def _audit(actor: str, peer: str, action: str, token: ApiToken) -> Audit:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 import structlog
 from rpz_auth.caller import Caller
@@ -16,6 +16,7 @@ from rpz_auth_server.domain.refusal import Conflict, RequestInvalid, RightsInsuf
 from rpz_auth_server.flows.app_fields import NO_SIGN_IN as NO_SIGN_IN
 from rpz_auth_server.flows.app_fields import AppFields as AppFields
 from rpz_auth_server.flows.app_fields import apply
+from rpz_auth_server.flows.creations import read_request
 from rpz_auth_server.flows.pipeline import Authority, retry_conflicts
 from rpz_auth_server.flows.rights import find_app, is_administrator
 from rpz_auth_server.storage.store import Commit
@@ -36,31 +37,56 @@ class AppQuery:
 EVERY = AppQuery()
 
 
-async def create_app(authority: Authority, caller: Caller, kind: AppKind, fields: AppFields) -> App:
+async def create_app(
+    authority: Authority, caller: Caller, kind: AppKind, fields: AppFields, *, request_id: str = ""
+) -> App:
     """Register an App, owned by the caller unless an administrator says otherwise.
 
     Raises:
         RequestInvalid: A field is not of its form; the message says what to change.
         RightsInsufficient: It would have more than the caller may grant.
     """
-    now = authority.store.now()
-    empty = App(
-        app_id=str(uuid.uuid4()),
-        kind=kind,
-        display_name="",
-        owner=caller.subject,
-        created_at=now,
-        updated_at=now,
-    )
-    app = await apply(authority, caller, empty, fields, allow_any_peer=False)
-    if not app.display_name:
-        raise RequestInvalid("give the App a display_name")
-    events: tuple[Change, ...] = (app.state,) if app.whitelist or app.query_token_allowed else ()
-    await authority.store.commit(
-        Commit(rows=(app,), events=events, audit=(_audit(caller, "app.create", empty, app),))
-    )
-    _warn(caller, empty, app)
-    return app
+    content = [str(kind), {name: _plain(value) for name, value in asdict(fields).items()}]
+    request = read_request(caller, "app", request_id, content)
+
+    async def attempt() -> App:
+        if earlier := await request.find(authority):
+            return await find_app(authority, caller, earlier.object_id)
+        now = authority.store.now()
+        empty = App(
+            app_id=str(uuid.uuid4()),
+            kind=kind,
+            display_name="",
+            owner=caller.subject,
+            created_at=now,
+            updated_at=now,
+        )
+        app = await apply(authority, caller, empty, fields, allow_any_peer=False)
+        if not app.display_name:
+            raise RequestInvalid("give the App a display_name")
+        events: tuple[Change, ...] = (app.state,) if app.whitelist or app.query_token_allowed else ()
+        await authority.store.commit(
+            Commit(
+                rows=(app, *request.rows(app.app_id, now)),
+                events=events,
+                audit=(_audit(caller, "app.create", empty, app),),
+            )
+        )
+        _warn(caller, empty, app)
+        return app
+
+    return await retry_conflicts(attempt)
+
+
+def _plain(value: object) -> object:
+    """A field's value as JSON holds it, the same for the same value."""
+    match value:
+        case dict():
+            return {name: _plain(each) for name, each in value.items()}
+        case frozenset():
+            return sorted(value)
+        case _:
+            return value
 
 
 async def get_app(authority: Authority, caller: Caller, app_id: str) -> App:

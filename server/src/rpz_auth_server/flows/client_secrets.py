@@ -1,58 +1,171 @@
-"""OAuth 2 secrets of Apps: made, listed, revoked."""
+"""OAuth 2 secrets of Apps: made, replaced, changed, listed, revoked."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from rpz_auth.caller import Caller
 
 from rpz_auth_server.crypto.handles import HandleKind, new_id, new_salt
-from rpz_auth_server.domain.app import App, AppKind, ClientSecret, is_live
+from rpz_auth_server.domain.app import App, AppKind, ClientSecret, is_live, retire
+from rpz_auth_server.domain.creation import Creation
 from rpz_auth_server.domain.event import Audit
 from rpz_auth_server.domain.name import check_name
 from rpz_auth_server.domain.refusal import NotFound, RequestInvalid
-from rpz_auth_server.flows.credentials import check_deadline
+from rpz_auth_server.flows.creations import may_show_again, read_request
+from rpz_auth_server.flows.credentials import CredentialFields, Replacement, change, check_deadline
 from rpz_auth_server.flows.pipeline import Authority, retry_conflicts, revocation_of
 from rpz_auth_server.flows.rights import find_app
-from rpz_auth_server.storage.store import Commit
+from rpz_auth_server.storage.store import Commit, Row
 
 _MAX_SECRETS = 10
 
 
+@dataclass(frozen=True, slots=True)
+class MadeSecret:
+    """A new secret, and those that it replaces."""
+
+    record: ClientSecret
+    text: str = field(repr=False)
+    """Empty in a repeated answer that comes too late."""
+    replaced: tuple[ClientSecret, ...] = ()
+
+
 async def create_client_secret(
-    authority: Authority, caller: Caller, app_id: str, *, display_name: str, expires_at: float | None
-) -> tuple[ClientSecret, str]:
+    authority: Authority,
+    caller: Caller,
+    app_id: str,
+    *,
+    display_name: str,
+    expires_at: float | None,
+    request_id: str = "",
+) -> MadeSecret:
     """Make an OAuth 2 secret; the text is returned this once.
 
     Raises:
         NotFound: The App is missing, or not the caller's.
         RequestInvalid: A frontend App, too many secrets, or a deadline that has passed.
     """
+    request = read_request(caller, "client_secret", request_id, [app_id, display_name, expires_at])
+
+    async def attempt() -> MadeSecret:
+        app = await find_app(authority, caller, app_id)
+        if earlier := await request.find(authority):
+            return await _repeat(authority, earlier)
+        now = authority.store.now()
+        await _check_room(authority, app_id, now)
+        secret = _new(authority, app, display_name, expires_at, now)
+        rows: tuple[Row, ...] = (_with_secret(app), secret, *request.rows(secret.secret_id, now))
+        await authority.store.commit(
+            Commit(rows=rows, audit=(_audit(caller, "client_secret.create", secret),))
+        )
+        return MadeSecret(secret, _text(authority, secret))
+
+    return await retry_conflicts(attempt)
+
+
+async def rotate_client_secret(
+    authority: Authority, caller: Caller, app_id: str, secret_id: str, wanted: Replacement
+) -> MadeSecret:
+    """Make a successor and put a deadline on one secret, or on all that are live; all or nothing.
+
+    Raises:
+        NotFound: The App or the secret is missing, or not the caller's.
+        RequestInvalid: The secret has ended, or the successor cannot be made.
+    """
+    content = [app_id, secret_id, wanted.overlap, wanted.display_name, wanted.expires_at]
+    request = read_request(caller, "client_secret.rotate", wanted.request_id, content)
+
+    async def attempt() -> MadeSecret:
+        app = await find_app(authority, caller, app_id)
+        if earlier := await request.find(authority):
+            return await _repeat(authority, earlier)
+        now = authority.store.now()
+        old = await _to_replace(authority, app_id, secret_id, now)
+        if wanted.overlap > 0:  # for its time there is one more
+            await _check_room(authority, app_id, now)
+        secret = _new(authority, app, wanted.display_name, wanted.expires_at, now)
+        retired = tuple(retire(each, now + wanted.overlap) for each in old)
+        rows: tuple[Row, ...] = (_with_secret(app), secret, *retired, *request.rows(secret.secret_id, now))
+        audit = (
+            _audit(caller, "client_secret.create", secret),
+            *(_audit(caller, "client_secret.retire", each) for each in retired),
+        )
+        await authority.store.commit(Commit(rows=rows, audit=audit))
+        return MadeSecret(secret, _text(authority, secret), retired)
+
+    return await retry_conflicts(attempt)
+
+
+async def update_client_secret(
+    authority: Authority, caller: Caller, app_id: str, secret_id: str, fields: CredentialFields
+) -> ClientSecret:
+    """Change the name or the deadline of a secret that has not ended.
+
+    Raises:
+        NotFound: The App or the secret is missing, or not the caller's.
+        RequestInvalid: It has ended, or a field is not of its form.
+    """
 
     async def attempt() -> ClientSecret:
-        app = await find_app(authority, caller, app_id)
-        if app.kind is AppKind.FRONTEND:
-            raise RequestInvalid("a frontend App runs where nothing can be kept secret; it uses PKCE alone")
-        now = authority.store.now()
-        check_deadline(expires_at, now)
-        await _check_room(authority, app_id, now)
-        secret = ClientSecret(
-            secret_id=new_id(),
-            app_id=app_id,
-            display_name=check_name(display_name, "display_name", may_be_empty=True),
-            salt=new_salt(),
-            key_number=authority.keyring.minting_number,
-            created_at=now,
-            expires_at=expires_at,
-        )
+        secret = await _find(authority, caller, app_id, secret_id)
+        changed = change(secret, fields, authority.store.now())
         await authority.store.commit(
-            Commit(rows=(_with_secret(app), secret), audit=(_audit(caller, "client_secret.create", secret),))
+            Commit(rows=(changed,), audit=(_audit(caller, "client_secret.update", changed),))
         )
-        return secret
+        return changed
 
-    secret = await retry_conflicts(attempt)
-    return secret, _text(authority, secret)
+    return await retry_conflicts(attempt)
+
+
+async def _find(authority: Authority, caller: Caller, app_id: str, secret_id: str) -> ClientSecret:
+    await find_app(authority, caller, app_id)
+    secret = await authority.store.client_secret(secret_id)
+    if secret is None or secret.app_id != app_id:
+        raise NotFound
+    return secret
+
+
+async def _to_replace(
+    authority: Authority, app_id: str, secret_id: str, now: float
+) -> Sequence[ClientSecret]:
+    live = [each for each in await authority.store.client_secrets(app_id) if is_live(each, now)]
+    if not secret_id:
+        return live
+    found = [each for each in live if each.secret_id == secret_id]
+    if not found:
+        ended = await authority.store.client_secret(secret_id)
+        if ended is None or ended.app_id != app_id:
+            raise NotFound
+        raise RequestInvalid("this secret has ended; create another")
+    return found
+
+
+def _new(
+    authority: Authority, app: App, display_name: str, expires_at: float | None, now: float
+) -> ClientSecret:
+    if app.kind is AppKind.FRONTEND:
+        raise RequestInvalid("a frontend App runs where nothing can be kept secret; it uses PKCE alone")
+    check_deadline(expires_at, now)
+    return ClientSecret(
+        secret_id=new_id(),
+        app_id=app.app_id,
+        display_name=check_name(display_name, "display_name", may_be_empty=True),
+        salt=new_salt(),
+        key_number=authority.keyring.minting_number,
+        created_at=now,
+        expires_at=expires_at,
+    )
+
+
+async def _repeat(authority: Authority, earlier: Creation) -> MadeSecret:
+    """What a creation gave that is now repeated; its text too, if the first answer was probably lost."""
+    secret, now = await authority.store.client_secret(earlier.object_id), authority.store.now()
+    if secret is None:
+        raise NotFound
+    shown = may_show_again(earlier, now) and is_live(secret, now)
+    return MadeSecret(secret, _text(authority, secret) if shown else "")
 
 
 async def _check_room(authority: Authority, app_id: str, now: float) -> None:
@@ -94,10 +207,7 @@ async def revoke_client_secret(authority: Authority, caller: Caller, app_id: str
     """
 
     async def attempt() -> None:
-        await find_app(authority, caller, app_id)
-        secret = await authority.store.client_secret(secret_id)
-        if secret is None or secret.app_id != app_id:
-            raise NotFound
+        secret = await _find(authority, caller, app_id, secret_id)
         if secret.revoked_at is not None:
             return
         now = authority.store.now()

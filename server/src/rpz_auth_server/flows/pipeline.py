@@ -29,6 +29,7 @@ from rpz_auth_server.domain.key import KeyTimes
 from rpz_auth_server.domain.query_token import QueryTokenRule
 from rpz_auth_server.domain.refusal import ClientInvalid, Conflict, GrantInvalid, ScopeInvalid, TargetInvalid
 from rpz_auth_server.flows.limits import Limiter
+from rpz_auth_server.flows.uses import Uses
 from rpz_auth_server.storage.store import Commit, Store
 
 _log = structlog.get_logger("rpz_auth_server")
@@ -55,6 +56,9 @@ class Authority:
     restored_at: float | None = None
     """As in `Issuer`; a restore needs a start, so it stays as it was read."""
     query_tokens: QueryTokenRule = field(default_factory=QueryTokenRule)
+    uses: Uses = field(default_factory=Uses)
+    expiry_warning: float = 14 * 86400
+    """In seconds; from when on before its deadline a credential is warned of."""
 
     @staticmethod
     def forget_at(now: float) -> float:
@@ -140,6 +144,8 @@ async def _authenticate(authority: Authority, client: ClientCredentials, secret:
     elif app.confidential:
         raise ClientInvalid
     compiled(app.whitelist).check(client.peer)
+    if secret is not None:
+        authority.uses.note(secret.id, at=authority.store.now(), place=str(client.peer))
     return app
 
 

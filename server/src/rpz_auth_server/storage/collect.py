@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rpz_auth_server.domain.creation import KEPT as CREATION_KEPT
 from rpz_auth_server.domain.grant import MARGIN
 from rpz_auth_server.storage import events, limits
 from rpz_auth_server.storage.steps import Steps, sql
@@ -28,6 +29,7 @@ def collect(now: float, limit: int, audit_kept: float = AUDIT_KEPT) -> Steps[int
     collected += yield from _sessions(now, limit)
     collected += yield from _consents(now, limit)
     collected += yield from _pushed_requests(now, limit)
+    collected += yield from _creations(now, limit)
     collected += yield from events.collect(now, limit)
     collected += yield from limits.collect(now, limit)
     collected += yield from _audit(now, limit, audit_kept)
@@ -125,6 +127,16 @@ def _pushed_requests(now: float, limit: int) -> Steps[int]:
         "DELETE FROM pushed_requests WHERE request_id IN (SELECT request_id FROM pushed_requests"
         " WHERE expires_at <= ? LIMIT ?)",
         now,
+        limit,
+    )
+    return deleted.count
+
+
+def _creations(now: float, limit: int) -> Steps[int]:
+    deleted = yield sql(
+        "DELETE FROM creations WHERE request_key IN (SELECT request_key FROM creations"
+        " WHERE created_at <= ? LIMIT ?)",
+        now - CREATION_KEPT,
         limit,
     )
     return deleted.count

@@ -11,12 +11,13 @@ from typing import Any, Generic, TypeVar
 
 from rpz_auth_server.domain.account import Account, Consent, ExternalIdentity, Role, Session
 from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret, SignIn
+from rpz_auth_server.domain.creation import Creation
 from rpz_auth_server.domain.grant import MARGIN, Grant, GrantState
 from rpz_auth_server.domain.issuer import Issuer
 from rpz_auth_server.domain.key import SealedKey
 from rpz_auth_server.domain.pushed_request import PushedRequest
 from rpz_auth_server.domain.refusal import Conflict
-from rpz_auth_server.storage.steps import Steps
+from rpz_auth_server.storage.steps import Statement, Steps
 from rpz_auth_server.storage.store import Row
 
 R = TypeVar("R", bound=Row)
@@ -85,6 +86,7 @@ class Table(Generic[R]):
         self._row_type = row_type
         self._codecs = dict(codecs or {})
         self._derived = dict(derived or {})
+        self._name = name
         self.key = key = self.columns[0]
         self._computed = dict(computed or {})
         same = (key, *fixed)
@@ -129,6 +131,12 @@ class Table(Generic[R]):
             result = yield self._update, values
         if result.count != 1:
             raise Conflict
+
+    def observe(self, key: str, change: str, condition: str, values: tuple[Any, ...]) -> Statement:
+        """A statement that changes observed fields of a row, and not its version."""
+        setting, given = len(re.findall(r"\?", change)), list(values)
+        text = f"UPDATE {self._name} SET {change} WHERE {self.key} = ? AND {condition}"  # noqa: S608 - as above
+        return text, [*given[:setting], key, *given[setting:]]
 
     def _dump(self, row: R, columns: Iterable[str]) -> list[Any]:
         codecs = self._codecs
@@ -224,6 +232,8 @@ EXTERNAL_IDENTITIES: Table[ExternalIdentity] = Table(
     ExternalIdentity, "external_identities", _columns(ExternalIdentity), fixed=("issuer", "subject")
 )
 
+CREATIONS: Table[Creation] = Table(Creation, "creations", _columns(Creation))
+
 PUSHED_REQUESTS: Table[PushedRequest] = Table(
     PushedRequest,
     "pushed_requests",
@@ -244,6 +254,7 @@ TABLES: Mapping[type[Row], Table[Any]] = {
     Consent: CONSENTS,
     ExternalIdentity: EXTERNAL_IDENTITIES,
     PushedRequest: PUSHED_REQUESTS,
+    Creation: CREATIONS,
 }
 """Those that others refer to come first."""
 

@@ -352,3 +352,20 @@ def m0007_apps_and_use() -> Steps[None]:
 def m0008_restore() -> Steps[None]:
     """Keep when a backup was restored."""
     yield sql("ALTER TABLE issuer ADD COLUMN restored_at REAL")
+
+
+@_migration
+def m0009_creations() -> Steps[None]:
+    """Make the table of creations that can be repeated."""
+    yield sql(
+        """
+        CREATE TABLE creations (
+            request_key TEXT PRIMARY KEY NOT NULL,
+            content TEXT NOT NULL,
+            object_id TEXT NOT NULL,
+            created_at REAL NOT NULL,
+            version INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID
+        """
+    )
+    yield sql("CREATE INDEX creations_age ON creations (created_at)")

@@ -8,12 +8,14 @@ from functools import partial
 
 from rpz_auth_server.domain.account import Account, Consent, ExternalIdentity, Session
 from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret
+from rpz_auth_server.domain.creation import Creation
 from rpz_auth_server.domain.event import AuditRecord, Cursor, Event, StoredSnapshot
 from rpz_auth_server.domain.grant import Grant, GrantState
 from rpz_auth_server.domain.issuer import Issuer
 from rpz_auth_server.domain.key import KeyUse, SealedKey
 from rpz_auth_server.domain.limits import Charge, RefusalCount, SharedLevel
 from rpz_auth_server.domain.pushed_request import PushedRequest
+from rpz_auth_server.domain.use import Use
 from rpz_auth_server.storage import audit, events, limits, usage
 from rpz_auth_server.storage.collect import collect
 from rpz_auth_server.storage.rows import (
@@ -22,6 +24,7 @@ from rpz_auth_server.storage.rows import (
     APPS,
     CLIENT_SECRETS,
     CONSENTS,
+    CREATIONS,
     EXTERNAL_IDENTITIES,
     GRANTS,
     ISSUER,
@@ -108,6 +111,23 @@ class SqlStore(abc.ABC):
         """See `Store.api_tokens`."""
         condition = "WHERE app_id = ? AND api_token_id > ? ORDER BY api_token_id LIMIT ?"
         return await self._select(API_TOKENS, condition, app_id, after, limit)
+
+    async def expiring(self, before: float, *, limit: int) -> Sequence[ClientSecret | ApiToken]:
+        """See `Store.expiring`."""
+        # Their index is on the end, whichever it is.
+        end = "coalesce(revoked_at, expires_at)"
+        condition = f"WHERE {end} > ? AND {end} < ? AND revoked_at IS NULL ORDER BY {end} LIMIT ?"
+        values = (self.now(), before, limit)
+        secrets = await self._select(CLIENT_SECRETS, condition, *values)
+        return [*secrets, *await self._select(API_TOKENS, condition, *values)]
+
+    async def record_uses(self, uses: Sequence[Use]) -> None:
+        """See `Store.record_uses`."""
+        await self._write(lambda _: _record_uses(uses))
+
+    async def creation(self, request_key: str) -> Creation | None:
+        """See `Store.creation`."""
+        return await self._look_up(CREATIONS, request_key)
 
     async def grant(self, grant_id: str) -> Grant | None:
         """See `Store.grant`."""
@@ -266,6 +286,20 @@ def _count_pushed_requests(app_id: str, now: float) -> Steps[int]:
         "SELECT count(*) FROM pushed_requests WHERE app_id = ? AND expires_at > ?", app_id, now
     )
     return int(counted.rows[0][0])
+
+
+def _record_uses(uses: Sequence[Use]) -> Steps[None]:
+    # No version rises: this is beside what the row says, and must not make anybody decide again.
+    for use in uses:
+        for table in (CLIENT_SECRETS, API_TOKENS):
+            found = yield table.observe(
+                use.credential_id,
+                "last_used_at = ?, last_used_from = ?",
+                "(last_used_at IS NULL OR last_used_at < ?)",
+                (use.used_at, use.used_from, use.used_at),
+            )
+            if found.count:
+                break
 
 
 def _nothing(now: float) -> Steps[float]:

@@ -10,12 +10,14 @@ from rpz_auth.view import Change
 
 from rpz_auth_server.domain.account import Account, Consent, ExternalIdentity, Session
 from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret
+from rpz_auth_server.domain.creation import Creation
 from rpz_auth_server.domain.event import Audit, AuditRecord, Cursor, Event, StoredSnapshot
 from rpz_auth_server.domain.grant import Grant
 from rpz_auth_server.domain.issuer import Issuer
 from rpz_auth_server.domain.key import KeyUse, SealedKey
 from rpz_auth_server.domain.limits import Charge, RefusalCount, SharedLevel
 from rpz_auth_server.domain.pushed_request import PushedRequest
+from rpz_auth_server.domain.use import Use
 
 Row = (
     App
@@ -29,6 +31,7 @@ Row = (
     | Consent
     | ExternalIdentity
     | PushedRequest
+    | Creation
 )
 
 
@@ -100,6 +103,18 @@ class Store(Protocol):
 
     async def api_tokens(self, app_id: str, *, after: str, limit: int) -> Sequence[ApiToken]:
         """API tokens of an App, the ended ones too, in order of ID, beyond the ID `after`."""
+        ...
+
+    async def expiring(self, before: float, *, limit: int) -> Sequence[ClientSecret | ApiToken]:
+        """Up to `limit` secrets and as many API tokens that are live and end before a time."""
+        ...
+
+    async def record_uses(self, uses: Sequence[Use]) -> None:
+        """Note when secrets and API tokens were used last; an earlier use never replaces a later one."""
+        ...
+
+    async def creation(self, request_key: str) -> Creation | None:
+        """What was created under a request ID."""
         ...
 
     async def grant(self, grant_id: str) -> Grant | None:

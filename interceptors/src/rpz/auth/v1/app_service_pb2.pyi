@@ -191,6 +191,7 @@ class CreateAppRequest(google.protobuf.message.Message):
     APP_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     request_id: builtins.str
+    """As in CreateApiTokenRequest."""
     @property
     def app(self) -> global___App:
         """app_id, owner (unless an administrator sets it), locked, epoch and times are the authority's."""
@@ -495,9 +496,13 @@ class ClientSecret(google.protobuf.message.Message):
     CREATE_TIME_FIELD_NUMBER: builtins.int
     EXPIRE_TIME_FIELD_NUMBER: builtins.int
     REVOKE_TIME_FIELD_NUMBER: builtins.int
+    LAST_USE_TIME_FIELD_NUMBER: builtins.int
+    LAST_USE_ADDRESS_FIELD_NUMBER: builtins.int
     secret_id: builtins.str
     app_id: builtins.str
     display_name: builtins.str
+    last_use_address: builtins.str
+    """From where: an IP address, "unix", or empty when nobody knows."""
     @property
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     @property
@@ -506,6 +511,10 @@ class ClientSecret(google.protobuf.message.Message):
 
     @property
     def revoke_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def last_use_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Unset for one that was never used. Some seconds late."""
+
     def __init__(
         self,
         *,
@@ -515,9 +524,11 @@ class ClientSecret(google.protobuf.message.Message):
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         expire_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         revoke_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        last_use_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        last_use_address: builtins.str = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "revoke_time", b"revoke_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["app_id", b"app_id", "create_time", b"create_time", "display_name", b"display_name", "expire_time", b"expire_time", "revoke_time", b"revoke_time", "secret_id", b"secret_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "last_use_time", b"last_use_time", "revoke_time", b"revoke_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["app_id", b"app_id", "create_time", b"create_time", "display_name", b"display_name", "expire_time", b"expire_time", "last_use_address", b"last_use_address", "last_use_time", b"last_use_time", "revoke_time", b"revoke_time", "secret_id", b"secret_id"]) -> None: ...
 
 global___ClientSecret = ClientSecret
 
@@ -532,6 +543,7 @@ class CreateClientSecretRequest(google.protobuf.message.Message):
     app_id: builtins.str
     display_name: builtins.str
     request_id: builtins.str
+    """As in CreateApiTokenRequest."""
     @property
     def expire_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     def __init__(
@@ -554,7 +566,7 @@ class CreateClientSecretResponse(google.protobuf.message.Message):
     RECORD_FIELD_NUMBER: builtins.int
     CLIENT_SECRET_FIELD_NUMBER: builtins.int
     client_secret: builtins.str
-    """Shown this once."""
+    """Shown this once; see request_id."""
     @property
     def record(self) -> global___ClientSecret: ...
     def __init__(
@@ -567,6 +579,115 @@ class CreateClientSecretResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["client_secret", b"client_secret", "record", b"record"]) -> None: ...
 
 global___CreateClientSecretResponse = CreateClientSecretResponse
+
+@typing.final
+class RotateClientSecretRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    APP_ID_FIELD_NUMBER: builtins.int
+    SECRET_ID_FIELD_NUMBER: builtins.int
+    OVERLAP_FIELD_NUMBER: builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    app_id: builtins.str
+    secret_id: builtins.str
+    """The one to replace; empty for all that are live."""
+    display_name: builtins.str
+    """Of the successor."""
+    request_id: builtins.str
+    """As in CreateApiTokenRequest."""
+    @property
+    def overlap(self) -> google.protobuf.duration_pb2.Duration:
+        """For how long the replaced ones go on beside their successor; unset for no longer. A deadline that is
+        earlier already stays.
+        """
+
+    @property
+    def expire_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        app_id: builtins.str = ...,
+        secret_id: builtins.str = ...,
+        overlap: google.protobuf.duration_pb2.Duration | None = ...,
+        display_name: builtins.str = ...,
+        expire_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        request_id: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["expire_time", b"expire_time", "overlap", b"overlap"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["app_id", b"app_id", "display_name", b"display_name", "expire_time", b"expire_time", "overlap", b"overlap", "request_id", b"request_id", "secret_id", b"secret_id"]) -> None: ...
+
+global___RotateClientSecretRequest = RotateClientSecretRequest
+
+@typing.final
+class RotateClientSecretResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: builtins.int
+    CLIENT_SECRET_FIELD_NUMBER: builtins.int
+    REPLACED_FIELD_NUMBER: builtins.int
+    client_secret: builtins.str
+    """Shown this once; see request_id."""
+    @property
+    def record(self) -> global___ClientSecret: ...
+    @property
+    def replaced(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ClientSecret]:
+        """With their new deadlines; empty in a repeated answer."""
+
+    def __init__(
+        self,
+        *,
+        record: global___ClientSecret | None = ...,
+        client_secret: builtins.str = ...,
+        replaced: collections.abc.Iterable[global___ClientSecret] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["record", b"record"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["client_secret", b"client_secret", "record", b"record", "replaced", b"replaced"]) -> None: ...
+
+global___RotateClientSecretResponse = RotateClientSecretResponse
+
+@typing.final
+class UpdateClientSecretRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CLIENT_SECRET_FIELD_NUMBER: builtins.int
+    UPDATE_MASK_FIELD_NUMBER: builtins.int
+    @property
+    def client_secret(self) -> global___ClientSecret:
+        """secret_id, app_id, and what the mask names."""
+
+    @property
+    def update_mask(self) -> google.protobuf.field_mask_pb2.FieldMask:
+        """Of display_name and expire_time."""
+
+    def __init__(
+        self,
+        *,
+        client_secret: global___ClientSecret | None = ...,
+        update_mask: google.protobuf.field_mask_pb2.FieldMask | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["client_secret", b"client_secret", "update_mask", b"update_mask"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["client_secret", b"client_secret", "update_mask", b"update_mask"]) -> None: ...
+
+global___UpdateClientSecretRequest = UpdateClientSecretRequest
+
+@typing.final
+class UpdateClientSecretResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CLIENT_SECRET_FIELD_NUMBER: builtins.int
+    @property
+    def client_secret(self) -> global___ClientSecret: ...
+    def __init__(
+        self,
+        *,
+        client_secret: global___ClientSecret | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["client_secret", b"client_secret"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["client_secret", b"client_secret"]) -> None: ...
+
+global___UpdateClientSecretResponse = UpdateClientSecretResponse
 
 @typing.final
 class ListClientSecretsRequest(google.protobuf.message.Message):
@@ -588,14 +709,20 @@ class ListClientSecretsResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     CLIENT_SECRETS_FIELD_NUMBER: builtins.int
+    WARNINGS_FIELD_NUMBER: builtins.int
     @property
     def client_secrets(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ClientSecret]: ...
+    @property
+    def warnings(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What whoever administers the App should know, a sentence each: what will expire soon."""
+
     def __init__(
         self,
         *,
         client_secrets: collections.abc.Iterable[global___ClientSecret] | None = ...,
+        warnings: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["client_secrets", b"client_secrets"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["client_secrets", b"client_secrets", "warnings", b"warnings"]) -> None: ...
 
 global___ListClientSecretsResponse = ListClientSecretsResponse
 

@@ -81,6 +81,16 @@ class AppServiceStub(object):
                 request_serializer=rpz_dot_auth_dot_v1_dot_app__service__pb2.CreateClientSecretRequest.SerializeToString,
                 response_deserializer=rpz_dot_auth_dot_v1_dot_app__service__pb2.CreateClientSecretResponse.FromString,
                 _registered_method=True)
+        self.RotateClientSecret = channel.unary_unary(
+                '/rpz.auth.v1.AppService/RotateClientSecret',
+                request_serializer=rpz_dot_auth_dot_v1_dot_app__service__pb2.RotateClientSecretRequest.SerializeToString,
+                response_deserializer=rpz_dot_auth_dot_v1_dot_app__service__pb2.RotateClientSecretResponse.FromString,
+                _registered_method=True)
+        self.UpdateClientSecret = channel.unary_unary(
+                '/rpz.auth.v1.AppService/UpdateClientSecret',
+                request_serializer=rpz_dot_auth_dot_v1_dot_app__service__pb2.UpdateClientSecretRequest.SerializeToString,
+                response_deserializer=rpz_dot_auth_dot_v1_dot_app__service__pb2.UpdateClientSecretResponse.FromString,
+                _registered_method=True)
         self.ListClientSecrets = channel.unary_unary(
                 '/rpz.auth.v1.AppService/ListClientSecrets',
                 request_serializer=rpz_dot_auth_dot_v1_dot_app__service__pb2.ListClientSecretsRequest.SerializeToString,
@@ -163,6 +173,20 @@ class AppServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RotateClientSecret(self, request, context):
+        """Makes a successor and puts a deadline on those that it replaces, in one step.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateClientSecret(self, request, context):
+        """Changes the name or the deadline of a secret that has not ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListClientSecrets(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -229,6 +253,16 @@ def add_AppServiceServicer_to_server(servicer, server):
                     servicer.CreateClientSecret,
                     request_deserializer=rpz_dot_auth_dot_v1_dot_app__service__pb2.CreateClientSecretRequest.FromString,
                     response_serializer=rpz_dot_auth_dot_v1_dot_app__service__pb2.CreateClientSecretResponse.SerializeToString,
+            ),
+            'RotateClientSecret': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateClientSecret,
+                    request_deserializer=rpz_dot_auth_dot_v1_dot_app__service__pb2.RotateClientSecretRequest.FromString,
+                    response_serializer=rpz_dot_auth_dot_v1_dot_app__service__pb2.RotateClientSecretResponse.SerializeToString,
+            ),
+            'UpdateClientSecret': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateClientSecret,
+                    request_deserializer=rpz_dot_auth_dot_v1_dot_app__service__pb2.UpdateClientSecretRequest.FromString,
+                    response_serializer=rpz_dot_auth_dot_v1_dot_app__service__pb2.UpdateClientSecretResponse.SerializeToString,
             ),
             'ListClientSecrets': grpc.unary_unary_rpc_method_handler(
                     servicer.ListClientSecrets,
@@ -491,6 +525,60 @@ class AppService(object):
             '/rpz.auth.v1.AppService/CreateClientSecret',
             rpz_dot_auth_dot_v1_dot_app__service__pb2.CreateClientSecretRequest.SerializeToString,
             rpz_dot_auth_dot_v1_dot_app__service__pb2.CreateClientSecretResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateClientSecret(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rpz.auth.v1.AppService/RotateClientSecret',
+            rpz_dot_auth_dot_v1_dot_app__service__pb2.RotateClientSecretRequest.SerializeToString,
+            rpz_dot_auth_dot_v1_dot_app__service__pb2.RotateClientSecretResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateClientSecret(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rpz.auth.v1.AppService/UpdateClientSecret',
+            rpz_dot_auth_dot_v1_dot_app__service__pb2.UpdateClientSecretRequest.SerializeToString,
+            rpz_dot_auth_dot_v1_dot_app__service__pb2.UpdateClientSecretResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -76,6 +76,18 @@ class AppServiceStub:
     live at once, so that one can be replaced without an interruption.
     """
 
+    RotateClientSecret: grpc.UnaryUnaryMultiCallable[
+        rpz.auth.v1.app_service_pb2.RotateClientSecretRequest,
+        rpz.auth.v1.app_service_pb2.RotateClientSecretResponse,
+    ]
+    """Makes a successor and puts a deadline on those that it replaces, in one step."""
+
+    UpdateClientSecret: grpc.UnaryUnaryMultiCallable[
+        rpz.auth.v1.app_service_pb2.UpdateClientSecretRequest,
+        rpz.auth.v1.app_service_pb2.UpdateClientSecretResponse,
+    ]
+    """Changes the name or the deadline of a secret that has not ended."""
+
     ListClientSecrets: grpc.UnaryUnaryMultiCallable[
         rpz.auth.v1.app_service_pb2.ListClientSecretsRequest,
         rpz.auth.v1.app_service_pb2.ListClientSecretsResponse,
@@ -149,6 +161,18 @@ class AppServiceAsyncStub:
     """Creates an OAuth 2 secret. The secret itself is in this answer and nowhere else. Several may be
     live at once, so that one can be replaced without an interruption.
     """
+
+    RotateClientSecret: grpc.aio.UnaryUnaryMultiCallable[
+        rpz.auth.v1.app_service_pb2.RotateClientSecretRequest,
+        rpz.auth.v1.app_service_pb2.RotateClientSecretResponse,
+    ]
+    """Makes a successor and puts a deadline on those that it replaces, in one step."""
+
+    UpdateClientSecret: grpc.aio.UnaryUnaryMultiCallable[
+        rpz.auth.v1.app_service_pb2.UpdateClientSecretRequest,
+        rpz.auth.v1.app_service_pb2.UpdateClientSecretResponse,
+    ]
+    """Changes the name or the deadline of a secret that has not ended."""
 
     ListClientSecrets: grpc.aio.UnaryUnaryMultiCallable[
         rpz.auth.v1.app_service_pb2.ListClientSecretsRequest,
@@ -241,6 +265,22 @@ class AppServiceServicer(metaclass=abc.ABCMeta):
         """Creates an OAuth 2 secret. The secret itself is in this answer and nowhere else. Several may be
         live at once, so that one can be replaced without an interruption.
         """
+
+    @abc.abstractmethod
+    def RotateClientSecret(
+        self,
+        request: rpz.auth.v1.app_service_pb2.RotateClientSecretRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[rpz.auth.v1.app_service_pb2.RotateClientSecretResponse, collections.abc.Awaitable[rpz.auth.v1.app_service_pb2.RotateClientSecretResponse]]:
+        """Makes a successor and puts a deadline on those that it replaces, in one step."""
+
+    @abc.abstractmethod
+    def UpdateClientSecret(
+        self,
+        request: rpz.auth.v1.app_service_pb2.UpdateClientSecretRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[rpz.auth.v1.app_service_pb2.UpdateClientSecretResponse, collections.abc.Awaitable[rpz.auth.v1.app_service_pb2.UpdateClientSecretResponse]]:
+        """Changes the name or the deadline of a secret that has not ended."""
 
     @abc.abstractmethod
     def ListClientSecrets(

@@ -22,11 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from rpz.auth.v1 import policy_pb2 as rpz_dot_auth_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1frpz/auth/v1/token_service.proto\x12\x0brpz.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18rpz/auth/v1/policy.proto\"\xa6\x01\n\x10IssueCodeRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x14\n\x0credirect_uri\x18\x02 \x01(\t\x12\x0e\n\x06scopes\x18\x03 \x03(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12\x16\n\x0e\x63ode_challenge\x18\x05 \x01(\t\x12\x1d\n\x15\x63ode_challenge_method\x18\x06 \x01(\t\x12\x11\n\tresources\x18\x07 \x03(\t\"5\n\x11IssueCodeResponse\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x12\n\nexpires_in\x18\x02 \x01(\x05\"\x8d\x01\n\x14\x45xchangeTokenRequest\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x14\n\x0credirect_uri\x18\x02 \x01(\t\x12\x15\n\rcode_verifier\x18\x03 \x01(\t\x12\x11\n\tclient_id\x18\x04 \x01(\t\x12\x15\n\rclient_secret\x18\x05 \x01(\t\x12\x10\n\x08resource\x18\x06 \x01(\t\"|\n\x15\x45xchangeTokenResponse\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x12\n\ntoken_type\x18\x02 \x01(\t\x12\x12\n\nexpires_in\x18\x03 \x01(\x05\x12\x15\n\rrefresh_token\x18\x04 \x01(\t\x12\x0e\n\x06scopes\x18\x05 \x03(\t\"s\n\x0eRefreshRequest\x12\x15\n\rrefresh_token\x18\x01 \x01(\t\x12\x0e\n\x06scopes\x18\x02 \x03(\t\x12\x11\n\tclient_id\x18\x03 \x01(\t\x12\x15\n\rclient_secret\x18\x04 \x01(\t\x12\x10\n\x08resource\x18\x05 \x01(\t\"v\n\x0fRefreshResponse\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x12\n\ntoken_type\x18\x02 \x01(\t\x12\x12\n\nexpires_in\x18\x03 \x01(\x05\x12\x15\n\rrefresh_token\x18\x04 \x01(\t\x12\x0e\n\x06scopes\x18\x05 \x03(\t\"\x95\x01\n\x14TokenExchangeRequest\x12\x15\n\rsubject_token\x18\x01 \x01(\t\x12\x1a\n\x12subject_token_type\x18\x02 \x01(\t\x12\x0e\n\x06scopes\x18\x03 \x03(\t\x12\x10\n\x08resource\x18\x04 \x01(\t\x12\x11\n\tclient_id\x18\x05 \x01(\t\x12\x15\n\rclient_secret\x18\x06 \x01(\t\"\x80\x01\n\x15TokenExchangeResponse\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x19\n\x11issued_token_type\x18\x02 \x01(\t\x12\x12\n\ntoken_type\x18\x03 \x01(\t\x12\x12\n\nexpires_in\x18\x04 \x01(\x05\x12\x0e\n\x06scopes\x18\x05 \x03(\t\"f\n\x12RevokeTokenRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x17\n\x0ftoken_type_hint\x18\x02 \x01(\t\x12\x11\n\tclient_id\x18\x03 \x01(\t\x12\x15\n\rclient_secret\x18\x04 \x01(\t\"\x15\n\x13RevokeTokenResponse\"@\n\x16IntrospectTokenRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x17\n\x0ftoken_type_hint\x18\x02 \x01(\t\"\xae\x01\n\x17IntrospectTokenResponse\x12\x0e\n\x06\x61\x63tive\x18\x01 \x01(\x08\x12\x0e\n\x06scopes\x18\x02 \x03(\t\x12\x11\n\tclient_id\x18\x03 \x01(\t\x12\x12\n\ntoken_type\x18\x04 \x01(\t\x12\x0b\n\x03\x65xp\x18\x05 \x01(\x03\x12\x0b\n\x03iat\x18\x06 \x01(\x03\x12\x0b\n\x03sub\x18\x07 \x01(\t\x12\x0b\n\x03\x61ud\x18\x08 \x03(\t\x12\x0b\n\x03iss\x18\t \x01(\t\x12\x0b\n\x03jti\x18\n \x01(\t\"\'\n\x14RevokeSubjectRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\"/\n\x15RevokeSubjectResponse\x12\x16\n\x0erevoked_grants\x18\x01 \x01(\x05\"\xf9\x01\n\x05Grant\x12\x10\n\x08grant_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12\x11\n\tresources\x18\x05 \x03(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11last_refresh_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"^\n\x11ListGrantsRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"Q\n\x12ListGrantsResponse\x12\"\n\x06grants\x18\x01 \x03(\x0b\x32\x12.rpz.auth.v1.Grant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x12RevokeGrantRequest\x12\x10\n\x08grant_id\x18\x01 \x01(\t\"\x15\n\x13RevokeGrantResponse\"\xfc\x01\n\x08\x41piToken\x12\x14\n\x0c\x61pi_token_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61pp_id\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12\x11\n\tresources\x18\x05 \x03(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa5\x01\n\x15\x43reateApiTokenRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x0e\n\x06scopes\x18\x03 \x03(\t\x12\x11\n\tresources\x18\x04 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"R\n\x16\x43reateApiTokenResponse\x12%\n\x06record\x18\x01 \x01(\x0b\x32\x15.rpz.auth.v1.ApiToken\x12\x11\n\tapi_token\x18\x02 \x01(\t\"M\n\x14ListApiTokensRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"[\n\x15ListApiTokensResponse\x12)\n\napi_tokens\x18\x01 \x03(\x0b\x32\x15.rpz.auth.v1.ApiToken\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"=\n\x15RevokeApiTokenRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\t\x12\x14\n\x0c\x61pi_token_id\x18\x02 \x01(\t\"\x18\n\x16RevokeApiTokenResponse2\xd3\t\n\x0cTokenService\x12\x61\n\tIssueCode\x12\x1d.rpz.auth.v1.IssueCodeRequest\x1a\x1e.rpz.auth.v1.IssueCodeResponse\"\x15\xb2\xe1\x18\x11\x1a\x0frpz.codes.issue\x12^\n\rExchangeToken\x12!.rpz.auth.v1.ExchangeTokenRequest\x1a\".rpz.auth.v1.ExchangeTokenResponse\"\x06\xb2\xe1\x18\x02\x10\x01\x12O\n\x07Refresh\x12\x1b.rpz.auth.v1.RefreshRequest\x1a\x1c.rpz.auth.v1.RefreshResponse\"\t\x90\x02\x02\xb2\xe1\x18\x02\x10\x01\x12^\n\rTokenExchange\x12!.rpz.auth.v1.TokenExchangeRequest\x1a\".rpz.auth.v1.TokenExchangeResponse\"\x06\xb2\xe1\x18\x02\x10\x01\x12[\n\x0bRevokeToken\x12\x1f.rpz.auth.v1.RevokeTokenRequest\x1a .rpz.auth.v1.RevokeTokenResponse\"\t\x90\x02\x02\xb2\xe1\x18\x02\x10\x01\x12u\n\x0fIntrospectToken\x12#.rpz.auth.v1.IntrospectTokenRequest\x1a$.rpz.auth.v1.IntrospectTokenResponse\"\x17\x90\x02\x01\xb2\xe1\x18\x10\x1a\x0erpz.introspect\x12p\n\rRevokeSubject\x12!.rpz.auth.v1.RevokeSubjectRequest\x1a\".rpz.auth.v1.RevokeSubjectResponse\"\x18\x90\x02\x02\xb2\xe1\x18\x11\x1a\x0frpz.codes.issue\x12`\n\nListGrants\x12\x1e.rpz.auth.v1.ListGrantsRequest\x1a\x1f.rpz.auth.v1.ListGrantsResponse\"\x11\x90\x02\x01\xb2\xe1\x18\n\x1a\x08rpz.apps\x12\x63\n\x0bRevokeGrant\x12\x1f.rpz.auth.v1.RevokeGrantRequest\x1a .rpz.auth.v1.RevokeGrantResponse\"\x11\x90\x02\x02\xb2\xe1\x18\n\x1a\x08rpz.apps\x12i\n\x0e\x43reateApiToken\x12\".rpz.auth.v1.CreateApiTokenRequest\x1a#.rpz.auth.v1.CreateApiTokenResponse\"\x0e\xb2\xe1\x18\n\x1a\x08rpz.apps\x12i\n\rListApiTokens\x12!.rpz.auth.v1.ListApiTokensRequest\x1a\".rpz.auth.v1.ListApiTokensResponse\"\x11\x90\x02\x01\xb2\xe1\x18\n\x1a\x08rpz.apps\x12l\n\x0eRevokeApiToken\x12\".rpz.auth.v1.RevokeApiTokenRequest\x1a#.rpz.auth.v1.RevokeApiTokenResponse\"\x11\x90\x02\x02\xb2\xe1\x18\n\x1a\x08rpz.appsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1frpz/auth/v1/token_service.proto\x12\x0brpz.auth.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18rpz/auth/v1/policy.proto\"\xa6\x01\n\x10IssueCodeRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x14\n\x0credirect_uri\x18\x02 \x01(\t\x12\x0e\n\x06scopes\x18\x03 \x03(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12\x16\n\x0e\x63ode_challenge\x18\x05 \x01(\t\x12\x1d\n\x15\x63ode_challenge_method\x18\x06 \x01(\t\x12\x11\n\tresources\x18\x07 \x03(\t\"5\n\x11IssueCodeResponse\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x12\n\nexpires_in\x18\x02 \x01(\x05\"\x8d\x01\n\x14\x45xchangeTokenRequest\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x14\n\x0credirect_uri\x18\x02 \x01(\t\x12\x15\n\rcode_verifier\x18\x03 \x01(\t\x12\x11\n\tclient_id\x18\x04 \x01(\t\x12\x15\n\rclient_secret\x18\x05 \x01(\t\x12\x10\n\x08resource\x18\x06 \x01(\t\"|\n\x15\x45xchangeTokenResponse\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x12\n\ntoken_type\x18\x02 \x01(\t\x12\x12\n\nexpires_in\x18\x03 \x01(\x05\x12\x15\n\rrefresh_token\x18\x04 \x01(\t\x12\x0e\n\x06scopes\x18\x05 \x03(\t\"s\n\x0eRefreshRequest\x12\x15\n\rrefresh_token\x18\x01 \x01(\t\x12\x0e\n\x06scopes\x18\x02 \x03(\t\x12\x11\n\tclient_id\x18\x03 \x01(\t\x12\x15\n\rclient_secret\x18\x04 \x01(\t\x12\x10\n\x08resource\x18\x05 \x01(\t\"v\n\x0fRefreshResponse\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x12\n\ntoken_type\x18\x02 \x01(\t\x12\x12\n\nexpires_in\x18\x03 \x01(\x05\x12\x15\n\rrefresh_token\x18\x04 \x01(\t\x12\x0e\n\x06scopes\x18\x05 \x03(\t\"\x95\x01\n\x14TokenExchangeRequest\x12\x15\n\rsubject_token\x18\x01 \x01(\t\x12\x1a\n\x12subject_token_type\x18\x02 \x01(\t\x12\x0e\n\x06scopes\x18\x03 \x03(\t\x12\x10\n\x08resource\x18\x04 \x01(\t\x12\x11\n\tclient_id\x18\x05 \x01(\t\x12\x15\n\rclient_secret\x18\x06 \x01(\t\"\x80\x01\n\x15TokenExchangeResponse\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x19\n\x11issued_token_type\x18\x02 \x01(\t\x12\x12\n\ntoken_type\x18\x03 \x01(\t\x12\x12\n\nexpires_in\x18\x04 \x01(\x05\x12\x0e\n\x06scopes\x18\x05 \x03(\t\"f\n\x12RevokeTokenRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x17\n\x0ftoken_type_hint\x18\x02 \x01(\t\x12\x11\n\tclient_id\x18\x03 \x01(\t\x12\x15\n\rclient_secret\x18\x04 \x01(\t\"\x15\n\x13RevokeTokenResponse\"@\n\x16IntrospectTokenRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x17\n\x0ftoken_type_hint\x18\x02 \x01(\t\"\xae\x01\n\x17IntrospectTokenResponse\x12\x0e\n\x06\x61\x63tive\x18\x01 \x01(\x08\x12\x0e\n\x06scopes\x18\x02 \x03(\t\x12\x11\n\tclient_id\x18\x03 \x01(\t\x12\x12\n\ntoken_type\x18\x04 \x01(\t\x12\x0b\n\x03\x65xp\x18\x05 \x01(\x03\x12\x0b\n\x03iat\x18\x06 \x01(\x03\x12\x0b\n\x03sub\x18\x07 \x01(\t\x12\x0b\n\x03\x61ud\x18\x08 \x03(\t\x12\x0b\n\x03iss\x18\t \x01(\t\x12\x0b\n\x03jti\x18\n \x01(\t\"\'\n\x14RevokeSubjectRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\"/\n\x15RevokeSubjectResponse\x12\x16\n\x0erevoked_grants\x18\x01 \x01(\x05\"\xf9\x01\n\x05Grant\x12\x10\n\x08grant_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12\x11\n\tresources\x18\x05 \x03(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11last_refresh_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"^\n\x11ListGrantsRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"Q\n\x12ListGrantsResponse\x12\"\n\x06grants\x18\x01 \x03(\x0b\x32\x12.rpz.auth.v1.Grant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x12RevokeGrantRequest\x12\x10\n\x08grant_id\x18\x01 \x01(\t\"\x15\n\x13RevokeGrantResponse\"\xc9\x02\n\x08\x41piToken\x12\x14\n\x0c\x61pi_token_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61pp_id\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12\x11\n\tresources\x18\x05 \x03(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rlast_use_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10last_use_address\x18\n \x01(\t\"\xa5\x01\n\x15\x43reateApiTokenRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x0e\n\x06scopes\x18\x03 \x03(\t\x12\x11\n\tresources\x18\x04 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"R\n\x16\x43reateApiTokenResponse\x12%\n\x06record\x18\x01 \x01(\x0b\x32\x15.rpz.auth.v1.ApiToken\x12\x11\n\tapi_token\x18\x02 \x01(\t\"\xc4\x01\n\x15RotateApiTokenRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\t\x12\x14\n\x0c\x61pi_token_id\x18\x02 \x01(\t\x12*\n\x07overlap\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0c\x64isplay_name\x18\x04 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"{\n\x16RotateApiTokenResponse\x12%\n\x06record\x18\x01 \x01(\x0b\x32\x15.rpz.auth.v1.ApiToken\x12\x11\n\tapi_token\x18\x02 \x01(\t\x12\'\n\x08replaced\x18\x03 \x01(\x0b\x32\x15.rpz.auth.v1.ApiToken\"r\n\x15UpdateApiTokenRequest\x12(\n\tapi_token\x18\x01 \x01(\x0b\x32\x15.rpz.auth.v1.ApiToken\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"B\n\x16UpdateApiTokenResponse\x12(\n\tapi_token\x18\x01 \x01(\x0b\x32\x15.rpz.auth.v1.ApiToken\"M\n\x14ListApiTokensRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"m\n\x15ListApiTokensResponse\x12)\n\napi_tokens\x18\x01 \x03(\x0b\x32\x15.rpz.auth.v1.ApiToken\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08warnings\x18\x03 \x03(\t\"=\n\x15RevokeApiTokenRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\t\x12\x14\n\x0c\x61pi_token_id\x18\x02 \x01(\t\"\x18\n\x16RevokeApiTokenResponse2\xac\x0b\n\x0cTokenService\x12\x61\n\tIssueCode\x12\x1d.rpz.auth.v1.IssueCodeRequest\x1a\x1e.rpz.auth.v1.IssueCodeResponse\"\x15\xb2\xe1\x18\x11\x1a\x0frpz.codes.issue\x12^\n\rExchangeToken\x12!.rpz.auth.v1.ExchangeTokenRequest\x1a\".rpz.auth.v1.ExchangeTokenResponse\"\x06\xb2\xe1\x18\x02\x10\x01\x12O\n\x07Refresh\x12\x1b.rpz.auth.v1.RefreshRequest\x1a\x1c.rpz.auth.v1.RefreshResponse\"\t\x90\x02\x02\xb2\xe1\x18\x02\x10\x01\x12^\n\rTokenExchange\x12!.rpz.auth.v1.TokenExchangeRequest\x1a\".rpz.auth.v1.TokenExchangeResponse\"\x06\xb2\xe1\x18\x02\x10\x01\x12[\n\x0bRevokeToken\x12\x1f.rpz.auth.v1.RevokeTokenRequest\x1a .rpz.auth.v1.RevokeTokenResponse\"\t\x90\x02\x02\xb2\xe1\x18\x02\x10\x01\x12u\n\x0fIntrospectToken\x12#.rpz.auth.v1.IntrospectTokenRequest\x1a$.rpz.auth.v1.IntrospectTokenResponse\"\x17\x90\x02\x01\xb2\xe1\x18\x10\x1a\x0erpz.introspect\x12p\n\rRevokeSubject\x12!.rpz.auth.v1.RevokeSubjectRequest\x1a\".rpz.auth.v1.RevokeSubjectResponse\"\x18\x90\x02\x02\xb2\xe1\x18\x11\x1a\x0frpz.codes.issue\x12`\n\nListGrants\x12\x1e.rpz.auth.v1.ListGrantsRequest\x1a\x1f.rpz.auth.v1.ListGrantsResponse\"\x11\x90\x02\x01\xb2\xe1\x18\n\x1a\x08rpz.apps\x12\x63\n\x0bRevokeGrant\x12\x1f.rpz.auth.v1.RevokeGrantRequest\x1a .rpz.auth.v1.RevokeGrantResponse\"\x11\x90\x02\x02\xb2\xe1\x18\n\x1a\x08rpz.apps\x12i\n\x0e\x43reateApiToken\x12\".rpz.auth.v1.CreateApiTokenRequest\x1a#.rpz.auth.v1.CreateApiTokenResponse\"\x0e\xb2\xe1\x18\n\x1a\x08rpz.apps\x12i\n\x0eRotateApiToken\x12\".rpz.auth.v1.RotateApiTokenRequest\x1a#.rpz.auth.v1.RotateApiTokenResponse\"\x0e\xb2\xe1\x18\n\x1a\x08rpz.apps\x12l\n\x0eUpdateApiToken\x12\".rpz.auth.v1.UpdateApiTokenRequest\x1a#.rpz.auth.v1.UpdateApiTokenResponse\"\x11\x90\x02\x02\xb2\xe1\x18\n\x1a\x08rpz.apps\x12i\n\rListApiTokens\x12!.rpz.auth.v1.ListApiTokensRequest\x1a\".rpz.auth.v1.ListApiTokensResponse\"\x11\x90\x02\x01\xb2\xe1\x18\n\x1a\x08rpz.apps\x12l\n\x0eRevokeApiToken\x12\".rpz.auth.v1.RevokeApiTokenRequest\x1a#.rpz.auth.v1.RevokeApiTokenResponse\"\x11\x90\x02\x02\xb2\xe1\x18\n\x1a\x08rpz.appsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -53,62 +55,74 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOKENSERVICE'].methods_by_name['RevokeGrant']._serialized_options = b'\220\002\002\262\341\030\n\032\010rpz.apps'
   _globals['_TOKENSERVICE'].methods_by_name['CreateApiToken']._loaded_options = None
   _globals['_TOKENSERVICE'].methods_by_name['CreateApiToken']._serialized_options = b'\262\341\030\n\032\010rpz.apps'
+  _globals['_TOKENSERVICE'].methods_by_name['RotateApiToken']._loaded_options = None
+  _globals['_TOKENSERVICE'].methods_by_name['RotateApiToken']._serialized_options = b'\262\341\030\n\032\010rpz.apps'
+  _globals['_TOKENSERVICE'].methods_by_name['UpdateApiToken']._loaded_options = None
+  _globals['_TOKENSERVICE'].methods_by_name['UpdateApiToken']._serialized_options = b'\220\002\002\262\341\030\n\032\010rpz.apps'
   _globals['_TOKENSERVICE'].methods_by_name['ListApiTokens']._loaded_options = None
   _globals['_TOKENSERVICE'].methods_by_name['ListApiTokens']._serialized_options = b'\220\002\001\262\341\030\n\032\010rpz.apps'
   _globals['_TOKENSERVICE'].methods_by_name['RevokeApiToken']._loaded_options = None
   _globals['_TOKENSERVICE'].methods_by_name['RevokeApiToken']._serialized_options = b'\220\002\002\262\341\030\n\032\010rpz.apps'
-  _globals['_ISSUECODEREQUEST']._serialized_start=108
-  _globals['_ISSUECODEREQUEST']._serialized_end=274
-  _globals['_ISSUECODERESPONSE']._serialized_start=276
-  _globals['_ISSUECODERESPONSE']._serialized_end=329
-  _globals['_EXCHANGETOKENREQUEST']._serialized_start=332
-  _globals['_EXCHANGETOKENREQUEST']._serialized_end=473
-  _globals['_EXCHANGETOKENRESPONSE']._serialized_start=475
-  _globals['_EXCHANGETOKENRESPONSE']._serialized_end=599
-  _globals['_REFRESHREQUEST']._serialized_start=601
-  _globals['_REFRESHREQUEST']._serialized_end=716
-  _globals['_REFRESHRESPONSE']._serialized_start=718
-  _globals['_REFRESHRESPONSE']._serialized_end=836
-  _globals['_TOKENEXCHANGEREQUEST']._serialized_start=839
-  _globals['_TOKENEXCHANGEREQUEST']._serialized_end=988
-  _globals['_TOKENEXCHANGERESPONSE']._serialized_start=991
-  _globals['_TOKENEXCHANGERESPONSE']._serialized_end=1119
-  _globals['_REVOKETOKENREQUEST']._serialized_start=1121
-  _globals['_REVOKETOKENREQUEST']._serialized_end=1223
-  _globals['_REVOKETOKENRESPONSE']._serialized_start=1225
-  _globals['_REVOKETOKENRESPONSE']._serialized_end=1246
-  _globals['_INTROSPECTTOKENREQUEST']._serialized_start=1248
-  _globals['_INTROSPECTTOKENREQUEST']._serialized_end=1312
-  _globals['_INTROSPECTTOKENRESPONSE']._serialized_start=1315
-  _globals['_INTROSPECTTOKENRESPONSE']._serialized_end=1489
-  _globals['_REVOKESUBJECTREQUEST']._serialized_start=1491
-  _globals['_REVOKESUBJECTREQUEST']._serialized_end=1530
-  _globals['_REVOKESUBJECTRESPONSE']._serialized_start=1532
-  _globals['_REVOKESUBJECTRESPONSE']._serialized_end=1579
-  _globals['_GRANT']._serialized_start=1582
-  _globals['_GRANT']._serialized_end=1831
-  _globals['_LISTGRANTSREQUEST']._serialized_start=1833
-  _globals['_LISTGRANTSREQUEST']._serialized_end=1927
-  _globals['_LISTGRANTSRESPONSE']._serialized_start=1929
-  _globals['_LISTGRANTSRESPONSE']._serialized_end=2010
-  _globals['_REVOKEGRANTREQUEST']._serialized_start=2012
-  _globals['_REVOKEGRANTREQUEST']._serialized_end=2050
-  _globals['_REVOKEGRANTRESPONSE']._serialized_start=2052
-  _globals['_REVOKEGRANTRESPONSE']._serialized_end=2073
-  _globals['_APITOKEN']._serialized_start=2076
-  _globals['_APITOKEN']._serialized_end=2328
-  _globals['_CREATEAPITOKENREQUEST']._serialized_start=2331
-  _globals['_CREATEAPITOKENREQUEST']._serialized_end=2496
-  _globals['_CREATEAPITOKENRESPONSE']._serialized_start=2498
-  _globals['_CREATEAPITOKENRESPONSE']._serialized_end=2580
-  _globals['_LISTAPITOKENSREQUEST']._serialized_start=2582
-  _globals['_LISTAPITOKENSREQUEST']._serialized_end=2659
-  _globals['_LISTAPITOKENSRESPONSE']._serialized_start=2661
-  _globals['_LISTAPITOKENSRESPONSE']._serialized_end=2752
-  _globals['_REVOKEAPITOKENREQUEST']._serialized_start=2754
-  _globals['_REVOKEAPITOKENREQUEST']._serialized_end=2815
-  _globals['_REVOKEAPITOKENRESPONSE']._serialized_start=2817
-  _globals['_REVOKEAPITOKENRESPONSE']._serialized_end=2841
-  _globals['_TOKENSERVICE']._serialized_start=2844
-  _globals['_TOKENSERVICE']._serialized_end=4079
+  _globals['_ISSUECODEREQUEST']._serialized_start=174
+  _globals['_ISSUECODEREQUEST']._serialized_end=340
+  _globals['_ISSUECODERESPONSE']._serialized_start=342
+  _globals['_ISSUECODERESPONSE']._serialized_end=395
+  _globals['_EXCHANGETOKENREQUEST']._serialized_start=398
+  _globals['_EXCHANGETOKENREQUEST']._serialized_end=539
+  _globals['_EXCHANGETOKENRESPONSE']._serialized_start=541
+  _globals['_EXCHANGETOKENRESPONSE']._serialized_end=665
+  _globals['_REFRESHREQUEST']._serialized_start=667
+  _globals['_REFRESHREQUEST']._serialized_end=782
+  _globals['_REFRESHRESPONSE']._serialized_start=784
+  _globals['_REFRESHRESPONSE']._serialized_end=902
+  _globals['_TOKENEXCHANGEREQUEST']._serialized_start=905
+  _globals['_TOKENEXCHANGEREQUEST']._serialized_end=1054
+  _globals['_TOKENEXCHANGERESPONSE']._serialized_start=1057
+  _globals['_TOKENEXCHANGERESPONSE']._serialized_end=1185
+  _globals['_REVOKETOKENREQUEST']._serialized_start=1187
+  _globals['_REVOKETOKENREQUEST']._serialized_end=1289
+  _globals['_REVOKETOKENRESPONSE']._serialized_start=1291
+  _globals['_REVOKETOKENRESPONSE']._serialized_end=1312
+  _globals['_INTROSPECTTOKENREQUEST']._serialized_start=1314
+  _globals['_INTROSPECTTOKENREQUEST']._serialized_end=1378
+  _globals['_INTROSPECTTOKENRESPONSE']._serialized_start=1381
+  _globals['_INTROSPECTTOKENRESPONSE']._serialized_end=1555
+  _globals['_REVOKESUBJECTREQUEST']._serialized_start=1557
+  _globals['_REVOKESUBJECTREQUEST']._serialized_end=1596
+  _globals['_REVOKESUBJECTRESPONSE']._serialized_start=1598
+  _globals['_REVOKESUBJECTRESPONSE']._serialized_end=1645
+  _globals['_GRANT']._serialized_start=1648
+  _globals['_GRANT']._serialized_end=1897
+  _globals['_LISTGRANTSREQUEST']._serialized_start=1899
+  _globals['_LISTGRANTSREQUEST']._serialized_end=1993
+  _globals['_LISTGRANTSRESPONSE']._serialized_start=1995
+  _globals['_LISTGRANTSRESPONSE']._serialized_end=2076
+  _globals['_REVOKEGRANTREQUEST']._serialized_start=2078
+  _globals['_REVOKEGRANTREQUEST']._serialized_end=2116
+  _globals['_REVOKEGRANTRESPONSE']._serialized_start=2118
+  _globals['_REVOKEGRANTRESPONSE']._serialized_end=2139
+  _globals['_APITOKEN']._serialized_start=2142
+  _globals['_APITOKEN']._serialized_end=2471
+  _globals['_CREATEAPITOKENREQUEST']._serialized_start=2474
+  _globals['_CREATEAPITOKENREQUEST']._serialized_end=2639
+  _globals['_CREATEAPITOKENRESPONSE']._serialized_start=2641
+  _globals['_CREATEAPITOKENRESPONSE']._serialized_end=2723
+  _globals['_ROTATEAPITOKENREQUEST']._serialized_start=2726
+  _globals['_ROTATEAPITOKENREQUEST']._serialized_end=2922
+  _globals['_ROTATEAPITOKENRESPONSE']._serialized_start=2924
+  _globals['_ROTATEAPITOKENRESPONSE']._serialized_end=3047
+  _globals['_UPDATEAPITOKENREQUEST']._serialized_start=3049
+  _globals['_UPDATEAPITOKENREQUEST']._serialized_end=3163
+  _globals['_UPDATEAPITOKENRESPONSE']._serialized_start=3165
+  _globals['_UPDATEAPITOKENRESPONSE']._serialized_end=3231
+  _globals['_LISTAPITOKENSREQUEST']._serialized_start=3233
+  _globals['_LISTAPITOKENSREQUEST']._serialized_end=3310
+  _globals['_LISTAPITOKENSRESPONSE']._serialized_start=3312
+  _globals['_LISTAPITOKENSRESPONSE']._serialized_end=3421
+  _globals['_REVOKEAPITOKENREQUEST']._serialized_start=3423
+  _globals['_REVOKEAPITOKENREQUEST']._serialized_end=3484
+  _globals['_REVOKEAPITOKENRESPONSE']._serialized_start=3486
+  _globals['_REVOKEAPITOKENRESPONSE']._serialized_end=3510
+  _globals['_TOKENSERVICE']._serialized_start=3513
+  _globals['_TOKENSERVICE']._serialized_end=4965
 # @@protoc_insertion_point(module_scope)

@@ -6,6 +6,8 @@ OAuth 2 over gRPC: codes, access tokens, refresh tokens and API tokens."""
 import builtins
 import collections.abc
 import google.protobuf.descriptor
+import google.protobuf.duration_pb2
+import google.protobuf.field_mask_pb2
 import google.protobuf.internal.containers
 import google.protobuf.message
 import google.protobuf.timestamp_pb2
@@ -531,9 +533,13 @@ class ApiToken(google.protobuf.message.Message):
     CREATE_TIME_FIELD_NUMBER: builtins.int
     EXPIRE_TIME_FIELD_NUMBER: builtins.int
     REVOKE_TIME_FIELD_NUMBER: builtins.int
+    LAST_USE_TIME_FIELD_NUMBER: builtins.int
+    LAST_USE_ADDRESS_FIELD_NUMBER: builtins.int
     api_token_id: builtins.str
     app_id: builtins.str
     display_name: builtins.str
+    last_use_address: builtins.str
+    """From where: an IP address, "unix", or empty when nobody knows."""
     @property
     def scopes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     @property
@@ -548,6 +554,12 @@ class ApiToken(google.protobuf.message.Message):
     def revoke_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """Unset until it is revoked."""
 
+    @property
+    def last_use_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Unset for one that was never used. Some seconds late; verifiers, which keep answers, tell of a use once
+        in some minutes.
+        """
+
     def __init__(
         self,
         *,
@@ -559,9 +571,11 @@ class ApiToken(google.protobuf.message.Message):
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         expire_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         revoke_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        last_use_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        last_use_address: builtins.str = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "revoke_time", b"revoke_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["api_token_id", b"api_token_id", "app_id", b"app_id", "create_time", b"create_time", "display_name", b"display_name", "expire_time", b"expire_time", "resources", b"resources", "revoke_time", b"revoke_time", "scopes", b"scopes"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "last_use_time", b"last_use_time", "revoke_time", b"revoke_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["api_token_id", b"api_token_id", "app_id", b"app_id", "create_time", b"create_time", "display_name", b"display_name", "expire_time", b"expire_time", "last_use_address", b"last_use_address", "last_use_time", b"last_use_time", "resources", b"resources", "revoke_time", b"revoke_time", "scopes", b"scopes"]) -> None: ...
 
 global___ApiToken = ApiToken
 
@@ -578,7 +592,9 @@ class CreateApiTokenRequest(google.protobuf.message.Message):
     app_id: builtins.str
     display_name: builtins.str
     request_id: builtins.str
-    """A UUID that makes a repeated creation return the first one's record (AIP-155)."""
+    """A UUID that makes a repeated creation return the first one's record (AIP-155), for a day. What is secret
+    is in the repeated answer too for ten minutes, and empty after that.
+    """
     @property
     def scopes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     @property
@@ -607,7 +623,7 @@ class CreateApiTokenResponse(google.protobuf.message.Message):
     RECORD_FIELD_NUMBER: builtins.int
     API_TOKEN_FIELD_NUMBER: builtins.int
     api_token: builtins.str
-    """Shown this once. Travels as HTTP Basic, App ID as user, this as password."""
+    """Shown this once; see request_id. Travels as HTTP Basic, App ID as user, this as password."""
     @property
     def record(self) -> global___ApiToken: ...
     def __init__(
@@ -620,6 +636,115 @@ class CreateApiTokenResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["api_token", b"api_token", "record", b"record"]) -> None: ...
 
 global___CreateApiTokenResponse = CreateApiTokenResponse
+
+@typing.final
+class RotateApiTokenRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    APP_ID_FIELD_NUMBER: builtins.int
+    API_TOKEN_ID_FIELD_NUMBER: builtins.int
+    OVERLAP_FIELD_NUMBER: builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    app_id: builtins.str
+    api_token_id: builtins.str
+    """The one to replace."""
+    display_name: builtins.str
+    """Of the successor; empty for the same name."""
+    request_id: builtins.str
+    """As in CreateApiTokenRequest."""
+    @property
+    def overlap(self) -> google.protobuf.duration_pb2.Duration:
+        """For how long it goes on beside its successor; unset for no longer. A deadline that is earlier already
+        stays.
+        """
+
+    @property
+    def expire_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        app_id: builtins.str = ...,
+        api_token_id: builtins.str = ...,
+        overlap: google.protobuf.duration_pb2.Duration | None = ...,
+        display_name: builtins.str = ...,
+        expire_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        request_id: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["expire_time", b"expire_time", "overlap", b"overlap"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["api_token_id", b"api_token_id", "app_id", b"app_id", "display_name", b"display_name", "expire_time", b"expire_time", "overlap", b"overlap", "request_id", b"request_id"]) -> None: ...
+
+global___RotateApiTokenRequest = RotateApiTokenRequest
+
+@typing.final
+class RotateApiTokenResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: builtins.int
+    API_TOKEN_FIELD_NUMBER: builtins.int
+    REPLACED_FIELD_NUMBER: builtins.int
+    api_token: builtins.str
+    """Shown this once; see request_id."""
+    @property
+    def record(self) -> global___ApiToken: ...
+    @property
+    def replaced(self) -> global___ApiToken:
+        """With its new deadline; unset in a repeated answer."""
+
+    def __init__(
+        self,
+        *,
+        record: global___ApiToken | None = ...,
+        api_token: builtins.str = ...,
+        replaced: global___ApiToken | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["record", b"record", "replaced", b"replaced"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["api_token", b"api_token", "record", b"record", "replaced", b"replaced"]) -> None: ...
+
+global___RotateApiTokenResponse = RotateApiTokenResponse
+
+@typing.final
+class UpdateApiTokenRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    API_TOKEN_FIELD_NUMBER: builtins.int
+    UPDATE_MASK_FIELD_NUMBER: builtins.int
+    @property
+    def api_token(self) -> global___ApiToken:
+        """api_token_id, app_id, and what the mask names."""
+
+    @property
+    def update_mask(self) -> google.protobuf.field_mask_pb2.FieldMask:
+        """Of display_name and expire_time."""
+
+    def __init__(
+        self,
+        *,
+        api_token: global___ApiToken | None = ...,
+        update_mask: google.protobuf.field_mask_pb2.FieldMask | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["api_token", b"api_token", "update_mask", b"update_mask"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["api_token", b"api_token", "update_mask", b"update_mask"]) -> None: ...
+
+global___UpdateApiTokenRequest = UpdateApiTokenRequest
+
+@typing.final
+class UpdateApiTokenResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    API_TOKEN_FIELD_NUMBER: builtins.int
+    @property
+    def api_token(self) -> global___ApiToken: ...
+    def __init__(
+        self,
+        *,
+        api_token: global___ApiToken | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["api_token", b"api_token"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["api_token", b"api_token"]) -> None: ...
+
+global___UpdateApiTokenResponse = UpdateApiTokenResponse
 
 @typing.final
 class ListApiTokensRequest(google.protobuf.message.Message):
@@ -648,16 +773,22 @@ class ListApiTokensResponse(google.protobuf.message.Message):
 
     API_TOKENS_FIELD_NUMBER: builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    WARNINGS_FIELD_NUMBER: builtins.int
     next_page_token: builtins.str
     @property
     def api_tokens(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ApiToken]: ...
+    @property
+    def warnings(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What whoever administers the App should know, a sentence each: what on this page will expire soon."""
+
     def __init__(
         self,
         *,
         api_tokens: collections.abc.Iterable[global___ApiToken] | None = ...,
         next_page_token: builtins.str = ...,
+        warnings: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["api_tokens", b"api_tokens", "next_page_token", b"next_page_token"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["api_tokens", b"api_tokens", "next_page_token", b"next_page_token", "warnings", b"warnings"]) -> None: ...
 
 global___ListApiTokensResponse = ListApiTokensResponse
 

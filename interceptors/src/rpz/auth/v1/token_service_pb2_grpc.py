@@ -91,6 +91,16 @@ class TokenServiceStub(object):
                 request_serializer=rpz_dot_auth_dot_v1_dot_token__service__pb2.CreateApiTokenRequest.SerializeToString,
                 response_deserializer=rpz_dot_auth_dot_v1_dot_token__service__pb2.CreateApiTokenResponse.FromString,
                 _registered_method=True)
+        self.RotateApiToken = channel.unary_unary(
+                '/rpz.auth.v1.TokenService/RotateApiToken',
+                request_serializer=rpz_dot_auth_dot_v1_dot_token__service__pb2.RotateApiTokenRequest.SerializeToString,
+                response_deserializer=rpz_dot_auth_dot_v1_dot_token__service__pb2.RotateApiTokenResponse.FromString,
+                _registered_method=True)
+        self.UpdateApiToken = channel.unary_unary(
+                '/rpz.auth.v1.TokenService/UpdateApiToken',
+                request_serializer=rpz_dot_auth_dot_v1_dot_token__service__pb2.UpdateApiTokenRequest.SerializeToString,
+                response_deserializer=rpz_dot_auth_dot_v1_dot_token__service__pb2.UpdateApiTokenResponse.FromString,
+                _registered_method=True)
         self.ListApiTokens = channel.unary_unary(
                 '/rpz.auth.v1.TokenService/ListApiTokens',
                 request_serializer=rpz_dot_auth_dot_v1_dot_token__service__pb2.ListApiTokensRequest.SerializeToString,
@@ -193,6 +203,21 @@ class TokenServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RotateApiToken(self, request, context):
+        """Makes a successor with the same scopes and resources, and puts a deadline on the one that it replaces,
+        in one step.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateApiToken(self, request, context):
+        """Changes the name or the deadline of an API token that has not ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListApiTokens(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -257,6 +282,16 @@ def add_TokenServiceServicer_to_server(servicer, server):
                     servicer.CreateApiToken,
                     request_deserializer=rpz_dot_auth_dot_v1_dot_token__service__pb2.CreateApiTokenRequest.FromString,
                     response_serializer=rpz_dot_auth_dot_v1_dot_token__service__pb2.CreateApiTokenResponse.SerializeToString,
+            ),
+            'RotateApiToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateApiToken,
+                    request_deserializer=rpz_dot_auth_dot_v1_dot_token__service__pb2.RotateApiTokenRequest.FromString,
+                    response_serializer=rpz_dot_auth_dot_v1_dot_token__service__pb2.RotateApiTokenResponse.SerializeToString,
+            ),
+            'UpdateApiToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateApiToken,
+                    request_deserializer=rpz_dot_auth_dot_v1_dot_token__service__pb2.UpdateApiTokenRequest.FromString,
+                    response_serializer=rpz_dot_auth_dot_v1_dot_token__service__pb2.UpdateApiTokenResponse.SerializeToString,
             ),
             'ListApiTokens': grpc.unary_unary_rpc_method_handler(
                     servicer.ListApiTokens,
@@ -546,6 +581,60 @@ class TokenService(object):
             '/rpz.auth.v1.TokenService/CreateApiToken',
             rpz_dot_auth_dot_v1_dot_token__service__pb2.CreateApiTokenRequest.SerializeToString,
             rpz_dot_auth_dot_v1_dot_token__service__pb2.CreateApiTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateApiToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rpz.auth.v1.TokenService/RotateApiToken',
+            rpz_dot_auth_dot_v1_dot_token__service__pb2.RotateApiTokenRequest.SerializeToString,
+            rpz_dot_auth_dot_v1_dot_token__service__pb2.RotateApiTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateApiToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rpz.auth.v1.TokenService/UpdateApiToken',
+            rpz_dot_auth_dot_v1_dot_token__service__pb2.UpdateApiTokenRequest.SerializeToString,
+            rpz_dot_auth_dot_v1_dot_token__service__pb2.UpdateApiTokenResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -104,6 +104,20 @@ class TokenServiceStub:
     ]
     """Creates an API token of an App. The token itself is in this answer and nowhere else."""
 
+    RotateApiToken: grpc.UnaryUnaryMultiCallable[
+        rpz.auth.v1.token_service_pb2.RotateApiTokenRequest,
+        rpz.auth.v1.token_service_pb2.RotateApiTokenResponse,
+    ]
+    """Makes a successor with the same scopes and resources, and puts a deadline on the one that it replaces,
+    in one step.
+    """
+
+    UpdateApiToken: grpc.UnaryUnaryMultiCallable[
+        rpz.auth.v1.token_service_pb2.UpdateApiTokenRequest,
+        rpz.auth.v1.token_service_pb2.UpdateApiTokenResponse,
+    ]
+    """Changes the name or the deadline of an API token that has not ended."""
+
     ListApiTokens: grpc.UnaryUnaryMultiCallable[
         rpz.auth.v1.token_service_pb2.ListApiTokensRequest,
         rpz.auth.v1.token_service_pb2.ListApiTokensResponse,
@@ -199,6 +213,20 @@ class TokenServiceAsyncStub:
         rpz.auth.v1.token_service_pb2.CreateApiTokenResponse,
     ]
     """Creates an API token of an App. The token itself is in this answer and nowhere else."""
+
+    RotateApiToken: grpc.aio.UnaryUnaryMultiCallable[
+        rpz.auth.v1.token_service_pb2.RotateApiTokenRequest,
+        rpz.auth.v1.token_service_pb2.RotateApiTokenResponse,
+    ]
+    """Makes a successor with the same scopes and resources, and puts a deadline on the one that it replaces,
+    in one step.
+    """
+
+    UpdateApiToken: grpc.aio.UnaryUnaryMultiCallable[
+        rpz.auth.v1.token_service_pb2.UpdateApiTokenRequest,
+        rpz.auth.v1.token_service_pb2.UpdateApiTokenResponse,
+    ]
+    """Changes the name or the deadline of an API token that has not ended."""
 
     ListApiTokens: grpc.aio.UnaryUnaryMultiCallable[
         rpz.auth.v1.token_service_pb2.ListApiTokensRequest,
@@ -315,6 +343,24 @@ class TokenServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[rpz.auth.v1.token_service_pb2.CreateApiTokenResponse, collections.abc.Awaitable[rpz.auth.v1.token_service_pb2.CreateApiTokenResponse]]:
         """Creates an API token of an App. The token itself is in this answer and nowhere else."""
+
+    @abc.abstractmethod
+    def RotateApiToken(
+        self,
+        request: rpz.auth.v1.token_service_pb2.RotateApiTokenRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[rpz.auth.v1.token_service_pb2.RotateApiTokenResponse, collections.abc.Awaitable[rpz.auth.v1.token_service_pb2.RotateApiTokenResponse]]:
+        """Makes a successor with the same scopes and resources, and puts a deadline on the one that it replaces,
+        in one step.
+        """
+
+    @abc.abstractmethod
+    def UpdateApiToken(
+        self,
+        request: rpz.auth.v1.token_service_pb2.UpdateApiTokenRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[rpz.auth.v1.token_service_pb2.UpdateApiTokenResponse, collections.abc.Awaitable[rpz.auth.v1.token_service_pb2.UpdateApiTokenResponse]]:
+        """Changes the name or the deadline of an API token that has not ended."""
 
     @abc.abstractmethod
     def ListApiTokens(

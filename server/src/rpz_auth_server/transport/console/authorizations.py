@@ -55,7 +55,7 @@ class AuthorizationPages:
         """Make an OAuth 2 secret and show it this once."""
         app, form = await self._find(visit), visit.form
         try:
-            record, text = await client_secrets.create_client_secret(
+            made = await client_secrets.create_client_secret(
                 self.desk.authority,
                 visit.person,
                 app.app_id,
@@ -66,13 +66,13 @@ class AuthorizationPages:
             if not is_mendable(refusal):
                 raise
             return await self._show(visit, app, wrong=refusal.message, wrong_in="secret")
-        return await self._show(visit, app, shown=Shown("secret", record.display_name, text))
+        return await self._show(visit, app, shown=Shown("secret", made.record.display_name, made.text))
 
     async def new_token(self, visit: Visit) -> Response:
         """Make an API token and show it this once."""
         app, form = await self._find(visit), visit.form
         try:
-            record, text = await api_tokens.create_api_token(
+            made = await api_tokens.create_api_token(
                 self.desk.authority,
                 visit.person,
                 app.app_id,
@@ -85,7 +85,7 @@ class AuthorizationPages:
             if not is_mendable(refusal):
                 raise
             return await self._show(visit, app, wrong=refusal.message, wrong_in="token")
-        return await self._show(visit, app, shown=Shown("token", record.display_name, text))
+        return await self._show(visit, app, shown=Shown("token", made.record.display_name, made.text))
 
     async def revoke_secret(self, visit: Visit) -> Response:
         """Stop a secret."""

@@ -15,6 +15,7 @@ from rpz_auth_server.domain.refusal import RequestInvalid
 from rpz_auth_server.flows import apps, client_secrets, refusals
 from rpz_auth_server.flows.app_fields import DEFAULT_LIFETIME, NO_SIGN_IN, AppFields
 from rpz_auth_server.flows.apps import AppQuery
+from rpz_auth_server.flows.credentials import expiry_warnings
 from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.transport.grpc import messages
 
@@ -33,11 +34,14 @@ class AppService(pb_grpc.AppServiceServicer):
 
     async def CreateApp(self, request: pb.CreateAppRequest, _context: Any) -> pb.CreateAppResponse:
         """Register an App."""
-        messages.refuse_fields(request, "request_id")
         given = {field.name for field, _ in request.app.ListFields()}
         fields = _read_fields(request.app, [name for name in _UPDATABLE if name in given])
         app = await apps.create_app(
-            self._authority, rpz_auth.caller(), messages.read_kind(request.app.kind), fields
+            self._authority,
+            rpz_auth.caller(),
+            messages.read_kind(request.app.kind),
+            fields,
+            request_id=request.request_id,
         )
         return pb.CreateAppResponse(app=messages.write_app(app), warnings=app.warnings)
 
@@ -103,22 +107,55 @@ class AppService(pb_grpc.AppServiceServicer):
         self, request: pb.CreateClientSecretRequest, _context: Any
     ) -> pb.CreateClientSecretResponse:
         """The secret itself is in this answer and nowhere else."""
-        messages.refuse_fields(request, "request_id")
-        record, text = await client_secrets.create_client_secret(
+        made = await client_secrets.create_client_secret(
             self._authority,
             rpz_auth.caller(),
             request.app_id,
             display_name=request.display_name,
             expires_at=messages.read_time(request, "expire_time"),
+            request_id=request.request_id,
         )
-        return pb.CreateClientSecretResponse(record=messages.write_client_secret(record), client_secret=text)
+        return pb.CreateClientSecretResponse(
+            record=messages.write_client_secret(made.record), client_secret=made.text
+        )
+
+    async def RotateClientSecret(
+        self, request: pb.RotateClientSecretRequest, _context: Any
+    ) -> pb.RotateClientSecretResponse:
+        """A successor, and a deadline for those before it."""
+        made = await client_secrets.rotate_client_secret(
+            self._authority,
+            rpz_auth.caller(),
+            request.app_id,
+            request.secret_id,
+            messages.read_replacement(request),
+        )
+        return pb.RotateClientSecretResponse(
+            record=messages.write_client_secret(made.record),
+            client_secret=made.text,
+            replaced=map(messages.write_client_secret, made.replaced),
+        )
+
+    async def UpdateClientSecret(
+        self, request: pb.UpdateClientSecretRequest, _context: Any
+    ) -> pb.UpdateClientSecretResponse:
+        """Another name or deadline."""
+        given = request.client_secret
+        fields = messages.read_credential_fields(given, request.update_mask)
+        record = await client_secrets.update_client_secret(
+            self._authority, rpz_auth.caller(), given.app_id, given.secret_id, fields
+        )
+        return pb.UpdateClientSecretResponse(client_secret=messages.write_client_secret(record))
 
     async def ListClientSecrets(
         self, request: pb.ListClientSecretsRequest, _context: Any
     ) -> pb.ListClientSecretsResponse:
         """Records, never the secrets."""
         records = await client_secrets.list_client_secrets(self._authority, rpz_auth.caller(), request.app_id)
-        return pb.ListClientSecretsResponse(client_secrets=map(messages.write_client_secret, records))
+        return pb.ListClientSecretsResponse(
+            client_secrets=map(messages.write_client_secret, records),
+            warnings=expiry_warnings(records, self._authority.store.now(), self._authority.expiry_warning),
+        )
 
     async def RevokeClientSecret(
         self, request: pb.RevokeClientSecretRequest, _context: Any

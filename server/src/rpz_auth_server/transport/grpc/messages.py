@@ -8,6 +8,7 @@ from typing import Any
 
 import rpz_auth
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 from rpz.auth.v1 import app_service_pb2, token_service_pb2, verification_service_pb2
 from rpz_auth.view import AppState, Revocation, SigningKeys
@@ -15,6 +16,7 @@ from rpz_auth.view import AppState, Revocation, SigningKeys
 from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret
 from rpz_auth_server.domain.grant import Grant
 from rpz_auth_server.domain.refusal import RequestInvalid
+from rpz_auth_server.flows.credentials import CredentialFields, Replacement
 from rpz_auth_server.flows.pipeline import ClientCredentials
 from rpz_auth_server.transport.clients import read_client
 
@@ -97,6 +99,33 @@ def read_duration(message: Any, field: str) -> float | None:
     return seconds
 
 
+def read_replacement(request: Any) -> Replacement:
+    """Read what is asked for when a credential is replaced."""
+    overlap: Duration = request.overlap
+    return Replacement(
+        overlap=overlap.seconds + overlap.nanos / 1e9,
+        display_name=request.display_name,
+        expires_at=read_time(request, "expire_time"),
+        request_id=request.request_id,
+    )
+
+
+def read_credential_fields(record: Any, mask: FieldMask) -> CredentialFields:
+    """Read what a mask names of a credential's record.
+
+    Raises:
+        RequestInvalid: It names something else, or nothing.
+    """
+    paths = set(mask.paths)
+    if not paths or not paths <= {"display_name", "expire_time"}:
+        raise RequestInvalid("update_mask names display_name, expire_time or both")
+    return CredentialFields(
+        display_name=record.display_name if "display_name" in paths else None,
+        sets_deadline="expire_time" in paths,
+        expires_at=read_time(record, "expire_time") if "expire_time" in paths else None,
+    )
+
+
 def write_duration(seconds: float | None) -> Duration | None:
     """Write seconds; nothing for None."""
     if seconds is None:
@@ -169,6 +198,8 @@ def write_client_secret(secret: ClientSecret) -> app_service_pb2.ClientSecret:
         create_time=write_time(secret.created_at),
         expire_time=write_time(secret.expires_at),
         revoke_time=write_time(secret.revoked_at),
+        last_use_time=write_time(secret.last_used_at),
+        last_use_address=secret.last_used_from,
     )
 
 
@@ -183,6 +214,8 @@ def write_api_token(token: ApiToken) -> token_service_pb2.ApiToken:
         create_time=write_time(token.created_at),
         expire_time=write_time(token.expires_at),
         revoke_time=write_time(token.revoked_at),
+        last_use_time=write_time(token.last_used_at),
+        last_use_address=token.last_used_from,
     )
 
 

@@ -10,6 +10,7 @@ from rpz.auth.v1 import token_service_pb2 as pb
 from rpz.auth.v1 import token_service_pb2_grpc as pb_grpc
 
 from rpz_auth_server.flows import api_tokens, grants
+from rpz_auth_server.flows.credentials import expiry_warnings
 from rpz_auth_server.flows.exchange_token import ExchangeToken, exchange_token
 from rpz_auth_server.flows.introspect_token import introspect_token
 from rpz_auth_server.flows.issue_code import IssueCode, issue_code
@@ -162,8 +163,7 @@ class TokenService(pb_grpc.TokenServiceServicer):
         self, request: pb.CreateApiTokenRequest, _context: Any
     ) -> pb.CreateApiTokenResponse:
         """The token itself is in this answer and nowhere else."""
-        messages.refuse_fields(request, "request_id")
-        record, text = await api_tokens.create_api_token(
+        made = await api_tokens.create_api_token(
             self._authority,
             rpz_auth.caller(),
             request.app_id,
@@ -171,8 +171,37 @@ class TokenService(pb_grpc.TokenServiceServicer):
             scopes=request.scopes,
             resources=request.resources,
             expires_at=messages.read_time(request, "expire_time"),
+            request_id=request.request_id,
         )
-        return pb.CreateApiTokenResponse(record=messages.write_api_token(record), api_token=text)
+        return pb.CreateApiTokenResponse(record=messages.write_api_token(made.record), api_token=made.text)
+
+    async def RotateApiToken(
+        self, request: pb.RotateApiTokenRequest, _context: Any
+    ) -> pb.RotateApiTokenResponse:
+        """A successor, and a deadline for the one before it."""
+        made = await api_tokens.rotate_api_token(
+            self._authority,
+            rpz_auth.caller(),
+            request.app_id,
+            request.api_token_id,
+            messages.read_replacement(request),
+        )
+        return pb.RotateApiTokenResponse(
+            record=messages.write_api_token(made.record),
+            api_token=made.text,
+            replaced=messages.write_api_token(made.replaced) if made.replaced else None,
+        )
+
+    async def UpdateApiToken(
+        self, request: pb.UpdateApiTokenRequest, _context: Any
+    ) -> pb.UpdateApiTokenResponse:
+        """Another name or deadline."""
+        given = request.api_token
+        fields = messages.read_credential_fields(given, request.update_mask)
+        record = await api_tokens.update_api_token(
+            self._authority, rpz_auth.caller(), given.app_id, given.api_token_id, fields
+        )
+        return pb.UpdateApiTokenResponse(api_token=messages.write_api_token(record))
 
     async def ListApiTokens(
         self, request: pb.ListApiTokensRequest, _context: Any
@@ -189,6 +218,7 @@ class TokenService(pb_grpc.TokenServiceServicer):
         return pb.ListApiTokensResponse(
             api_tokens=map(messages.write_api_token, records),
             next_page_token=messages.next_page([record.api_token_id for record in records], limit),
+            warnings=expiry_warnings(records, self._authority.store.now(), self._authority.expiry_warning),
         )
 
     async def RevokeApiToken(

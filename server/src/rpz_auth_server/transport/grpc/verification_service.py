@@ -15,6 +15,7 @@ from rpz_auth_server.crypto.handles import HandleKind
 from rpz_auth_server.domain import scope
 from rpz_auth_server.domain.event import Cursor, Event, StoredSnapshot
 from rpz_auth_server.domain.refusal import NotFound, RequestInvalid, RightsInsufficient
+from rpz_auth_server.domain.use import read_place
 from rpz_auth_server.flows.api_tokens import verify_api_token
 from rpz_auth_server.flows.pipeline import Authority, try_open
 from rpz_auth_server.flows.rights import check_still_held
@@ -50,6 +51,8 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
         token = await verify_api_token(self._authority, request.app_id, request.api_token)
         if token is None or not token.resources & resources:
             return pb.VerifyApiTokenResponse(active=False, cursor=cursor)
+        place = read_place(request.peer)
+        self._authority.uses.note(token.api_token_id, at=self._authority.store.now(), place=place)
         return pb.VerifyApiTokenResponse(
             active=True,
             app_id=token.app_id,
