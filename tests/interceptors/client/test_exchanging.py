@@ -81,7 +81,7 @@ def test_r208_a_lost_answer_is_asked_for_again(authority: AuthorityProcess) -> N
     own, _ = api_token(authority, RESOURCE)
     with (
         LossyProxy(authority.address, lambda answer: answer < 3) as proxy,
-        rpz_auth.TokenEndpoint(proxy.address, tls=authority.tls, sleep=lambda _: None) as endpoint,
+        rpz_auth.TokenEndpoint(proxy.address, tls=authority.tls) as endpoint,
     ):
         assert rpz_auth.ExchangingToken(endpoint, own).access_token()
         assert (proxy.answers, proxy.lost) == (3, 2)

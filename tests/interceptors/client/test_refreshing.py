@@ -142,7 +142,7 @@ def test_a_client_whose_every_third_answer_is_lost_stays_signed_in_for_two_thous
     clock = LeapingClock()
     with (
         LossyProxy(authority.address, lambda answer: answer % 3 == 0) as proxy,
-        rpz_auth.TokenEndpoint(proxy.address, tls=authority.tls, sleep=lambda _: None) as endpoint,
+        rpz_auth.TokenEndpoint(proxy.address, tls=authority.tls) as endpoint,
     ):
         credential = sign_in(authority, client, endpoint, rpz_auth.MemoryStore(), clock)
         tokens = set()
