@@ -493,7 +493,7 @@ async def test_r095_network_of_all_addresses_is_taken_only_explicitly(
         "010.0.0.1",
         "1",
         "example.com",
-        "https://example.com",
+        "https://example.com/cart",
         "san:",
         "san:*.example.com",
         "san:a b",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from rpz_auth.caller import APP_ID, APP_SUBJECT_PREFIX, Caller
-from rpz_auth.whitelist import DNS, MAX_ENTRIES, normalise
+from rpz_auth.whitelist import MAX_ENTRIES
 
 from rpz_auth_server.domain import scope
 from rpz_auth_server.domain.app import App, AppKind, SignIn, is_live
@@ -14,6 +14,7 @@ from rpz_auth_server.domain.grant import MAX_ACCESS_TOKEN_LIFETIME, MAX_REFRESH_
 from rpz_auth_server.domain.name import check_name
 from rpz_auth_server.domain.refusal import RequestInvalid, RightsInsufficient
 from rpz_auth_server.domain.uri import check_redirect_uri, check_resource
+from rpz_auth_server.domain.whitelist import read_entry
 from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.flows.rights import check_grantable, is_administrator
 
@@ -192,18 +193,15 @@ def _whitelist(app: App, entries: Sequence[str], *, allow_any_peer: bool) -> tup
     _check_length(entries, MAX_ENTRIES, "whitelist entries")
     if app.whitelist and not entries and not allow_any_peer:
         raise RequestInvalid("an empty whitelist allows calls from anywhere; set allow_any_peer to say so")
-    return tuple(dict.fromkeys(_entries(entries, allow_any=allow_any_peer)))
+    return tuple(dict.fromkeys(_entries(app.kind, entries, allow_any=allow_any_peer)))
 
 
-def _entries(entries: Iterable[str], *, allow_any: bool) -> Iterable[str]:
+def _entries(kind: AppKind, entries: Iterable[str], *, allow_any: bool) -> Iterable[str]:
     for number, entry in enumerate(entries, start=1):
         try:
-            normal = normalise(entry, allow_any=allow_any)
+            yield read_entry(entry, kind, allow_any=allow_any)
         except ValueError as error:
             raise RequestInvalid(f"whitelist entry {number}: {error}") from None
-        if normal.startswith(DNS):
-            raise RequestInvalid(f"whitelist entry {number}: this version does not resolve names")
-        yield normal
 
 
 def _check_length(values: Sequence[str], most: int, what: str) -> None:
