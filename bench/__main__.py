@@ -12,6 +12,7 @@ from bench.report import keep
 SUBJECTS: dict[str, str] = {
     "interceptor": "what the interceptor costs a service",
     "authority": "what the authority's calls cost, beside other servers",
+    "growth": "how cost grows with the database",
     "refresh-loss": "a client whose every third refresh answer is lost stays signed in",
     "flood": "a rightful client while guesses come as fast as they can",
 }

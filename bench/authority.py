@@ -51,7 +51,7 @@ _KEYCLOAK = 120
 
 
 @dataclass(slots=True)
-class _Grants:
+class Grants:
     """Grants whose newest refresh token is known, so that each round goes on where the last one ended."""
 
     requests: list[bytes] = field(repr=False)
@@ -63,9 +63,9 @@ def run(*, quick: bool) -> Report:
     count, rounds, grants = (300, 2, 300) if quick else (3000, 5, 4000)
     with ExitStack() as cleanup:
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
-        authority = cleanup.enter_context(_pinned_authority(folder / "authority"))
+        authority = cleanup.enter_context(pinned_authority(folder / "authority"))
         client = authority.create_client()
-        target = _Target(authority, (authority.data_dir / "tls/ca.pem").read_bytes())
+        target = Target(authority, (authority.data_dir / "tls/ca.pem").read_bytes())
         kept = target.grants(client, grants)
         takes = {_BARE: _bare(cleanup, target, client, kept, count)}
         takes |= _own(target, client, kept, count) | _peers(cleanup, target, folder, count)
@@ -85,7 +85,8 @@ def run(*, quick: bool) -> Report:
 
 
 @contextmanager
-def _pinned_authority(data_dir: Path) -> Iterator[AuthorityProcess]:
+def pinned_authority(data_dir: Path) -> Iterator[AuthorityProcess]:
+    """An authority that stays on one processor."""
     prefix = ("taskset", "-c", str(min(os.sched_getaffinity(0)))) if (os.cpu_count() or 1) > 1 else ()
     authority = AuthorityProcess(data_dir, prefix=prefix)
     try:
@@ -96,12 +97,11 @@ def _pinned_authority(data_dir: Path) -> Iterator[AuthorityProcess]:
             authority.kill()
 
 
-def _basic(user: str, password: str) -> Metadata:
-    return (("authorization", "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()),)
-
-
-def _administrator(authority: AuthorityProcess) -> Metadata:
-    return _basic(authority.bootstrap["app_id"], authority.bootstrap["api_token"])
+def identity(path: Path) -> Metadata:
+    """What the App of a bootstrap or verifier file sends with a call."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    text = f"{content['app_id']}:{content['api_token']}"
+    return (("authorization", "Basic " + base64.b64encode(text.encode()).decode()),)
 
 
 def _issue_requests(client: Client, count: int) -> Sequence[pb.IssueCodeRequest]:
@@ -119,7 +119,7 @@ def _issue_requests(client: Client, count: int) -> Sequence[pb.IssueCodeRequest]
 
 
 @dataclass(frozen=True, slots=True)
-class _Target:
+class Target:
     """The authority, as its load sees it."""
 
     authority: AuthorityProcess
@@ -139,19 +139,19 @@ class _Target:
 
     def codes(self, client: Client, count: int) -> Sequence[str]:
         """Issue codes."""
-        who = _administrator(self.authority)
+        who = identity(self.authority.data_dir / "bootstrap.json")
         calls = [(who, request) for request in _issue_requests(client, count)]
         answers = self.call("IssueCode", calls, keep=True).answers.values()
         return [pb.IssueCodeResponse.FromString(answer).code for answer in answers]
 
-    def grants(self, client: Client, count: int) -> _Grants:
+    def grants(self, client: Client, count: int) -> Grants:
         """Take grants as far as their first refresh token."""
         calls = [((), exchange_request(client, code)) for code in self.codes(client, count)]
         answers = self.call("ExchangeToken", calls, keep=True).answers.values()
         tokens = [pb.ExchangeTokenResponse.FromString(answer).refresh_token for answer in answers]
-        return _Grants([refresh_request(client, token).SerializeToString() for token in tokens])
+        return Grants([refresh_request(client, token).SerializeToString() for token in tokens])
 
-    def renew(self, grants: _Grants, count: int, *, rate: float | None = None) -> Outcome:
+    def renew(self, grants: Grants, count: int, *, rate: float | None = None) -> Outcome:
         """Renew, each time the grant that was renewed longest ago."""
         load = Load(
             target=self.authority.address,
@@ -176,40 +176,37 @@ def _good(outcome: Outcome, what: str) -> Outcome:
     return outcome
 
 
-def _cost(pid: int, act: Callable[[], object], count: int) -> float:
+def cost(pid: int, act: Callable[[], object], count: int) -> float:
     """CPU time of a process in µs for each of the calls that `act` makes."""
     before = cpu_seconds(pid)
     act()
     return (cpu_seconds(pid) - before) / count * 1e6
 
 
-def _own(target: _Target, client: Client, grants: _Grants, count: int) -> dict[str, Callable[[], float]]:
+def _own(target: Target, client: Client, grants: Grants, count: int) -> dict[str, Callable[[], float]]:
     authority = target.authority
-    who, pid = _administrator(authority), authority.process.pid
-    verifier = json.loads(
-        authority.create_verifier(authority.data_dir / "verifier.json").read_text(encoding="utf-8")
-    )
-    asks = _basic(verifier["app_id"], verifier["api_token"])
+    who, pid = identity(authority.data_dir / "bootstrap.json"), authority.process.pid
+    asks = identity(authority.create_verifier(authority.data_dir / "verifier.json"))
     token = authority.exchange(client, authority.issue_code(client)).access_token
 
     def issue_code() -> float:
         calls = [(who, request) for request in _issue_requests(client, count)]
-        return _cost(pid, lambda: target.call("IssueCode", calls), count)
+        return cost(pid, lambda: target.call("IssueCode", calls), count)
 
     def exchange_token() -> float:
         calls = [((), exchange_request(client, code)) for code in target.codes(client, count)]
-        return _cost(pid, lambda: target.call("ExchangeToken", calls), count)
+        return cost(pid, lambda: target.call("ExchangeToken", calls), count)
 
     def create_api_token() -> float:
         request = pb.CreateApiTokenRequest(app_id=client.app_id, scopes=["orders.read"], resources=[RESOURCE])
-        return _cost(pid, lambda: target.call("CreateApiToken", [(who, request)] * count), count)
+        return cost(pid, lambda: target.call("CreateApiToken", [(who, request)] * count), count)
 
     def introspect() -> float:
         request = pb.IntrospectTokenRequest(token=token)
-        return _cost(pid, lambda: target.call("IntrospectToken", [(asks, request)] * count), count)
+        return cost(pid, lambda: target.call("IntrospectToken", [(asks, request)] * count), count)
 
     return {
-        _REFRESH: lambda: _cost(pid, lambda: target.renew(grants, count), count),
+        _REFRESH: lambda: cost(pid, lambda: target.renew(grants, count), count),
         "IssueCode": issue_code,
         "ExchangeToken": exchange_token,
         "CreateApiToken": create_api_token,
@@ -218,7 +215,7 @@ def _own(target: _Target, client: Client, grants: _Grants, count: int) -> dict[s
 
 
 def _bare(
-    cleanup: ExitStack, target: _Target, client: Client, grants: _Grants, count: int
+    cleanup: ExitStack, target: Target, client: Client, grants: Grants, count: int
 ) -> Callable[[], float]:
     """A server of the same stack that answers at once, with messages as long as those of Refresh."""
     tls = target.authority.data_dir / "tls"
@@ -237,10 +234,10 @@ def _bare(
         calls=[((), BytesValue(value=bytes(len(grants.requests[0]))).SerializeToString())],
         count=count,
     )
-    return lambda: _cost(subject.pid, lambda: _good(drive(load), _BARE), count)
+    return lambda: cost(subject.pid, lambda: _good(drive(load), _BARE), count)
 
 
-def _peers(cleanup: ExitStack, target: _Target, folder: Path, count: int) -> dict[str, Callable[[], float]]:
+def _peers(cleanup: ExitStack, target: Target, folder: Path, count: int) -> dict[str, Callable[[], float]]:
     tls = target.authority.data_dir / "tls"
     node = cleanup.enter_context(
         _node((tls / "server.pem").read_text(), (tls / "server.key").read_text(), _PEER_GRANTS)
@@ -306,7 +303,7 @@ def _form_renewals(
         outcome = _good(drive(load), path)
         requests[:] = outcome.last
 
-    return lambda: _cost(pid, renew, count)
+    return lambda: cost(pid, renew, count)
 
 
 def _table(samples: Samples) -> Table:
@@ -325,7 +322,7 @@ def _table(samples: Samples) -> Table:
 
 
 def _latency(
-    target: _Target, grants: _Grants, folder: Path, *, quick: bool
+    target: Target, grants: Grants, folder: Path, *, quick: bool
 ) -> tuple[Mapping[str, object], Table]:
     """Latency at parts of the highest rate, beside one fsync of the same disk."""
     count = 300 if quick else 3000
@@ -367,7 +364,7 @@ def _fsync_seconds(folder: Path) -> Sequence[float]:
     return figures
 
 
-def _check_database(authority: AuthorityProcess, grants: _Grants) -> None:
+def _check_database(authority: AuthorityProcess, grants: Grants) -> None:
     """What was answered must be there: each grant's first generation, and one for each renewal."""
     with sqlite3.connect(f"file:{authority.data_dir / 'rpz-auth.db'}?mode=ro", uri=True) as database:
         (generations,) = database.execute(
