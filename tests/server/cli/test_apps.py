@@ -39,6 +39,7 @@ def test_created_app_has_what_was_asked_for(cli: Cli, authority: AuthorityProces
         "epoch": "0",
         "pkce_exempt": True,
         "query_token_allowed": False,
+        "require_pushed_authorization_requests": False,
         "sign_in": {"client_ids": [client_id], "subject_prefix": "user:"},
         "create_time": created["create_time"],
         "update_time": created["create_time"],

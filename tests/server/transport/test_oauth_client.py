@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import urllib.parse
+from pathlib import Path
 
 import pytest
 from rpz_auth import credentials
@@ -14,7 +15,9 @@ from server.authority import (
     CODE_VERIFIER,
     REDIRECT_URI,
     Client,
+    FakeTime,
     TestAuthority,
+    running_authority,
 )
 from server.oauth import (
     FORMS,
@@ -247,3 +250,20 @@ async def test_r016_descriptions_keep_to_their_characters_and_echo_nothing(autho
         assert "na" not in body["error_description"].split()
         assert "svg" not in answer.text
     assert error_description(ClientInvalid('a "b" \\ c\nß')) == "a 'b'  c"
+
+
+async def test_r131_guesses_over_https_wait_longer_each_time_and_are_counted(tmp_path: Path) -> None:
+    async with running_authority(tmp_path / "a", time=FakeTime(), failure_limit=3) as authority:
+        client = await authority.create_client()
+        guess = Client(client.app_id, "rpzs_" + "A" * 64)
+        answers = [await for_itself(authority, guess) for _ in range(5)]
+        assert [error_of(answer) for answer in answers] == [
+            *[(401, "invalid_client")] * 3,
+            *[(429, "temporarily_unavailable")] * 2,
+        ]
+        assert int(answers[-1].headers["retry-after"]) >= 1
+        assert (await for_itself(authority, client)).status_code == 200  # the rightful App is not held up
+        counted = {
+            (item.app_id, item.reason): item.count for item in authority.authority.limiter.refusals.take()
+        }
+        assert counted == {(client.app_id, "CLIENT_INVALID"): 3, (client.app_id, "RATE_LIMITED"): 2}

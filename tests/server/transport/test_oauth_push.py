@@ -128,6 +128,16 @@ async def test_r200_public_client_may_push_and_confidential_one_authenticates(
     assert error_of(await push(authority, Client(client.app_id))) == (401, "invalid_client")
 
 
+async def test_r201_app_may_be_held_to_pushing_its_requests(authority: TestAuthority) -> None:
+    client = await authority.create_client(require_pushed_authorization_requests=True)
+    returned = Returned.of(await authorize(authority, client))
+    assert returned.parameters["error"] == "invalid_request"
+    page = await come(authority, client, await pushed_uri(authority, client))
+    assert "code" in Returned.of(await decide_with(authority, page)).parameters
+    await authority.update_app(client.app_id, require_pushed_authorization_requests=False)
+    assert (await authorize(authority, client)).text.startswith("allow? ")
+
+
 async def test_a110_who_pushes_more_than_it_uses_is_told_to_wait(
     authority: TestAuthority, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,6 +62,7 @@ def print_app(shown: pb.App) -> None:
             "Whitelist": shown.whitelist or "calls from anywhere",
             "Authenticates": "with a secret" if shown.confidential else "not; it is public",
             "PKCE": "exempt" if shown.pkce_exempt else "required",
+            "Requests": "must be pushed (RFC 9126)" if shown.require_pushed_authorization_requests else "",
             "Tokens in URLs": "allowed (?token=)" if shown.query_token_allowed else "",
             "Access tokens": _lifetime(shown, "access_token_lifetime", "live {}"),
             "Refresh tokens": _lifetime(shown, "refresh_token_idle_lifetime", "expire after {} without use"),

@@ -30,6 +30,7 @@ _ALLOW_HELP = (
 _REDIRECT_HELP = "https, or http on 127.0.0.1 or [::1]."
 _SCOPE_HELP = "What users may grant it, and its API tokens may carry."
 _OWN_LIFETIME_HELP = "As in 30m or 90d; without it, the authority's."
+_PAR_HELP = "Take its authorization requests only if pushed beforehand (RFC 9126)."
 _QUERY_HELP = "Let a frontend's API tokens travel in URLs (?token=). Discouraged: URLs stand in logs."
 AccessLifetimeOption = Annotated[
     str | None,
@@ -102,6 +103,7 @@ def create(  # noqa: PLR0913, PLR0917 - one for each field of an App
         ),
     ] = False,
     query_token: Annotated[bool, typer.Option("--query-token", help=_QUERY_HELP)] = False,
+    require_par: Annotated[bool, typer.Option("--require-par", help=_PAR_HELP)] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Register an App. Options for lists may be repeated.
@@ -112,7 +114,7 @@ def create(  # noqa: PLR0913, PLR0917 - one for each field of an App
     if verifier is not None:
         contradictions = (
             *(redirect_uri, scope, pkce_exempt, sign_in_for, subject_prefix, confidential, query_token),
-            *(access_token_lifetime, refresh_idle_lifetime, refresh_lifetime, request_id),
+            *(access_token_lifetime, refresh_idle_lifetime, refresh_lifetime, request_id, require_par),
         )
         if kind not in (None, Kind.BACKEND) or any(contradictions):
             raise typer.BadParameter(
@@ -138,6 +140,7 @@ def create(  # noqa: PLR0913, PLR0917 - one for each field of an App
         confidential=confidential,
         pkce_exempt=pkce_exempt,
         query_token_allowed=query_token,
+        require_pushed_authorization_requests=require_par,
         **_lifetimes(access_token_lifetime, refresh_idle_lifetime, refresh_lifetime),
         sign_in=pb.SignIn(client_ids=sign_in_for, subject_prefix=subject_prefix) if sign_in_for else None,
     )
@@ -219,6 +222,7 @@ def update(  # noqa: PLR0913, PLR0917 - one for each field of an App
     query_token: Annotated[
         bool | None, typer.Option("--query-token/--no-query-token", help=_QUERY_HELP)
     ] = None,
+    require_par: Annotated[bool | None, typer.Option("--require-par/--any-request", help=_PAR_HELP)] = None,
     no_sign_in: Annotated[
         bool, typer.Option("--no-sign-in", help="Take away the right to issue codes.")
     ] = False,
@@ -252,6 +256,7 @@ def update(  # noqa: PLR0913, PLR0917 - one for each field of an App
         confidential=confidential or False,
         pkce_exempt=pkce_exempt or False,
         query_token_allowed=query_token or False,
+        require_pushed_authorization_requests=require_par or False,
         **lifetimes,
     )
     given = {
@@ -265,6 +270,7 @@ def update(  # noqa: PLR0913, PLR0917 - one for each field of an App
         "confidential": confidential is not None,
         "pkce_exempt": pkce_exempt is not None,
         "query_token_allowed": query_token is not None,
+        "require_pushed_authorization_requests": require_par is not None,
         **{name: name in lifetimes or default_lifetimes for name in _LIFETIMES},
     }
     mask = FieldMask(paths=[name for name, is_given in given.items() if is_given])

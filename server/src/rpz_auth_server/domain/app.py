@@ -53,6 +53,8 @@ class App:
     pkce_exempt: bool = False
     query_token_allowed: bool = False
     """Whether its API tokens may travel in URLs."""
+    require_pushed_authorization_requests: bool = False
+    """Whether browsers may bring its authorization requests only by reference (RFC 9126 §6)."""
     sign_in: SignIn | None = None
     access_token_lifetime: float | None = None
     """In seconds, as those below; None for the authority's default."""

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rpz_auth.errors import Refusal, RpzAuthError
+from rpz_auth.http_status import error_description, error_of
 
 from rpz_auth_server.domain import scope
 from rpz_auth_server.domain.app import App, AppKind
@@ -150,7 +151,7 @@ def read(
     except _Told as told:
         error, description = told.error, str(told)
     except Refusal as refusal:
-        error, description = _ERRORS[type(refusal)], refusal.message
+        error, description = error_of(refusal), error_description(refusal)
     return AuthorizationError(
         app=app, redirect_uri=redirect_uri, state=state, error=error, description=description
     )
@@ -160,13 +161,6 @@ class _Told(Exception):  # noqa: N818 - an answer, not a fault
     def __init__(self, error: str, description: str) -> None:
         super().__init__(description)
         self.error = error
-
-
-_ERRORS: dict[type[Refusal], str] = {
-    RequestInvalid: "invalid_request",
-    ScopeInvalid: "invalid_scope",
-    TargetInvalid: "invalid_target",
-}
 
 
 def _read(
@@ -184,6 +178,8 @@ def _read(
         raise _Told("unsupported_response_type", "this authority offers response_type=code only")
     if only(parameters, "response_mode") not in (None, "query"):
         raise RequestInvalid("this authority offers response_mode=query only")
+    if app.require_pushed_authorization_requests and pushed is None:
+        raise RequestInvalid("this App must push its authorization requests (RFC 9126)")
     challenge = only(parameters, "code_challenge") or ""
     method = only(parameters, "code_challenge_method") or ""
     if not (app.pkce_exempt and app.kind is AppKind.BACKEND and not challenge and not method):

@@ -37,6 +37,7 @@ class AppFields:
     confidential: bool | None = None
     pkce_exempt: bool | None = None
     query_token_allowed: bool | None = None
+    require_pushed_authorization_requests: bool | None = None
     sign_in: SignIn | None = None
     """`NO_SIGN_IN` takes the right away."""
     access_token_lifetime: float | None = None
@@ -77,6 +78,9 @@ async def apply(
         query_token_allowed=app.query_token_allowed
         if fields.query_token_allowed is None
         else fields.query_token_allowed,
+        require_pushed_authorization_requests=app.require_pushed_authorization_requests
+        if fields.require_pushed_authorization_requests is None
+        else fields.require_pushed_authorization_requests,
         sign_in=app.sign_in if fields.sign_in is None else _sign_in(fields.sign_in),
     )
     if changed.pkce_exempt and app.kind is not AppKind.BACKEND:

@@ -194,6 +194,7 @@ APPS: Table[App] = Table(
         "query_token_allowed": _BOOL,
         "deleted": _BOOL,
         "pkce_exempt": _BOOL,
+        "require_pushed_authorization_requests": _BOOL,
         "sign_in": _SIGN_IN,
     },
     computed={"search_name": lambda app: searchable(app.display_name)},

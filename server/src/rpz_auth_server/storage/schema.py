@@ -369,3 +369,9 @@ def m0009_creations() -> Steps[None]:
         """
     )
     yield sql("CREATE INDEX creations_age ON creations (created_at)")
+
+
+@_migration
+def m0010_required_pushed_requests() -> Steps[None]:
+    """Keep which Apps must send their authorization requests ahead."""
+    yield sql("ALTER TABLE apps ADD COLUMN require_pushed_authorization_requests INTEGER NOT NULL DEFAULT 0")

@@ -73,6 +73,7 @@ class App(google.protobuf.message.Message):
     CONFIDENTIAL_FIELD_NUMBER: builtins.int
     LOCKED_BY_FIELD_NUMBER: builtins.int
     LOCKED_BY_ADMINISTRATOR_FIELD_NUMBER: builtins.int
+    REQUIRE_PUSHED_AUTHORIZATION_REQUESTS_FIELD_NUMBER: builtins.int
     app_id: builtins.str
     """A random UUID, the OAuth 2 `client_id`."""
     kind: global___AppKind.ValueType
@@ -96,6 +97,8 @@ class App(google.protobuf.message.Message):
     """The subject of whoever locked it."""
     locked_by_administrator: builtins.bool
     """Then only an administrator unlocks it."""
+    require_pushed_authorization_requests: builtins.bool
+    """Whether browsers may bring its authorization requests only by reference (RFC 9126 §6)."""
     @property
     def redirect_uris(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """https, or http on a loopback IP (RFC 8252 §7.3); no fragment."""
@@ -156,9 +159,10 @@ class App(google.protobuf.message.Message):
         confidential: builtins.bool = ...,
         locked_by: builtins.str = ...,
         locked_by_administrator: builtins.bool = ...,
+        require_pushed_authorization_requests: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["access_token_lifetime", b"access_token_lifetime", "create_time", b"create_time", "refresh_token_idle_lifetime", b"refresh_token_idle_lifetime", "refresh_token_lifetime", b"refresh_token_lifetime", "sign_in", b"sign_in", "update_time", b"update_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["access_token_lifetime", b"access_token_lifetime", "app_id", b"app_id", "confidential", b"confidential", "create_time", b"create_time", "display_name", b"display_name", "epoch", b"epoch", "etag", b"etag", "kind", b"kind", "locked", b"locked", "locked_by", b"locked_by", "locked_by_administrator", b"locked_by_administrator", "owner", b"owner", "pkce_exempt", b"pkce_exempt", "query_token_allowed", b"query_token_allowed", "redirect_uris", b"redirect_uris", "refresh_token_idle_lifetime", b"refresh_token_idle_lifetime", "refresh_token_lifetime", b"refresh_token_lifetime", "resources", b"resources", "scopes", b"scopes", "sign_in", b"sign_in", "update_time", b"update_time", "whitelist", b"whitelist"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["access_token_lifetime", b"access_token_lifetime", "app_id", b"app_id", "confidential", b"confidential", "create_time", b"create_time", "display_name", b"display_name", "epoch", b"epoch", "etag", b"etag", "kind", b"kind", "locked", b"locked", "locked_by", b"locked_by", "locked_by_administrator", b"locked_by_administrator", "owner", b"owner", "pkce_exempt", b"pkce_exempt", "query_token_allowed", b"query_token_allowed", "redirect_uris", b"redirect_uris", "refresh_token_idle_lifetime", b"refresh_token_idle_lifetime", "refresh_token_lifetime", b"refresh_token_lifetime", "require_pushed_authorization_requests", b"require_pushed_authorization_requests", "resources", b"resources", "scopes", b"scopes", "sign_in", b"sign_in", "update_time", b"update_time", "whitelist", b"whitelist"]) -> None: ...
 
 global___App = App
 

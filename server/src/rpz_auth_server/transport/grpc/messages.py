@@ -175,6 +175,7 @@ def write_app(app: App) -> app_service_pb2.App:
         locked_by_administrator=app.locked_by_administrator,
         pkce_exempt=app.pkce_exempt,
         query_token_allowed=app.query_token_allowed,
+        require_pushed_authorization_requests=app.require_pushed_authorization_requests,
         access_token_lifetime=write_duration(app.access_token_lifetime),
         refresh_token_idle_lifetime=write_duration(app.refresh_idle_lifetime),
         refresh_token_lifetime=write_duration(app.refresh_absolute_lifetime),

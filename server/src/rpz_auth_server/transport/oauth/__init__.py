@@ -24,15 +24,15 @@ from rpz_auth_server.transport.oauth.people import People
 def routes(authority: Authority, people: People | None) -> Sequence[BaseRoute]:
     """The endpoints, below the issuer's path; without `people` nobody is sent here by a browser."""
     served: list[BaseRoute] = [
-        Route(paths.TOKEN, endpoint(token.answer(authority)), methods=["POST"]),
-        Route(paths.REVOKE, endpoint(revoke.answer(authority)), methods=["POST"]),
+        Route(paths.TOKEN, endpoint(authority, token.answer(authority)), methods=["POST"]),
+        Route(paths.REVOKE, endpoint(authority, revoke.answer(authority)), methods=["POST"]),
         Route(paths.INTROSPECT, introspect.serve(authority), methods=["POST"]),
         Route(paths.JWKS, keys.endpoint(authority), methods=["GET"]),
     ]
     if people is not None:
         served += [
             Route(paths.AUTHORIZE, authorize.serve(authority, people), methods=["GET", "POST"]),
-            Route(paths.PUSH, endpoint(push.answer(authority)), methods=["POST"]),
+            Route(paths.PUSH, endpoint(authority, push.answer(authority)), methods=["POST"]),
         ]
     return served
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from rpz_auth_server.domain import scope
 from rpz_auth_server.domain.authorization import Parameters, only, parse_query
 from rpz_auth_server.domain.refusal import ClientInvalid, RequestInvalid, TargetInvalid
-from rpz_auth_server.flows.pipeline import ClientCredentials
+from rpz_auth_server.flows.pipeline import Authority, ClientCredentials
 from rpz_auth_server.transport.clients import read_client
 from rpz_auth_server.transport.http.answers import BASIC_CHALLENGE, refused
 from rpz_auth_server.transport.http.guard import peer_of
@@ -71,18 +71,18 @@ Answer = Callable[[Form, ClientCredentials], Awaitable[Response]]
 """What an endpoint does with a form, and with who says to have sent it."""
 
 
-def endpoint(answer: Answer) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-    """Serve the forms of clients; a refusal is answered as RFC 6749 §5.2 says."""
+def endpoint(authority: Authority, answer: Answer) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    """Serve the forms of clients; a refusal is answered as RFC 6749 §5.2 says, to guessers after a while."""
 
     async def serve(request: Request) -> Response:
         try:
             form = await read_form(request)
             return await answer(form, _client(request, form))
-        except ClientInvalid as refusal:
-            used_header = any(key in request.headers for key in (OWN_KEY, STANDARD_KEY))
-            return refused(refusal, challenge=BASIC_CHALLENGE if used_header else None)
         except Refusal as refusal:
-            return refused(refusal)
+            await authority.limiter.hold_back(refusal, peer_of(request))
+            used_header = any(key in request.headers for key in (OWN_KEY, STANDARD_KEY))
+            is_challenged = isinstance(refusal, ClientInvalid) and used_header
+            return refused(refusal, challenge=BASIC_CHALLENGE if is_challenged else None)
 
     return serve
 

@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from rpz_auth_server.crypto.handles import HandleKind
 from rpz_auth_server.domain import scope
+from rpz_auth_server.domain.refusal import ApiTokenInvalid, RateLimited
 from rpz_auth_server.flows.introspect_for_client import introspect_for_client
 from rpz_auth_server.flows.introspect_token import introspect_token
 from rpz_auth_server.flows.pipeline import Authority, ClientCredentials
@@ -46,13 +47,19 @@ def serve(authority: Authority) -> Callable[[Request], Awaitable[Response]]:
         try:
             caller = await authenticate(request)
         except Refusal as refusal:
+            if not isinstance(
+                refusal, ApiTokenInvalid | RateLimited
+            ):  # counted where the token was looked at
+                authority.limiter.refusals.record(refusal.reason)
+            await authority.limiter.hold_back(refusal, peer_of(request))
             return refused(refusal, challenge=bearer_challenge(refusal))
         form = await read_form(request)
         return _write(authority, await introspect_token(authority, caller, form.require("token")))
 
-    @endpoint
-    async def for_client(request: Form, client: ClientCredentials) -> Response:
-        return _write(authority, await introspect_for_client(authority, client, request.require("token")))
+    async def by_client(form: Form, client: ClientCredentials) -> Response:
+        return _write(authority, await introspect_for_client(authority, client, form.require("token")))
+
+    for_client = endpoint(authority, by_client)
 
     async def introspect(request: Request) -> Response:
         return await (for_caller if _is_caller(request) else for_client)(request)
