@@ -115,7 +115,7 @@ class HeldStore:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.inner, name)
-        if name == "now":
+        if name in ("now", "write_load"):
             return method
 
         async def call(*args: Any, **kwargs: Any) -> Any:

@@ -60,6 +60,7 @@ def test_defaults_serve_on_loopback_with_tls(tmp_path: Path) -> None:
         "streams_per_verifier": 1000,
         "workers": 1,
         "connection_age": 60,
+        "metrics_address": "off",
         "reflection": False,
     }
     assert settings.limits == Limits()
@@ -404,3 +405,7 @@ def test_settings_do_not_change(tmp_path: Path) -> None:
 @pytest.mark.parametrize("given", ["feed.read  feed.list", ["feed.read", "feed.list"]])
 def test_a_list_is_a_text_with_spaces_or_a_list(tmp_path: Path, given: Any) -> None:
     assert load(tmp_path, query_token_scopes=given).query_token_scopes == {"feed.read", "feed.list"}
+
+
+def test_one_address_of_metrics_is_refused_for_several_workers(tmp_path: Path) -> None:
+    assert "several workers" in problems(tmp_path, metrics_address="127.0.0.1:9470", workers=2)

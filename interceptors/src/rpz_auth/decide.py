@@ -114,6 +114,8 @@ class Decider:
         self._proxies = trusted_proxies or TrustedProxies(())
         self._verdicts: BoundedCache[_Kept] = BoundedCache(_CACHE_SIZE)
         self._refused: BoundedCache[_Kept] = BoundedCache(_REFUSAL_CACHE_SIZE)
+        self.verifications = 0
+        """How many credentials were not found in the cache."""
         self._confirmed: BoundedCache[float] = BoundedCache(_CACHE_SIZE)
         self._monotonic = monotonic
         self._look_up_after = -math.inf
@@ -233,6 +235,7 @@ class Decider:
     def _verify(
         self, credential: credentials.Bearer | credentials.Basic, key: bytes, peer: Peer
     ) -> Asking[Verdict]:
+        self.verifications += 1
         now = self.view.now()
         match credential:
             case credentials.Bearer(token):

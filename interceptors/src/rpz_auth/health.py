@@ -6,7 +6,7 @@ import enum
 import logging
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rpz_auth.errors import Reason
 from rpz_auth.view import View
@@ -39,6 +39,8 @@ class AuthStatus:
     """Running streams that hold a lease."""
     observed: Mapping[Reason, int]
     """In observe mode: how many calls would have been refused, and why."""
+    verifications: int = field(default=0, compare=False)
+    """Credentials that were not found in the cache, since the service began."""
 
 
 def state_of(view: View) -> State:

@@ -19,7 +19,7 @@ from rpz_auth.authority import Authority
 from rpz_auth.caller import Admission, Caller
 from rpz_auth.census import Census
 from rpz_auth.decide import Decider, run, run_async
-from rpz_auth.errors import BackendUnavailable, ConfigurationError, Refusal
+from rpz_auth.errors import BackendUnavailable, ConfigurationError, Reason, Refusal
 from rpz_auth.grpc_aio_context import CallContext
 from rpz_auth.health import AuthStatus, Watchman, state_of
 from rpz_auth.observe import Observer
@@ -35,6 +35,7 @@ CANCEL_AFTER = 0.03
 """Seconds after which a stream on a synchronous server whose credential has ended is cancelled."""
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in the stubs only
+OnDecision: TypeAlias = Callable[[Reason | None], None]
 OnRefusal: TypeAlias = Callable[[Refusal, Peer], Awaitable[None]]
 _Wrap: TypeAlias = "Callable[[Handler | None, str], Handler]"
 
@@ -105,6 +106,7 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
         self._guarded: dict[tuple[str, _Wrap], tuple[Handler | None, Handler]] = {}
         self._resource = resource
         self._on_refusal = on_refusal
+        self._on_decision: OnDecision | None = None
 
     def intercept_service(self, continuation: Any, handler_call_details: grpc.HandlerCallDetails) -> Any:
         """Put the decision before the handler; called by grpc for each call, does no work of its own."""
@@ -167,12 +169,20 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
         note = None if self._observer is None else functools.partial(self._observer.note, method)
         return functools.partial(self._streams.lease, when_stale=self._when_stale.of(method), observe=note)
 
+    def on_decision(self, told: OnDecision) -> None:
+        """Tell of each decision its reason, None for a call that may pass; what is told must be quick."""
+        self._on_decision = told
+
     def _admitted(self, admission: Admission, metadata: Any) -> Admission:
+        if self._on_decision is not None:
+            self._on_decision(None)
         if self._census.counting and admission.caller is not None:
             self._census.note(admission.peer, admission.caller.app_id, metadata)
         return admission
 
     def _observe(self, method: str, refusal: Refusal, peer: Peer) -> Admission:
+        if self._on_decision is not None:
+            self._on_decision(refusal.reason)
         if self._observer is None:
             raise refusal
         self._observer.note(method, refusal)
@@ -185,6 +195,7 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
             state=state_of(view),
             age=view.age,
             streams=len(self._streams),
+            verifications=self._decider.verifications,
             observed={} if self._observer is None else self._observer.counts,
         )
 

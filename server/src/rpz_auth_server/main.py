@@ -30,7 +30,7 @@ from rpz_auth_server.live.keyring import follow_keyring
 from rpz_auth_server.live.keys import keep_keys_forever
 from rpz_auth_server.live.limiter import Sharing, share_forever
 from rpz_auth_server.live.recorder import record, record_forever
-from rpz_auth_server.settings import OFF, Settings
+from rpz_auth_server.settings import OFF, Settings, split_address
 from rpz_auth_server.storage.postgres.store import PostgresStore
 from rpz_auth_server.storage.sqlite import SqliteStore
 from rpz_auth_server.storage.store import Store
@@ -40,6 +40,7 @@ from rpz_auth_server.transport.grpc.server import GrpcServer
 from rpz_auth_server.transport.http.app import build
 from rpz_auth_server.transport.http.server import HttpServer
 from rpz_auth_server.transport.http.tls import server_context
+from rpz_auth_server.transport.metrics import Metrics
 from rpz_auth_server.transport.tls import DevelopmentFiles, server_credentials
 from rpz_auth_server.worker import Life
 
@@ -240,6 +241,8 @@ async def run(settings: Settings, environ: Mapping[str, str], *, control: int | 
         address, console = _listen_http(http, settings, share_port=control is not None)
         await bootstrap.ensure_administrator(authority, settings.data_dir, connection)
         link = await first_sign_in.ensure_first_person(authority, settings.data_dir, console)
+        if settings.metrics_address != OFF:
+            _serve_metrics(settings, authority, hub, server, cleanup)
         await server.start()
         await http.start()
         for work in _background_work(authority, settings, environ):
@@ -269,6 +272,18 @@ def _background_work(
     yield warn_forever(authority)
     if KEYRING_VARIABLE not in environ:
         yield follow_keyring(settings.keyring_path, authority.keyring)
+
+
+def _serve_metrics(
+    settings: Settings, authority: Authority, hub: Hub, server: GrpcServer, cleanup: AsyncExitStack
+) -> None:
+    metrics = Metrics(authority, hub, server.verifiers)
+    host, port = split_address(settings.metrics_address)
+    port = metrics.serve(host, port)
+    cleanup.callback(metrics.close)
+    server.time_calls(lambda method, seconds: metrics.calls.labels(method).observe(seconds))
+    cleanup.callback(asyncio.create_task(metrics.look_forever()).cancel)
+    _log.info("metrics are served", port=port)
 
 
 def _listen_http(http: HttpServer, settings: Settings, *, share_port: bool) -> tuple[str, str]:

@@ -153,6 +153,10 @@ def _check_console_address(text: str) -> str:
     return text
 
 
+def _check_metrics_address(text: str) -> str:
+    return text if text == OFF else _check_address(text)
+
+
 def _split_list(value: Any) -> Any:
     """From flags and environment a list comes as one text, its members between commas."""
     return [member for member in value.split(",") if member] if isinstance(value, str) else value
@@ -282,6 +286,8 @@ class Settings(BaseModel):
     connection_age: float = Field(60, ge=1, le=86400)
     """With several workers: after which a gRPC connection is asked to be made anew, which spreads clients
     over the workers. A worker that is replaced takes as long to leave."""
+    metrics_address: Annotated[str, AfterValidator(_check_metrics_address)] = OFF
+    """Where Prometheus may ask, over plain HTTP without a credential; `off` for nowhere."""
     reflection: bool = False
     """Offer gRPC server reflection to authenticated callers."""
 
@@ -389,6 +395,11 @@ class Settings(BaseModel):
                     f"{_spellings('insecure')}: without TLS the network could read credentials; leave it "
                     f"out, or set {_spellings(name)} to a loopback IP address such as {example}"
                 )
+        if self.metrics_address != OFF and self.workers > 1:
+            raise ValueError(
+                f"{_spellings('metrics_address')}: one address cannot speak for several workers; leave "
+                "it out, or run one worker"
+            )
         if self.insecure and (self.tls_certificate or self.tls_client_ca):
             raise ValueError(f"{_spellings('insecure')}: leave it out, or leave out the tls_ settings")
         if self.refresh_idle_lifetime > self.refresh_absolute_lifetime:

@@ -158,6 +158,10 @@ class SigningKeyring:
         """Whether no key is held."""
         return not self._keys
 
+    def signs_since(self, now: float) -> float | None:
+        """Since when the key that signs now does; None while there is none."""
+        return next((sign_at for sign_at, _ in reversed(self._keys) if sign_at <= now), None)
+
     def jwks(self) -> str:
         """The public keys as a JWK Set (RFC 7517 §5)."""
         return _json({"keys": [key.public_jwk for _, key in self._keys]}).decode("ascii")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from rpz_auth.caller import APP_ID
@@ -19,10 +20,13 @@ class RefusalCounts:
     def __init__(self, now: Callable[[], float]) -> None:
         """Count nothing yet; `now` is the database's time."""
         self._now = now
+        self.totals: Counter[str] = Counter()
+        """By reason, since this process began."""
         self._counts: dict[tuple[str, str, int], int] = {}
 
     def record(self, reason: Reason, app_id: str = "") -> None:
         """Count a refusal of a call that an App made, or that somebody made in its name."""
+        self.totals[reason] += 1
         minute = int(self._now() // 60)
         key = (app_id if APP_ID.fullmatch(app_id) else "", str(reason), minute)
         if key not in self._counts and len(self._counts) >= _MOST:

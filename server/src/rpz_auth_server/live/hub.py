@@ -101,6 +101,11 @@ class Hub:
         await self._pulse()
         self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._keep_beating())]
 
+    @property
+    def beat_at(self) -> float:
+        """When the database last took a write of this process, in seconds since the epoch."""
+        return self._beat.time
+
     def dismiss(self) -> None:
         """End what `news` tells every follower; each may come back, here or elsewhere."""
         self._dismissed = True

@@ -77,6 +77,19 @@ def refusals(app_id: str | None, before: tuple[int, str, str], limit: int) -> St
     return [RefusalCount(*row) for row in found.rows]
 
 
+def expiring(now: float, before: float) -> Steps[dict[str, int]]:
+    """Count live credentials that end between now and a time."""
+    counts = {}
+    for kind, table in (("secret", "client_secrets"), ("api_token", "api_tokens")):
+        found = yield sql(
+            f"SELECT count(*) FROM {table} WHERE revoked_at IS NULL AND expires_at > ? AND expires_at <= ?",  # noqa: S608 - names from the line above
+            now,
+            before,
+        )
+        counts[kind] = int(found.rows[0][0])
+    return counts
+
+
 def collect(now: float, limit: int) -> Steps[int]:
     """Delete up to `limit` old counts of refusals, within the caller's transaction; return how many."""
     deleted = yield sql(

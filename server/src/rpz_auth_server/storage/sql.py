@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from rpz_auth_server.domain.account import Account, Consent, ExternalIdentity, Session
@@ -241,6 +241,10 @@ class SqlStore(abc.ABC):
     async def events_after(self, cursor: Cursor, *, limit: int) -> tuple[Event, ...] | None:
         """See `Store.events_after`."""
         return await self._read(partial(events.after, cursor, limit))
+
+    async def expiring(self, before: float) -> Mapping[str, int]:
+        """See `Store.expiring`."""
+        return await self._read(partial(limits.expiring, self.now(), before))
 
     async def share_levels(self, charges: Sequence[Charge], *, since: float) -> Sequence[SharedLevel]:
         """See `Store.share_levels`."""

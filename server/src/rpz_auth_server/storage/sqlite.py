@@ -20,6 +20,7 @@ from rpz_auth_server.storage.lock import FileLock
 from rpz_auth_server.storage.rows import R, Table
 from rpz_auth_server.storage.sql import SqlStore
 from rpz_auth_server.storage.steps import Steps, T, Work
+from rpz_auth_server.storage.store import WriteLoad
 from rpz_auth_server.storage.writer import Writer
 
 
@@ -88,6 +89,10 @@ class SqliteStore(SqlStore):
             await store.close()
             raise
         return store
+
+    def write_load(self) -> WriteLoad:
+        """See `Store.write_load`."""
+        return self._writer.load()
 
     def now(self) -> float:
         """See `Store.now`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -51,6 +51,15 @@ class Commit:
     audit: tuple[Audit, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteLoad:
+    """What one process has to write, and has written since it began."""
+
+    waiting: int = 0
+    operations: int = 0
+    transactions: int = 0
+
+
 class Store(Protocol):
     """A database. Everything that is read was durable when it was read.
 
@@ -60,6 +69,14 @@ class Store(Protocol):
 
     def now(self) -> float:
         """The database's time in seconds since the epoch; it never goes back."""
+        ...
+
+    def write_load(self) -> WriteLoad:
+        """How busy this process is with writing."""
+        ...
+
+    async def expiring(self, before: float) -> Mapping[str, int]:
+        """How many live OAuth 2 secrets and API tokens will have ended by a time: `secret`, `api_token`."""
         ...
 
     async def instance(self) -> str:

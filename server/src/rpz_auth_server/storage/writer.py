@@ -18,6 +18,7 @@ from rpz_auth_server.storage.file import run
 from rpz_auth_server.storage.lock import FileLock
 from rpz_auth_server.storage.sql import TICK
 from rpz_auth_server.storage.steps import T, Work
+from rpz_auth_server.storage.store import WriteLoad
 
 BATCH = 256
 """How many operations one transaction takes."""
@@ -67,6 +68,8 @@ class Writer:
         self._written = written
         self._loop = asyncio.get_running_loop()
         self._jobs: collections.deque[_Job] = collections.deque()
+        self._operations = 0
+        self._transactions = 0
         self._waiting = threading.Condition()
         self._stopping = False
         # A daemon, so that a program that forgot to close the store can still end: what was answered is on
@@ -87,6 +90,12 @@ class Writer:
             self._jobs.append(_Job(work, answer))
             self._waiting.notify()
         return answer
+
+    def load(self) -> WriteLoad:
+        """See `Store.write_load`."""
+        return WriteLoad(
+            waiting=len(self._jobs), operations=self._operations, transactions=self._transactions
+        )
 
     def stop(self) -> None:
         """Carry out what waits, then end the thread. Blocks: not for the event loop's thread."""
@@ -117,7 +126,10 @@ class Writer:
 
     def _take(self) -> list[_Job]:
         with self._waiting:
-            return [self._jobs.popleft() for _ in range(min(BATCH, len(self._jobs)))]
+            batch = [self._jobs.popleft() for _ in range(min(BATCH, len(self._jobs)))]
+        self._operations += len(batch)
+        self._transactions += 1
+        return batch
 
     def _transact(self, batch: Sequence[_Job]) -> list[_Outcome]:
         connection = self._connection

@@ -21,6 +21,7 @@ from rpz_auth_server.storage.postgres.writer import ServerTime, Writer, begin
 from rpz_auth_server.storage.rows import R, Table
 from rpz_auth_server.storage.sql import SqlStore
 from rpz_auth_server.storage.steps import Steps, T, Work
+from rpz_auth_server.storage.store import WriteLoad
 from rpz_auth_server.storage.writer import unavailable
 
 _READING = translate("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -103,6 +104,10 @@ class PostgresStore(SqlStore):
             await store.close()
             raise
         return store
+
+    def write_load(self) -> WriteLoad:
+        """See `Store.write_load`."""
+        return self._writer.load()
 
     def now(self) -> float:
         """See `Store.now`."""

@@ -17,6 +17,7 @@ from rpz_auth_server.storage.postgres.dialect import translate
 from rpz_auth_server.storage.postgres.session import OutcomeUnknown, Session, delays, result_of
 from rpz_auth_server.storage.sql import TICK
 from rpz_auth_server.storage.steps import Steps, T, Work
+from rpz_auth_server.storage.store import WriteLoad
 from rpz_auth_server.storage.writer import BATCH, QUEUE, overloaded, unavailable
 
 _log = structlog.get_logger("rpz_auth_server")
@@ -116,6 +117,8 @@ class Writer:
         self._lost = lost
         self._loop = asyncio.get_running_loop()
         self._jobs: collections.deque[_Job] = collections.deque()
+        self._operations = 0
+        self._transactions = 0
         self._arrived = asyncio.Event()
         self._stopping = False
         self._session: Session | None = None
@@ -144,6 +147,12 @@ class Writer:
                 return await answer
         except TimeoutError as error:
             raise unavailable(error) from None
+
+    def load(self) -> WriteLoad:
+        """See `Store.write_load`."""
+        return WriteLoad(
+            waiting=len(self._jobs), operations=self._operations, transactions=self._transactions
+        )
 
     async def stop(self) -> None:
         """Carry out what waits, then end."""
@@ -210,6 +219,8 @@ class Writer:
         return batch
 
     async def _carry_out(self, batch: Sequence[_Job]) -> None:
+        self._operations += len(batch)
+        self._transactions += 1
         if self._session is None or not self._session.is_usable:
             self._session = await self._connect()
         with self._session.limit():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
@@ -29,6 +31,8 @@ class RefusalInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, limiter: Limiter) -> None:
         """Have wrapped nothing yet; `limiter` counts, and holds guessers back."""
         self._limiter = limiter
+        self.took: Callable[[str, float], None] | None = None
+        """Told of each unary call's method and seconds, if anybody wants to know before the first."""
         self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -42,7 +46,10 @@ class RefusalInterceptor(grpc.aio.ServerInterceptor):
             return None
         method = handler_call_details.method
         if method not in self._wrapped:
-            self._wrapped[method] = _wrap(handler, self._limiter)
+            wrapped = _wrap(handler, self._limiter)
+            if self.took is not None and wrapped.unary_unary is not None:
+                wrapped = _timed(wrapped, functools.partial(self.took, method.rpartition("/")[2]))
+            self._wrapped[method] = wrapped
         return self._wrapped[method]
 
 
@@ -58,6 +65,21 @@ def _wrap(handler: Handler, limiter: Limiter) -> Handler:
     if handler.response_streaming:
         return grpc.unary_stream_rpc_method_handler(_stream(behaviour, read, limiter), None, serialise)
     return grpc.unary_unary_rpc_method_handler(_unary(behaviour, read, limiter), None, serialise)
+
+
+def _timed(handler: Handler, took: Callable[[float], None]) -> Handler:
+    behaviour: Any = handler.unary_unary
+
+    async def call(request: Any, context: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return await behaviour(request, context)
+        finally:
+            took(time.perf_counter() - began)
+
+    return grpc.unary_unary_rpc_method_handler(
+        call, handler.request_deserializer, handler.response_serializer
+    )
 
 
 def _reader(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:

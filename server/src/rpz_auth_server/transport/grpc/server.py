@@ -106,8 +106,9 @@ class GrpcServer:
             allow_client_policy=True,
             on_refusal=_refusals_of(authority.limiter),
         )
+        self._refusals = RefusalInterceptor(authority.limiter)
         self._server = grpc.aio.server(
-            interceptors=[auth, RefusalInterceptor(authority.limiter)],
+            interceptors=[auth, self._refusals],
             options=[*_OPTIONS, *_sharing(connection_age)],
         )
         self._connection_age = connection_age or 0.0
@@ -127,6 +128,10 @@ class GrpcServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if offer_reflection:
             reflection.enable_server_reflection((*_SERVICES, _HEALTH, _REFLECTION), self._server)
+
+    def time_calls(self, took: Callable[[str, float], None]) -> None:
+        """Tell of each call's method and seconds; before the first call."""
+        self._refusals.took = took
 
     def listen(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
         """Take a port, without TLS when there are no credentials; return its number.
