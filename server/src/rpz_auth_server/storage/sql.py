@@ -242,8 +242,8 @@ class SqlStore(abc.ABC):
         """See `Store.events_after`."""
         return await self._read(partial(events.after, cursor, limit))
 
-    async def expiring(self, before: float) -> Mapping[str, int]:
-        """See `Store.expiring`."""
+    async def count_expiring(self, before: float) -> Mapping[str, int]:
+        """See `Store.count_expiring`."""
         return await self._read(partial(limits.expiring, self.now(), before))
 
     async def share_levels(self, charges: Sequence[Charge], *, since: float) -> Sequence[SharedLevel]:

@@ -75,7 +75,7 @@ class Store(Protocol):
         """How busy this process is with writing."""
         ...
 
-    async def expiring(self, before: float) -> Mapping[str, int]:
+    async def count_expiring(self, before: float) -> Mapping[str, int]:
         """How many live OAuth 2 secrets and API tokens will have ended by a time: `secret`, `api_token`."""
         ...
 

@@ -68,7 +68,7 @@ class Metrics(Collector):
             BackendUnavailable: It does not answer.
         """
         store = self._authority.store
-        self._expiring = await store.expiring(store.now() + SOON)
+        self._expiring = await store.count_expiring(store.now() + SOON)
 
     async def look_forever(self) -> None:
         """Look once a minute."""
