@@ -91,7 +91,7 @@ async def ensure_administrator(
         ConfigurationError: The file cannot be read or written.
     """
     path = data_dir / FILE_NAME
-    async with _alone_with(path):
+    async with alone_with(path):
         if not await _is_founded(authority.store):
             try:
                 await _create_administrator(authority, path, connection)
@@ -120,7 +120,7 @@ async def replace_administrator(authority: Authority, path: Path, connection: Ma
     Raises:
         ConfigurationError: The file cannot be written; nothing was made then.
     """
-    async with _alone_with(path):
+    async with alone_with(path):
         await retry_conflicts(lambda: _create_administrator(authority, path, connection))
 
 
@@ -132,7 +132,7 @@ async def _is_founded(store: Store) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def _alone_with(path: Path) -> AsyncIterator[None]:
+async def alone_with(path: Path) -> AsyncIterator[None]:
     """Keep other processes from the file: what is in it must fit what was committed last."""
     lock = FileLock(path.with_name(f"{path.name}.lock"))
     try:

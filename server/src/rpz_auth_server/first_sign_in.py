@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from rpz_auth.address import Peer, parse_address
 from rpz_auth.errors import ConfigurationError
 
 from rpz_auth_server import files
+from rpz_auth_server.bootstrap import alone_with
 from rpz_auth_server.domain.account import Account, Role
 from rpz_auth_server.domain.refusal import RequestInvalid
 from rpz_auth_server.flows import accounts
 from rpz_auth_server.flows.accounts import AccountFields, Invited
 from rpz_auth_server.flows.pipeline import Authority
+from rpz_auth_server.flows.sign_in import SignInRefused
 from rpz_auth_server.transport.console.sign_in import WELCOME
 
 FILE_NAME = "first-sign-in.txt"
 USER_NAME = "admin"
 
 _SEVERAL = 100
+_LINK = re.compile(r"#([A-Za-z0-9_-]{22})\.([A-Za-z0-9_-]{43})$", re.ASCII | re.MULTILINE)
+_HERE = Peer(parse_address("127.0.0.1"))
 
 
 async def ensure_first_person(authority: Authority, data_dir: Path, console: str) -> Path | None:
@@ -37,17 +43,39 @@ async def ensure_first_person(authority: Authority, data_dir: Path, console: str
         ConfigurationError: The file cannot be written.
     """
     path = data_dir / FILE_NAME
-    people = await authority.store.accounts(after="", limit=_SEVERAL)
-    if any(account.signed_in_at is not None for account in people):
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
+    async with alone_with(path):
+        people = await authority.store.accounts(after="", limit=_SEVERAL)
+        if any(account.signed_in_at is not None for account in people):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+            return None
+        code = await _read_good_code(authority, path)
+        if code is None:
+            try:
+                code = _code_of(await _invite(authority, USER_NAME, people))
+            except RequestInvalid:  # founded on another machine in this moment: the link is there
+                return None
+        _write(path, console, code)
+    return path
+
+
+async def _read_good_code(authority: Authority, path: Path) -> str | None:
+    """The code of the file, if a start before this one made it and it is still good."""
+    found = _LINK.search(_read(path))
+    if found is None:
         return None
     try:
-        invited = await _invite(authority, USER_NAME, people)
-    except RequestInvalid:  # another process founds the same database in this moment
-        return path
-    _write(path, console, invited)
-    return path
+        await accounts.find_invited(authority, found[1], found[2], _HERE)
+    except SignInRefused:
+        return None
+    return f"{found[1]}.{found[2]}"
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError):  # a file that is gone or damaged says nothing
+        return ""
 
 
 async def make_link(authority: Authority, data_dir: Path, user_name: str, console: str) -> Path:
@@ -62,7 +90,8 @@ async def make_link(authority: Authority, data_dir: Path, user_name: str, consol
     known = await authority.store.account_of_user(user_name)
     invited = await _invite(authority, user_name, [known] if known else [])
     path = data_dir / FILE_NAME
-    _write(path, console, invited)
+    async with alone_with(path):
+        _write(path, console, _code_of(invited))
     return path
 
 
@@ -74,11 +103,14 @@ async def _invite(authority: Authority, user_name: str, people: Sequence[Account
     return await accounts.make_account(authority, user_name, fields, actor="bootstrap", local=True)
 
 
-def _write(path: Path, console: str, invited: Invited) -> None:
-    link = f"{console}{WELCOME}#{invited.account.account_id}.{invited.code}"
+def _code_of(invited: Invited) -> str:
+    return f"{invited.account.account_id}.{invited.code}"
+
+
+def _write(path: Path, console: str, code: str) -> None:
     text = (
-        f"Open this link on this machine to choose a password for {invited.account.user_name!r}. "
-        f"It works once, and for three days.\n\n{link}\n"
+        "Open this link on this machine to choose a password and sign in. It works once, for three days.\n"
+        f"\n{console}{WELCOME}#{code}\n"
     )
     try:
         files.replace(path, text.encode())

@@ -145,6 +145,42 @@ def make_administrator(
         raise SystemExit(f"rpz-auth-server: {error}") from None
 
 
+@app.command("sign-in-link")
+def make_sign_in_link(
+    user_name: Annotated[str, typer.Argument(help="Whose; a name that nobody has becomes an administrator.")],
+    config: Annotated[Path | None, typer.Option(help="A TOML file with settings.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where everything is kept.")] = None,
+    http_address: Annotated[str | None, typer.Option(help="host:port that it listens on.")] = None,
+    console_address: Annotated[str | None, typer.Option(help="host:port of the console, or off.")] = None,
+    issuer: Annotated[str | None, typer.Option(help="The https URL that clients know it by.")] = None,
+    database: Annotated[str | None, typer.Option(help="sqlite:///path/to/file.db")] = None,
+) -> None:
+    """Make a one-time link to the console, for a person who is locked out.
+
+    It is good on this machine only. Also while the authority runs; run it as the authority's own user.
+    """
+    flags = {name: value for name, value in locals().items() if value is not None and name != "user_name"}
+    recorded = _read_connection(_load(flags).data_dir / bootstrap.FILE_NAME)
+    settings = _load({name: recorded[name] for name in ("issuer",) if name in recorded} | flags)
+    try:
+        asyncio.run(_make_sign_in_link(settings, os.environ, user_name))
+    except (ConfigurationError, Refusal) as error:
+        raise SystemExit(f"rpz-auth-server: {error}") from None
+
+
+async def _make_sign_in_link(settings: Settings, environ: Mapping[str, str], user_name: str) -> None:
+    log.configure(log_format=settings.log_format, log_level=settings.log_level)
+    off = settings.console_address == OFF
+    address = settings.http_address if off else settings.console_address
+    scheme = "https" if off and not settings.insecure else "http"
+    path = urllib.parse.urlsplit(settings.issuer).path
+    console = f"{scheme}://{_connectable(address, int(address.rpartition(':')[2]))}{path}"
+    async with AsyncExitStack() as cleanup:
+        authority, _ = await open_authority(settings, environ, cleanup)
+        link = await first_sign_in.make_link(authority, settings.data_dir, user_name, console)
+    print(f"open the link in {link}")  # noqa: T201 - for the person who started it
+
+
 def _read_connection(path: Path) -> dict[str, Any]:
     """How clients connect, from the file that a start left; a file that is gone or damaged says nothing."""
     try:

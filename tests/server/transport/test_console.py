@@ -17,7 +17,7 @@ from rpz_auth_server import first_sign_in
 from rpz_auth_server.domain.account import Role
 from rpz_auth_server.domain.event import Audit
 from rpz_auth_server.flows import accounts
-from rpz_auth_server.flows.accounts import AccountFields
+from rpz_auth_server.flows.accounts import SETUP_LIFETIME, AccountFields
 from rpz_auth_server.flows.sign_in import IDLE_LIFETIME
 from rpz_auth_server.storage.store import Commit
 from rpz_auth_server.transport.console import cookies
@@ -806,16 +806,43 @@ async def test_first_person_comes_in_by_a_private_file_from_this_machine(authori
     path = await first_sign_in.ensure_first_person(authority.authority, folder, authority.url)
     assert path is not None
     assert path.stat().st_mode & 0o777 == 0o600
-    (old,) = re.findall(r"/welcome#([\w.-]+)", path.read_text())
-    await first_sign_in.ensure_first_person(authority.authority, folder, authority.url)
     (code,) = re.findall(r"/welcome#([\w.-]+)", path.read_text())
+    again = await first_sign_in.ensure_first_person(authority.authority, folder, "http://127.0.0.1:1")
+    assert f"http://127.0.0.1:1/welcome#{code}\n" in path.read_text()
+    assert again == path
     visitor = Visitor(authority)
     await visitor.get("/welcome")
-    assert (await visitor.send("/welcome", code=old, password=PASSWORD, again=PASSWORD)).status_code == 401
     assert (await visitor.send("/welcome", code=code, password=PASSWORD, again=PASSWORD)).status_code == 303
     assert "People" in (await visitor.get("/console")).text
     assert await first_sign_in.ensure_first_person(authority.authority, folder, authority.url) is None
     assert not path.exists()
+
+
+async def test_link_that_expired_or_was_lost_is_made_anew(authority: TestAuthority) -> None:
+    hurry(authority)
+    folder = authority.settings.data_dir
+    path = await first_sign_in.ensure_first_person(authority.authority, folder, authority.url)
+    assert path is not None
+    codes = [path.read_text()]
+    await authority.advance(SETUP_LIFETIME)
+    await first_sign_in.ensure_first_person(authority.authority, folder, authority.url)
+    codes.append(path.read_text())
+    path.unlink()
+    await first_sign_in.ensure_first_person(authority.authority, folder, authority.url)
+    codes.append(path.read_text())
+    assert len(set(codes)) == 3
+
+
+async def test_processes_that_start_at_the_same_moment_leave_one_good_link(authority: TestAuthority) -> None:
+    hurry(authority)
+    folder = authority.settings.data_dir
+    starts = [first_sign_in.ensure_first_person(authority.authority, folder, authority.url) for _ in range(4)]
+    (path,) = set(await asyncio.gather(*starts))
+    assert path is not None
+    (code,) = re.findall(r"/welcome#([\w.-]+)", path.read_text())
+    visitor = Visitor(authority)
+    await visitor.get("/welcome")
+    assert (await visitor.send("/welcome", code=code, password=PASSWORD, again=PASSWORD)).status_code == 303
 
 
 async def test_link_lets_in_who_is_locked_out(authority: TestAuthority) -> None:

@@ -54,11 +54,12 @@ class Passwords:
         """The master key that new hashes are made with."""
         return self._keyring.minting_number
 
-    async def hash(self, password: str) -> str:
-        """Make the hash of a password, with the minting key."""
-        peppered = self._pepper(password, self.key_number)
+    async def hash(self, password: str) -> tuple[str, int]:
+        """Make the hash of a password; return it and the number of the key without which it is nothing."""
+        number = self.key_number  # another one may mint by the time that it is made
+        peppered = self._pepper(password, number)
         async with self._running:
-            return await asyncio.to_thread(self._hasher.hash, peppered)
+            return await asyncio.to_thread(self._hasher.hash, peppered), number
 
     async def verify(self, password: str, password_hash: str | None, *, key_number: int) -> None:
         """Let pass the password of a hash; takes as long where there is no hash.

@@ -339,10 +339,11 @@ def _apply(account: Account, fields: AccountFields) -> Account:
 
 
 async def _with_password(authority: Authority, account: Account, password: str) -> Account:
+    password_hash, key_number = await authority.passwords.hash(password)
     return replace(
         account,
-        password_hash=await authority.passwords.hash(password),
-        key_number=authority.passwords.key_number,
+        password_hash=password_hash,
+        key_number=key_number,
         setup_hash=None,
         setup_expires_at=None,
         setup_local=False,

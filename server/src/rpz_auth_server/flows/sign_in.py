@@ -231,11 +231,9 @@ async def _find(authority: Authority, user_name: str) -> Account | None:
 
 
 async def _renew_hash(authority: Authority, account: Account, password: str) -> Account:
+    password_hash, key_number = await authority.passwords.hash(password)
     renewed = replace(
-        account,
-        password_hash=await authority.passwords.hash(password),
-        key_number=authority.passwords.key_number,
-        version=account.version + 1,
+        account, password_hash=password_hash, key_number=key_number, version=account.version + 1
     )
     try:
         await authority.store.commit(Commit(rows=(renewed,)))
