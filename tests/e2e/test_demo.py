@@ -42,6 +42,7 @@ def test_a124_every_step_is_as_it_should_be_and_no_credential_is_shown_whole() -
     assert told(done.stdout) == [(number, "✓") for number in range(1, 27)]
     assert re.search(r"^All 26 steps are as they should be", done.stdout, re.MULTILINE)
     assert done.stderr == ""
+    assert len(re.findall(r"the stream that ran was ended after [0-9]+ ms", done.stdout)) == 2
     assert "client_secret: rpzs_…" in done.stdout
     assert not WHOLE_CREDENTIAL.search(done.stdout)
     assert "\x1b" not in done.stdout  # colours are for terminals

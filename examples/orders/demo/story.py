@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from demo.cast import App, Authority, Pkce, with_access_token, with_api_token
 from demo.processes import Process, make_verifier_file, start_authority, start_service
 from demo.relay import Relay
 from demo.telling import Endpoint, Metadata, Narrator
-from demo.timing import seconds_until
+from demo.timing import RunningStream, seconds_until
 
 HOME = "127.0.0.1"
 ELSEWHERE = "127.0.0.2"
@@ -341,14 +342,20 @@ def _revoke(stage: Stage, shop: App, tokens: Any) -> None:
     with say.step("shop revokes what the first code brought, and the clock runs"):
         request = token_pb.RevokeTokenRequest(token=tokens.refresh_token)
         metadata = with_access_token(tokens.access_token)
-        took = seconds_until(
-            Reason.TOKEN_INVALID,
-            stage.services,
-            metadata,
-            lambda: say.answered(stage.authority.tokens, "RevokeToken", request, shop.in_header),
-        )
+        say.sent("WatchOrders to both services, for orders without an end")
+        streams = [RunningStream(service, metadata) for service in stage.services]
+        sent_at = []
+
+        def revoke() -> None:
+            sent_at.append(time.perf_counter())
+            say.answered(stage.authority.tokens, "RevokeToken", request, shop.in_header)
+
+        took = seconds_until(Reason.TOKEN_INVALID, stage.services, metadata, revoke)
+        ended = [stream.seconds_until_end(since=sent_at[0]) for stream in streams]
+        for service, seconds in zip(stage.services, ended, strict=True):
+            say.received(f"{service.name}: the stream that ran was ended after {_in_ms(seconds)}")
         _show_refusals(stage, metadata)
-        say.remark(f"refused by both services {_in_ms(took)} after the revocation was sent")
+        say.remark(f"calls are refused {_in_ms(took)}, streams ended {_in_ms(max(ended))} after it was sent")
 
 
 def _lock(stage: Stage, shop: App, tokens: Any, api_token: Metadata) -> None:
