@@ -80,7 +80,7 @@ class Questions:
         with self._changing:
             now = self._monotonic()
             flight = self._flights.get(question)
-            if flight is not None and now < flight.began + _JOINABLE:
+            if flight is not None and now < flight.began + _JOINABLE and not flight.call.done():
                 return flight.call
             if now < self._quiet_until:
                 raise BackendUnavailable
@@ -111,13 +111,20 @@ class Questions:
         with self._changing:
             if self._flights.get(question) is flight:
                 del self._flights[question]
-            self._failing = flight.call.code() is not grpc.StatusCode.OK
-            self._quiet_until = self._monotonic() + _PAUSE if self._failing else -math.inf
+            if flight.call.code() is grpc.StatusCode.OK:
+                self._failing, self._quiet_until = False, -math.inf
+            else:
+                self._fail()
+
+    def _fail(self) -> None:
+        self._failing, self._quiet_until = True, self._monotonic() + _PAUSE
 
     def _read(self, call: Any) -> Answer:
         try:
             answer = call.result()
         except (grpc.RpcError, grpc.FutureCancelledError):
+            with self._changing:  # grpc may tell of the end only after this
+                self._fail()
             raise BackendUnavailable from None
         if isinstance(answer, pb.GetStandingResponse):
             self._clock.observe(messages.seconds(answer.time))

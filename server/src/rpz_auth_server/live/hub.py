@@ -258,6 +258,9 @@ class Hub:
         self._wake()
 
     async def _advance(self) -> None:
+        # Up to what was committed before, and no further: while changes come without end, whoever waits for
+        # this (a heartbeat, a snapshot) must not wait without end, too.
+        goal = await self._store.cursor()
         while True:
             events = await self._read_events(self._cursor, _BATCH)
             if events is None:  # another database stands in place of the one that was followed
@@ -272,6 +275,8 @@ class Hub:
                 self._events.extend(fresh)
                 self._cursor = fresh[-1].cursor
                 self._wake()
+            if self._cursor.sequence >= goal.sequence:
+                return
 
     def _wake(self) -> None:
         self._news.set()
