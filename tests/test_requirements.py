@@ -21,7 +21,6 @@ LINES: Mapping[str, tuple[tuple[int, int], ...]] = {
 }
 """Every number there is, by first and last of each group."""
 LATER = {
-    "later, with OAuth 2 over HTTPS",
     "later, with the console",
     "later, with limits and administration",
     "later, with streams that end",

@@ -68,13 +68,6 @@ async def test_r106_issuer_with_a_path_has_everything_below_it_and_its_metadata_
             assert (await authority.http.get(path)).status_code == 404
 
 
-async def test_without_people_nobody_is_told_of_a_place_to_sign_in(tmp_path: Path) -> None:
-    async with running_authority(tmp_path) as authority:
-        document = (await authority.http.get(METADATA)).json()
-        assert not {"authorization_endpoint", "pushed_authorization_request_endpoint"} & document.keys()
-        assert (await authority.http.get("/oauth/authorize")).status_code == 404
-
-
 @pytest.mark.parametrize("path", [TOKEN, REVOKE, INTROSPECT, PUSH, METADATA, "/oauth/jwks.json"])
 async def test_r214_a147_listed_origins_may_call_and_no_others(tmp_path: Path, path: str) -> None:
     origin = "https://app.example"

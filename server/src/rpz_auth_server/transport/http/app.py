@@ -43,7 +43,7 @@ def build(
     prefix = urllib.parse.urlsplit(settings.issuer).path
     pages, own_people = console.build(authority, connection, running, prefix=prefix)
     people = people or own_people
-    metadata = oauth.metadata_route(authority, prefix, people)
+    metadata = oauth.metadata_route(authority, prefix)
     router = Router(
         [metadata, *_below(prefix, [*oauth.routes(authority, people), *pages])],
         redirect_slashes=False,

@@ -21,23 +21,18 @@ from rpz_auth_server.transport.oauth.form import endpoint
 from rpz_auth_server.transport.oauth.people import People
 
 
-def routes(authority: Authority, people: People | None) -> Sequence[BaseRoute]:
-    """The endpoints, below the issuer's path; without `people` nobody is sent here by a browser."""
-    served: list[BaseRoute] = [
+def routes(authority: Authority, people: People) -> Sequence[BaseRoute]:
+    """The endpoints, below the issuer's path; who signs in and consents is behind `people`."""
+    return [
+        Route(paths.AUTHORIZE, authorize.serve(authority, people), methods=["GET", "POST"]),
         Route(paths.TOKEN, endpoint(authority, token.answer(authority)), methods=["POST"]),
+        Route(paths.PUSH, endpoint(authority, push.answer(authority)), methods=["POST"]),
         Route(paths.REVOKE, endpoint(authority, revoke.answer(authority)), methods=["POST"]),
         Route(paths.INTROSPECT, introspect.serve(authority), methods=["POST"]),
         Route(paths.JWKS, keys.endpoint(authority), methods=["GET"]),
     ]
-    if people is not None:
-        served += [
-            Route(paths.AUTHORIZE, authorize.serve(authority, people), methods=["GET", "POST"]),
-            Route(paths.PUSH, endpoint(authority, push.answer(authority)), methods=["POST"]),
-        ]
-    return served
 
 
-def metadata_route(authority: Authority, issuer_path: str, people: People | None) -> BaseRoute:
+def metadata_route(authority: Authority, issuer_path: str) -> BaseRoute:
     """The metadata, in front of the issuer's path (RFC 8414 §3.1)."""
-    document = metadata.endpoint(authority, has_people=people is not None)
-    return Route(paths.METADATA + issuer_path, document, methods=["GET"])
+    return Route(paths.METADATA + issuer_path, metadata.endpoint(authority), methods=["GET"])

@@ -16,11 +16,13 @@ CACHED = 300
 _CLIENT_METHODS = ["client_secret_basic", "client_secret_post"]
 
 
-def endpoint(authority: Authority, *, has_people: bool) -> Callable[[Request], Awaitable[Response]]:
+def endpoint(authority: Authority) -> Callable[[Request], Awaitable[Response]]:
     """Publish the metadata; built from the issuer alone, whatever host a request names (A61)."""
     issuer = authority.issuer
     document: dict[str, object] = {
         "issuer": issuer,
+        "authorization_endpoint": issuer + paths.AUTHORIZE,
+        "pushed_authorization_request_endpoint": issuer + paths.PUSH,
         "token_endpoint": issuer + paths.TOKEN,
         "token_endpoint_auth_methods_supported": [*_CLIENT_METHODS, "none"],
         "grant_types_supported": list(GRANT_TYPES),
@@ -34,9 +36,6 @@ def endpoint(authority: Authority, *, has_people: bool) -> Callable[[Request], A
         "jwks_uri": issuer + paths.JWKS,
         "authorization_response_iss_parameter_supported": True,
     }
-    if has_people:
-        document["authorization_endpoint"] = issuer + paths.AUTHORIZE
-        document["pushed_authorization_request_endpoint"] = issuer + paths.PUSH
 
     async def metadata(_request: Request) -> Response:
         return JSONResponse(document, headers={"Cache-Control": f"public, max-age={CACHED}"})
