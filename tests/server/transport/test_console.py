@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import html.parser
 import re
+import uuid
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,8 @@ ACTS: list[tuple[str, dict[str, str]]] = [
     ("/secrets/x/revoke", {}),
     ("/tokens", {"days": "", "scope": "orders.read", "resource": ORDERS}),
     ("/tokens/x/revoke", {}),
+    ("/secrets/x/rotate", {"days": "", "overlap": "0"}),
+    ("/tokens/x/rotate", {"days": "", "overlap": "0"}),
     ("/grants/x/revoke", {}),
     ("/whitelist/check", {"entry": "10.0.0.1"}),
     ("/whitelist/add", {"entry": "10.0.0.1"}),
@@ -541,6 +544,31 @@ async def test_person_registers_an_app_and_makes_its_credentials(authority: Test
     revoked = await visitor.send(f"/console/apps/{app_id}/tokens/{api_token.api_token_id}/revoke")
     assert revoked.headers["location"] == f"{place}?said=revoked"
     assert not await authority.is_alive(token)
+
+
+async def test_r211_person_rotates_with_overlap_and_sends_a_form_once(authority: TestAuthority) -> None:
+    visitor = await Visitor.of(authority, scopes=["orders.read"], resources=[ORDERS])
+    app_id = await owned_app(authority, visitor)
+    place = f"/console/apps/{app_id}"
+    await visitor.get(f"{place}/authorizations")
+    once = {"days": "", "scope": "orders.read", "resource": ORDERS, "request_id": str(uuid.uuid4())}
+    found = [(await visitor.send(f"{place}/tokens", **once)).text for _ in range(2)]
+    (token,) = {match for text in found for match in re.findall(r"rpzt_[\w-]{64}", text)}
+    (record,) = await authority.store.api_tokens(app_id, after="", limit=5)
+    act = f"{place}/tokens/{record.api_token_id}/rotate"
+    assert (await visitor.send(act, days="90", overlap="1")).status_code == 400
+    rotated = await visitor.send(act, days="90", overlap="3600")
+    (successor,) = re.findall(r"rpzt_[\w-]{64}", rotated.text)
+    assert await authority.is_alive(token)
+    assert await authority.is_alive(successor)
+    await authority.advance(3600)
+    assert not await authority.is_alive(token)
+    assert await authority.is_alive(successor)
+    await visitor.send(f"{place}/secrets", days="")
+    (secret,) = await authority.store.client_secrets(app_id)
+    rotated = await visitor.send(f"{place}/secrets/{secret.secret_id}/rotate", days="90", overlap="0")
+    assert re.findall(r"rpzs_[\w-]{64}", rotated.text)
+    assert "1 ended" in visitor.page
 
 
 async def test_a127_credential_is_in_no_log_and_no_address(authority: TestAuthority) -> None:

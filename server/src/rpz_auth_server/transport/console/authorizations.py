@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass, field
 
 from rpz_auth.errors import Refusal
@@ -11,11 +12,19 @@ from starlette.routing import BaseRoute, Route
 from rpz_auth_server.domain.app import App, is_live
 from rpz_auth_server.domain.refusal import RequestInvalid
 from rpz_auth_server.flows import api_tokens, apps, client_secrets
+from rpz_auth_server.flows.credentials import Replacement
 from rpz_auth_server.transport.console.apps import is_mendable
 from rpz_auth_server.transport.console.desk import HOME, Desk, Visit
 
 LIFETIMES = {"7": "1 week", "30": "30 days", "90": "90 days", "365": "1 year", "": "no end"}
 """What the forms offer, in days."""
+OVERLAPS = {
+    "0": "stops now",
+    "3600": "goes on for 1 hour",
+    "86400": "goes on for 1 day",
+    "604800": "goes on for 1 week",
+}
+"""How long an old credential goes on beside its successor, in seconds."""
 _DAY = 86400.0
 _SHOWN = 200
 
@@ -42,8 +51,10 @@ class AuthorizationPages:
         return [
             Route(app + "/authorizations", page(self.list), methods=["GET"]),
             Route(app + "/secrets", page(self.new_secret), methods=["POST"]),
+            Route(app + "/secrets/{secret_id}/rotate", page(self.rotate_secret), methods=["POST"]),
             Route(app + "/secrets/{secret_id}/revoke", page(self.revoke_secret), methods=["POST"]),
             Route(app + "/tokens", page(self.new_token), methods=["POST"]),
+            Route(app + "/tokens/{token_id}/rotate", page(self.rotate_token), methods=["POST"]),
             Route(app + "/tokens/{token_id}/revoke", page(self.revoke_token), methods=["POST"]),
         ]
 
@@ -61,12 +72,13 @@ class AuthorizationPages:
                 app.app_id,
                 display_name=form.one("display_name").strip(),
                 expires_at=_deadline(form.one("days"), visit.now),
+                request_id=form.one("request_id"),
             )
         except Refusal as refusal:
             if not is_mendable(refusal):
                 raise
             return await self._show(visit, app, wrong=refusal.message, wrong_in="secret")
-        return await self._show(visit, app, shown=Shown("secret", made.record.display_name, made.text))
+        return await self._reveal(visit, app, Shown("secret", made.record.display_name, made.text))
 
     async def new_token(self, visit: Visit) -> Response:
         """Make an API token and show it this once."""
@@ -80,12 +92,39 @@ class AuthorizationPages:
                 scopes=form.all("scope"),
                 resources=form.all("resource"),
                 expires_at=_deadline(form.one("days"), visit.now),
+                request_id=form.one("request_id"),
             )
         except Refusal as refusal:
             if not is_mendable(refusal):
                 raise
             return await self._show(visit, app, wrong=refusal.message, wrong_in="token")
-        return await self._show(visit, app, shown=Shown("token", made.record.display_name, made.text))
+        return await self._reveal(visit, app, Shown("token", made.record.display_name, made.text))
+
+    async def rotate_secret(self, visit: Visit) -> Response:
+        """Make a secret's successor, and put a deadline on the old one."""
+        app, secret_id = await self._find(visit), visit.request.path_params["secret_id"]
+        try:
+            made = await client_secrets.rotate_client_secret(
+                self.desk.authority, visit.person, app.app_id, secret_id, _replacement(visit)
+            )
+        except Refusal as refusal:
+            if not is_mendable(refusal):
+                raise
+            return await self._show(visit, app, wrong=refusal.message, wrong_in="secret")
+        return await self._reveal(visit, app, Shown("secret", made.record.display_name, made.text))
+
+    async def rotate_token(self, visit: Visit) -> Response:
+        """Make an API token's successor, and put a deadline on the old one."""
+        app, token_id = await self._find(visit), visit.request.path_params["token_id"]
+        try:
+            made = await api_tokens.rotate_api_token(
+                self.desk.authority, visit.person, app.app_id, token_id, _replacement(visit)
+            )
+        except Refusal as refusal:
+            if not is_mendable(refusal):
+                raise
+            return await self._show(visit, app, wrong=refusal.message, wrong_in="token")
+        return await self._reveal(visit, app, Shown("token", made.record.display_name, made.text))
 
     async def revoke_secret(self, visit: Visit) -> Response:
         """Stop a secret."""
@@ -98,6 +137,13 @@ class AuthorizationPages:
         app_id, token_id = (visit.request.path_params[name] for name in ("app_id", "token_id"))
         await api_tokens.revoke_api_token(self.desk.authority, visit.person, app_id, token_id)
         return self.desk.go(f"{HOME}/apps/{app_id}/authorizations", said="revoked")
+
+    async def _reveal(self, visit: Visit, app: App, shown: Shown) -> Response:
+        """Show what was made; a form that is sent again much later makes and shows nothing."""
+        if not shown.text:
+            wrong = "this was created already, and its value was shown then; create another if it is lost"
+            return await self._show(visit, app, wrong=wrong, wrong_in=shown.kind)
+        return await self._show(visit, app, shown=shown)
 
     async def _show(
         self,
@@ -121,6 +167,8 @@ class AuthorizationPages:
             tab="authorizations",
             shown=shown,
             lifetimes=LIFETIMES,
+            overlaps=OVERLAPS,
+            fresh=lambda: str(uuid.uuid4()),
             secrets=[secret for secret in secrets if is_live(secret, now)],
             ended_secrets=[secret for secret in secrets if not is_live(secret, now)],
             tokens=sorted(
@@ -131,6 +179,17 @@ class AuthorizationPages:
 
     async def _find(self, visit: Visit) -> App:
         return await apps.get_app(self.desk.authority, visit.person, visit.request.path_params["app_id"])
+
+
+def _replacement(visit: Visit) -> Replacement:
+    overlap = visit.form.one("overlap")
+    if overlap not in OVERLAPS:
+        raise RequestInvalid("choose for how long the old one goes on")
+    return Replacement(
+        overlap=float(overlap),
+        expires_at=_deadline(visit.form.one("days"), visit.now),
+        request_id=visit.form.one("request_id"),
+    )
 
 
 def _deadline(days: str, now: float) -> float | None:

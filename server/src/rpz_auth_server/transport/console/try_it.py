@@ -57,7 +57,8 @@ def _authorize(app: App, connection: Connection) -> str:
 def _client_credentials(app: App, connection: Connection) -> str:
     resource = next(iter(sorted(app.resources)), "https://RESOURCE")
     return (
-        f"curl{_curl_ca(connection)} -u {app.app_id}:$CLIENT_SECRET \\\n"
+        f"curl{_curl_ca(connection)} \\\n"
+        f"    -u {app.app_id}:$CLIENT_SECRET \\\n"
         f"    -d grant_type=client_credentials -d resource={resource} \\\n"
         f"    {connection.issuer}/oauth/token"
     )
