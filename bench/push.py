@@ -289,6 +289,7 @@ async def _fan_out(authority: AuthorityProcess, folder: Path, events: int, count
         for start in range(0, events, _BATCH):
             changes = tuple(Revocation(name, forget_at) for name in ids[start : start + _BATCH])
             await store.commit(Commit(events=changes))
+            await asyncio.sleep(0.01)  # the authority needs the database, too, for its heartbeats
             if start < events // 2:
                 half = resident_bytes(pid)
         await asyncio.gather(*following)
