@@ -49,9 +49,9 @@ class Service:
 
 
 @contextlib.contextmanager
-def orders_service(verifier_file: Path) -> Iterator[Service]:
+def orders_service(verifier_file: Path, **options: Any) -> Iterator[Service]:
     auth = rpz_auth.AuthInterceptor(
-        rpz_auth.connect(verifier_file), resource=RESOURCE, services=["orders.v1.OrderService"]
+        rpz_auth.connect(verifier_file, **options), resource=RESOURCE, services=["orders.v1.OrderService"]
     )
     server = grpc.server(ThreadPoolExecutor(4), interceptors=[auth])
     orders_pb2_grpc.add_OrderServiceServicer_to_server(Orders(), server)  # type: ignore[abstract] # one is enough

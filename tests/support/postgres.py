@@ -57,13 +57,17 @@ def require_programs() -> Path:
     return folder
 
 
-def unprivileged() -> dict[str, str]:
-    """How to start what refuses to run as root; the keywords of `subprocess.run`."""
+def unprivileged() -> tuple[str | None, list[str]]:
+    """Whom to run as what refuses to run as root, and the beginning of a command that does so.
+
+    Not by `subprocess`: its `user` makes it fork in a way that grpc, in this process, does not survive.
+    """
     if os.geteuid() != 0:
-        return {}
+        return None, []
     for name in ("postgres", "nobody"):
         with contextlib.suppress(KeyError):
-            return {"user": pwd.getpwnam(name).pw_name}
+            user = pwd.getpwnam(name)
+            return name, ["/usr/bin/setpriv", f"--reuid={name}", f"--regid={user.pw_gid}", "--init-groups"]
     raise LookupError("neither a user postgres nor nobody")
 
 
@@ -81,9 +85,9 @@ class PostgresServer:
         self._programs = require_programs()
         self.folder = Path(tempfile.mkdtemp(prefix="rpz-auth-postgres-", dir="/tmp"))
         self.folder.chmod(0o700)
-        self._as = unprivileged()
-        if "user" in self._as:
-            shutil.chown(self.folder, self._as["user"])
+        user, self._as = unprivileged()
+        if user is not None:
+            shutil.chown(self.folder, user)
         self.data = self.folder / "data"
         self.port = free_port()
         self._numbers = itertools.count(1)
@@ -105,11 +109,10 @@ class PostgresServer:
         """Start it and wait until it takes connections."""
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(  # noqa: S603 - of a folder that Debian owns
-                [str(self._programs / "postgres"), "-D", str(self.data)],
+                [*self._as, str(self._programs / "postgres"), "-D", str(self.data)],
                 stdout=log,
                 stderr=log,
                 cwd="/",
-                **self._as,  # type: ignore[call-overload]
             )
         deadline = time.monotonic() + _START_TIMEOUT
         while True:
@@ -153,12 +156,11 @@ class PostgresServer:
 
     def _run(self, command: list[str]) -> None:
         done = subprocess.run(  # noqa: S603 - as above
-            command,
+            [*self._as, *command],
             check=False,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd="/",
-            **self._as,  # type: ignore[call-overload]
         )
         assert done.returncode == 0, done.stdout.decode()
 

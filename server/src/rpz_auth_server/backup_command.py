@@ -23,6 +23,7 @@ from rpz_auth_server.offline import (
     ConfigOption,
     DatabaseOption,
     DataDirOption,
+    check_embedded,
     check_founded,
     failing,
     load_settings,
@@ -46,6 +47,7 @@ def backup(
     with failing():
         settings = load_settings(config, data_dir, database)
         check_founded(settings)
+        check_embedded(settings)
         with Progress(console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("copying", total=None)
             copies.back_up(
@@ -78,6 +80,7 @@ def restore(
     """
     with failing():
         settings = load_settings(config, data_dir, database)
+        check_embedded(settings)
         place = settings.database_path
         ring = KeyRing.open(settings.keyring_path, os.environ)
         copies.ensure_unused(place)

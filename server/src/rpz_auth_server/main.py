@@ -16,7 +16,7 @@ import structlog
 import typer
 from rpz_auth.errors import ConfigurationError, Refusal
 
-from rpz_auth_server import backup_command, bootstrap, first_sign_in, keys_command, log
+from rpz_auth_server import backup_command, bootstrap, first_sign_in, keys_command, log, move_command
 from rpz_auth_server.crypto.handles import Handles
 from rpz_auth_server.crypto.keyring import ENVIRONMENT_VARIABLE as KEYRING_VARIABLE
 from rpz_auth_server.crypto.passwords import Passwords
@@ -54,6 +54,7 @@ app = typer.Typer(
 app.add_typer(keys_command.app, name="keys")
 app.command()(backup_command.backup)
 app.command()(backup_command.restore)
+app.command()(move_command.move)
 
 
 @app.callback()

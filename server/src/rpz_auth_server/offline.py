@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -12,20 +12,27 @@ import typer
 from rpz_auth.errors import ConfigurationError, Refusal
 
 from rpz_auth_server.settings import Settings
+from rpz_auth_server.storage.postgres.store import PostgresStore
 from rpz_auth_server.storage.sqlite import SqliteStore
+from rpz_auth_server.storage.store import Store
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="A TOML file with settings.")]
 DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="Where everything is kept.")]
 DatabaseOption = Annotated[str | None, typer.Option("--database", help="sqlite:///path/to/file.db")]
 
 
-def load_settings(config: Path | None, data_dir: Path | None, database: str | None) -> Settings:
+def load_settings(
+    config: Path | None,
+    data_dir: Path | None,
+    database: str | None,
+    environ: Mapping[str, str] = os.environ,
+) -> Settings:
     """Read the settings that say where the files are.
 
     Raises:
         ConfigurationError: They cannot be used.
     """
-    return Settings.load({"config": config, "data_dir": data_dir, "database": database}, os.environ)
+    return Settings.load({"config": config, "data_dir": data_dir, "database": database}, environ)
 
 
 def check_founded(settings: Settings) -> None:
@@ -34,20 +41,36 @@ def check_founded(settings: Settings) -> None:
     Raises:
         ConfigurationError: There is none.
     """
-    if not settings.database_path.exists():
+    if settings.is_embedded and not settings.database_path.exists():
         raise ConfigurationError(f"{settings.data_dir} holds no authority; name its directory by --data-dir")
 
 
+def check_embedded(settings: Settings) -> None:
+    """Let pass a database that is a file of ours.
+
+    Raises:
+        ConfigurationError: It is a server's, which has tools of its own.
+    """
+    if not settings.is_embedded:
+        raise ConfigurationError("back a PostgreSQL database up by its own tools: pg_basebackup, pgBackRest")
+
+
 @contextlib.asynccontextmanager
-async def opened_store(settings: Settings) -> AsyncIterator[SqliteStore]:
+async def opened_store(settings: Settings) -> AsyncIterator[Store]:
     """Open the database of an authority, which may be running.
 
     Raises:
         ConfigurationError: There is none.
     """
     check_founded(settings)
-    store = await SqliteStore.open(settings.database_path)
+    store: Store
+    if settings.is_embedded:
+        store = await SqliteStore.open(settings.database_path)
+    else:
+        store = await PostgresStore.open(settings.database)
     try:
+        if await store.issuer() is None:
+            raise ConfigurationError("the database holds no authority; name another by --database")
         yield store
     finally:
         await store.close()

@@ -375,3 +375,9 @@ def m0009_creations() -> Steps[None]:
 def m0010_required_pushed_requests() -> Steps[None]:
     """Keep which Apps must send their authorization requests ahead."""
     yield sql("ALTER TABLE apps ADD COLUMN require_pushed_authorization_requests INTEGER NOT NULL DEFAULT 0")
+
+
+@_migration
+def m0011_moved() -> Steps[None]:
+    """Keep where the database was moved to: from then on it takes no writes, and nobody opens it."""
+    yield sql("ALTER TABLE meta ADD COLUMN moved_to TEXT")

@@ -6,6 +6,8 @@ import abc
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from rpz_auth.errors import ConfigurationError
+
 from rpz_auth_server.domain.account import Account, Consent, ExternalIdentity, Session
 from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret
 from rpz_auth_server.domain.creation import Creation
@@ -39,8 +41,23 @@ from rpz_auth_server.storage.rows import (
 from rpz_auth_server.storage.steps import Steps, T, Work, sql
 from rpz_auth_server.storage.store import AUDIT_KEPT, Commit, Row
 
-TICK = "UPDATE meta SET now = CASE WHEN now < ? THEN ? ELSE now END RETURNING now"
-"""The first statement of every transaction that writes; both values are the time on the writer's clock."""
+TICK = "UPDATE meta SET now = CASE WHEN now < ? THEN ? ELSE now END WHERE moved_to IS NULL RETURNING now"
+"""The first statement of every transaction that writes; both values are the time on the writer's clock.
+
+It gives no row when the database has been moved: what would be written here would be lost.
+"""
+
+
+def check_not_moved(moved_to: str | None) -> None:
+    """Let pass a database that was not moved to another.
+
+    Raises:
+        ConfigurationError: It was; two that are written to would tell two stories.
+    """
+    if moved_to is not None:
+        raise ConfigurationError(
+            f"this database was moved ({moved_to}) and is not used any more; name the other by --database"
+        )
 
 
 class SqlStore(abc.ABC):

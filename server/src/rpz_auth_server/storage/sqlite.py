@@ -18,7 +18,7 @@ from rpz_auth_server.storage.clock import DatabaseClock
 from rpz_auth_server.storage.file import connect, prepare, run, run_reading
 from rpz_auth_server.storage.lock import FileLock
 from rpz_auth_server.storage.rows import R, Table
-from rpz_auth_server.storage.sql import SqlStore
+from rpz_auth_server.storage.sql import SqlStore, check_not_moved
 from rpz_auth_server.storage.steps import Steps, T, Work
 from rpz_auth_server.storage.store import WriteLoad
 from rpz_auth_server.storage.writer import Writer
@@ -75,7 +75,10 @@ class SqliteStore(SqlStore):
         try:
             with _unavailable():
                 connection = await asyncio.to_thread(_prepare, path, lock)
-                instance, seen = connection.execute("SELECT instance, now FROM meta").fetchone()
+                instance, seen, moved_to = connection.execute(
+                    "SELECT instance, now, moved_to FROM meta"
+                ).fetchone()
+                check_not_moved(moved_to)
                 time_of = DatabaseClock(wall=clock, monotonic=monotonic, not_before=seen)
                 store = cls(path, lock, connection, time_of, instance)
         except BaseException:

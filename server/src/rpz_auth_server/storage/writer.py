@@ -148,7 +148,10 @@ class Writer:
     def _tick(self) -> float:
         # Every transaction stores its time, so that no later start begins before a time that was used.
         now = self._clock.now()
-        ((now,),) = self._connection.execute(TICK, (now, now)).fetchall()
+        written = self._connection.execute(TICK, (now, now)).fetchone()
+        if written is None:
+            raise BackendUnavailable("the database has been moved; call the authority on the other one")
+        (now,) = written
         self._clock.catch_up(now)
         return float(now)
 

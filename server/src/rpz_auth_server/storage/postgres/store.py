@@ -19,7 +19,7 @@ from rpz_auth_server.storage.postgres.schema import migrate
 from rpz_auth_server.storage.postgres.session import Address, OutcomeUnknown, Session, connected
 from rpz_auth_server.storage.postgres.writer import ServerTime, Writer, begin
 from rpz_auth_server.storage.rows import R, Table
-from rpz_auth_server.storage.sql import SqlStore
+from rpz_auth_server.storage.sql import SqlStore, check_not_moved
 from rpz_auth_server.storage.steps import Steps, T, Work
 from rpz_auth_server.storage.store import WriteLoad
 from rpz_auth_server.storage.writer import unavailable
@@ -86,8 +86,9 @@ class PostgresStore(SqlStore):
                 with session.limit(60):  # behind others that migrate
                     await session.connection.execute("SET lock_timeout = 0")
                     await migrate(session)
-                    cursor = await session.connection.execute("SELECT instance, now FROM meta")
-                    instance, seen = (await cursor.fetchall())[0]
+                    cursor = await session.connection.execute("SELECT instance, now, moved_to FROM meta")
+                    instance, seen, moved_to = (await cursor.fetchall())[0]
+                    check_not_moved(moved_to)
                     cursor = await session.connection.execute(
                         "SELECT CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
                     )
@@ -176,6 +177,21 @@ class PostgresStore(SqlStore):
     def _change_era(self) -> None:
         self._era += 1
         self._address.distrust()
+
+
+async def make_tables(address: Address) -> None:
+    """Bring a database to this version's tables, and leave it.
+
+    Raises:
+        ConfigurationError: It cannot or must not be used.
+        BackendUnavailable: It does not answer just now.
+    """
+    try:
+        async with connected(address) as session:
+            with session.limit(60):
+                await migrate(session)
+    except (psycopg.Error, OutcomeUnknown, OSError) as error:
+        raise unavailable(error) from error
 
 
 @contextlib.asynccontextmanager

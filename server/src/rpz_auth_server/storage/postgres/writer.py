@@ -79,7 +79,10 @@ async def begin(session: Session, clock: DatabaseClock, server_time: ServerTime)
     async with session.connection.pipeline():
         await session.connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
         cursor = await session.connection.execute(_TICK, [now, now])
-        ((now, server_now),) = await cursor.fetchall()
+        written = await cursor.fetchone()
+    if written is None:
+        raise unavailable(None)  # the database has been moved
+    now, server_now = written
     server_time.observe(server_now)
     clock.catch_up(now)
     return float(now)

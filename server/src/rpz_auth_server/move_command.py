@@ -1,0 +1,75 @@
+"""`rpz-auth-server move`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rpz_auth.errors import ConfigurationError
+
+from rpz_auth_server.offline import (
+    ConfigOption,
+    DatabaseOption,
+    DataDirOption,
+    check_founded,
+    failing,
+    load_settings,
+)
+from rpz_auth_server.settings import ENVIRONMENT_PREFIX
+from rpz_auth_server.storage.file import prepare
+from rpz_auth_server.storage.lock import FileLock
+from rpz_auth_server.storage.move import move as move_database
+from rpz_auth_server.storage.postgres.session import Address
+from rpz_auth_server.storage.postgres.store import make_tables
+
+_VARIABLE = f"{ENVIRONMENT_PREFIX}MOVE_TO"
+
+
+def move(
+    to: Annotated[
+        str,
+        typer.Option("--to", envvar=_VARIABLE, help="postgresql://user@host1,host2/name, an empty database."),
+    ],
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    database: DatabaseOption = None,
+) -> None:
+    """Move the authority from SQLite to PostgreSQL while it runs.
+
+    It goes on while the bulk is copied. Then its database is fenced for good: what still runs on it takes no
+    writes, sends no heartbeat, and cannot be started again. Stop it, and start it with --database; tokens,
+    keys and verifiers stay as they are. The master keys (keyring.json) stay where they are, too.
+
+    If anything fails, run it again. The URL may hold a password; name it by RPZ_AUTH_MOVE_TO then.
+    """
+    with failing():
+        environ = {name: value for name, value in os.environ.items() if name != _VARIABLE}
+        settings = load_settings(config, data_dir, database, environ)
+        if not settings.is_embedded:
+            raise ConfigurationError(
+                "only an SQLite database is moved; PostgreSQL has tools of its own for that"
+            )
+        check_founded(settings)
+        path = settings.database_path
+        address = Address(to)
+        asyncio.run(make_tables(address))
+        lock = FileLock(path.with_name(f"{path.name}.lock"))
+        with lock.held():
+            prepare(path).close()  # to the same version of the tables
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("moving", total=None)
+            rows = move_database(
+                path,
+                lock,
+                to,
+                str(address),
+                lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
+            )
+    typer.echo(
+        f"{rows} rows are in {address}, compared; {path} is fenced. Stop the authority, and start it again "
+        "with --database and that URL."
+    )
