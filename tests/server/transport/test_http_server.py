@@ -15,7 +15,7 @@ import pytest
 from rpz_auth.errors import ConfigurationError
 from rpz_auth_server.domain.refusal import RateLimited
 from rpz_auth_server.settings import Settings
-from rpz_auth_server.transport.http import guard, protocol
+from rpz_auth_server.transport.http import guard, protocol, server
 from rpz_auth_server.transport.http.guard import Guard, peer_of
 from rpz_auth_server.transport.http.server import HttpServer
 from rpz_auth_server.transport.http.tls import server_context
@@ -187,6 +187,16 @@ async def test_a101_a102_head_that_trickles_in_ends_the_connection(monkeypatch: 
         # Also behind a first request on the same connection.
         answer = await raw(port, b"GET /peer HTTP/1.1\r\nhost: localhost\r\n\r\nGET /peer")
         assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a102_handshake_that_does_not_come_ends_the_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "HANDSHAKE_TIMEOUT", 0.2)
+    ensure_development_files(tmp_path)
+    async with serving(server_context(Settings.load({"data_dir": tmp_path}, {}))) as port:
+        assert await raw(port, b"") == b""
+        assert await raw(port, b"\x16\x03\x01") == b""
 
 
 async def test_a102_connections_beyond_the_bound_are_closed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,8 @@ from starlette.types import ASGIApp
 from rpz_auth_server.settings import split_address
 from rpz_auth_server.transport.http.protocol import Protocol
 
+HANDSHAKE_TIMEOUT = 10.0
+"""Seconds; asyncio would wait for a minute."""
 _DRAIN = 10
 _KEEP_ALIVE = 10
 _MAX_HEAD = 32 * 1024
@@ -112,8 +114,18 @@ class _Listener(uvicorn.Server):
         self.ready = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Say when it is done."""
-        await super().startup(sockets)
+        """Listen, as uvicorn does but for the time that a handshake may take, and say when it is done."""
+
+        def begin() -> asyncio.Protocol:
+            return Protocol(self.config, self.server_state, self.lifespan.state)
+
+        loop = asyncio.get_running_loop()
+        timeout = None if self.config.ssl is None else HANDSHAKE_TIMEOUT
+        self.servers = [
+            await loop.create_server(begin, sock=taken, ssl=self.config.ssl, ssl_handshake_timeout=timeout)
+            for taken in sockets or ()
+        ]
+        self.started = True
         self.ready.set()
 
     @contextlib.contextmanager
