@@ -181,6 +181,14 @@ def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
     return origins
 
 
+def _check_provider(issuer: str) -> str:
+    scheme, _, rest = issuer.partition("://")
+    host = rest.partition("/")[0].rpartition(":")[0].strip("[]")
+    if scheme == "http" and _is_loopback(host):  # to try it out
+        return issuer
+    return _check_issuer(issuer)
+
+
 def _check_database(url: str) -> str:
     """Say what to write instead, but never the URL: it may hold a password."""
     if url.startswith(_POSTGRES):
@@ -230,6 +238,14 @@ class Settings(BaseModel):
     """Whose pages may call the OAuth 2 endpoints from a browser, without cookies."""
     issuer: Annotated[str, AfterValidator(_check_issuer)] = Field(default_factory=_derive_issuer)
     """The authority's name in access tokens (RFC 8414 §2), compared character by character."""
+    oidc_issuer: Annotated[str, AfterValidator(_check_provider)] | None = None
+    """An outside OpenID Connect provider that people may sign in to the console by."""
+    oidc_client_id: str = Field("", max_length=255)
+    oidc_client_secret: str = Field("", max_length=1024, repr=False)
+    oidc_name: str = Field("your organisation", max_length=64)
+    """What people know it by."""
+    oidc_sign_up: bool = False
+    """Whether whoever the provider knows gets an account; else they must have linked one."""
     database: Annotated[str, AfterValidator(_check_database)] = Field(
         default_factory=_derive_database, repr=False
     )
@@ -399,6 +415,11 @@ class Settings(BaseModel):
             raise ValueError(
                 f"{_spellings('metrics_address')}: one address cannot speak for several workers; leave "
                 "it out, or run one worker"
+            )
+        if self.oidc_issuer is not None and not (self.oidc_client_id and self.oidc_client_secret):
+            raise ValueError(
+                f"{_spellings('oidc_issuer')}: register this authority there, and set oidc_client_id and "
+                "oidc_client_secret"
             )
         if self.insecure and (self.tls_certificate or self.tls_client_ca):
             raise ValueError(f"{_spellings('insecure')}: leave it out, or leave out the tls_ settings")

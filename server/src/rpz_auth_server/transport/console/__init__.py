@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.parse
 from collections.abc import Sequence
 
 from starlette.requests import Request
@@ -14,7 +15,9 @@ from rpz_auth_server.transport.console.apps import AppPages
 from rpz_auth_server.transport.console.authorizations import AuthorizationPages
 from rpz_auth_server.transport.console.consent import ConsolePeople
 from rpz_auth_server.transport.console.desk import HOME, Desk
+from rpz_auth_server.transport.console.outside import OutsidePages
 from rpz_auth_server.transport.console.people import PeoplePages
+from rpz_auth_server.transport.console.provider import Provider, ProviderSettings
 from rpz_auth_server.transport.console.records import RecordPages
 from rpz_auth_server.transport.console.running import Running, RunningPages
 from rpz_auth_server.transport.console.sign_in import SignInPages
@@ -24,16 +27,28 @@ from rpz_auth_server.transport.console.whitelist import WhitelistPages
 
 
 def build(
-    authority: Authority, connection: Connection, running: Running, *, prefix: str
+    authority: Authority,
+    connection: Connection,
+    running: Running,
+    *,
+    prefix: str,
+    provider: ProviderSettings | None = None,
 ) -> tuple[Sequence[BaseRoute], ConsolePeople]:
     """All pages, below the issuer's path, which is `prefix`, and those on the way to an App."""
-    desk = Desk(authority=authority, connection=connection, prefix=prefix)
+    origin = _origin(provider.issuer) if provider else ""
+    desk = Desk(
+        authority=authority,
+        connection=connection,
+        prefix=prefix,
+        provider_name=provider.name if provider else "",
+        provider_origin=origin,
+    )
     sign_in_pages = SignInPages(desk)
 
     async def home(_request: Request) -> Response:
         return desk.go(HOME)
 
-    routes = [
+    routes: list[BaseRoute] = [
         Route("/", home, methods=["GET"]),
         Route(HOME + "/static/{name:path}", static, methods=["GET"]),
         *sign_in_pages.routes(),
@@ -45,4 +60,11 @@ def build(
         *RecordPages(desk).routes(),
         *RunningPages(desk, running).routes(),
     ]
+    if provider is not None:
+        routes += OutsidePages(desk, Provider(provider), sign_in_pages).routes()
     return routes, ConsolePeople(desk, sign_in_pages)
+
+
+def _origin(url: str) -> str:
+    parts = urllib.parse.urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"

@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, Route
 from rpz_auth_server.domain.app import App
 from rpz_auth_server.domain.refusal import RateLimited
 from rpz_auth_server.flows import accounts, consents, sign_in
+from rpz_auth_server.flows.external_identities import list_identities
 from rpz_auth_server.flows.sign_in import SignInRefused
 from rpz_auth_server.transport.console import cookies
 from rpz_auth_server.transport.console.apps import is_mendable
@@ -114,7 +115,9 @@ class AccountPages:
             visit,
             "account.html",
             status=400 if wrong else 200,
+            form_action=f"'self' {self.desk.provider_origin}".strip(),
             wrong=wrong,
+            identities=await list_identities(self.desk.authority, visit.person),
             sessions=sorted(sessions, key=lambda session: -session.seen_at),
         )
 

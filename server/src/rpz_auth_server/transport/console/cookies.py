@@ -12,6 +12,8 @@ SESSION = "__Host-rpz-session"
 BROWSER = "__Host-rpz-browser"
 """What ties a form to the browser that asked for it while nobody is signed in."""
 THEME = "__Host-rpz-theme"
+JOURNEY = "__Host-rpz-journey"
+"""What somebody who is away at an outside provider comes back with."""
 
 THEMES = ("light", "dark")
 _YEAR = 365 * 86400

@@ -73,6 +73,9 @@ class Desk:
     authority: Authority
     connection: Connection
     """How clients connect, for the lines that people copy."""
+    provider_name: str = ""
+    """Of the outside provider that people may sign in by; empty without one."""
+    provider_origin: str = ""
     prefix: str = ""
     """The path of the issuer, below which everything stands."""
 
@@ -159,6 +162,7 @@ class Desk:
                 "base": self.prefix,
                 "path": request.url.path,
                 "theme": cookies.theme_of(request),
+                "provider": self.provider_name,
                 "secure": request.url.scheme == "https",
                 "now": self.authority.store.now(),
                 "person": None,
@@ -175,7 +179,9 @@ class Desk:
         }
         return HTMLResponse(text, status, headers)
 
-    def show(self, visit: Visit, template: str, *, status: int = 200, **context: Any) -> Response:
+    def show(
+        self, visit: Visit, template: str, *, status: int = 200, form_action: str = "'self'", **context: Any
+    ) -> Response:
         """Write a page for the person who is signed in."""
         said = show.SAID.get(visit.request.query_params.get("said", ""))
         shared = {
@@ -184,7 +190,9 @@ class Desk:
             "administrator": is_administrator(visit.person),
             "said": said,
         }
-        return self.render(visit.request, template, {**shared, **context}, status=status)
+        return self.render(
+            visit.request, template, {**shared, **context}, status=status, form_action=form_action
+        )
 
     def anonymous(
         self,

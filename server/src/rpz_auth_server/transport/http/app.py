@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.settings import Settings
 from rpz_auth_server.transport import console, oauth
+from rpz_auth_server.transport.console.provider import ProviderSettings
 from rpz_auth_server.transport.console.running import Running
 from rpz_auth_server.transport.console.try_it import Connection
 from rpz_auth_server.transport.http.answers import plain
@@ -41,7 +42,9 @@ def build(
         people: Who signs in and consents; None for the pages of the console.
     """
     prefix = urllib.parse.urlsplit(settings.issuer).path
-    pages, own_people = console.build(authority, connection, running, prefix=prefix)
+    pages, own_people = console.build(
+        authority, connection, running, prefix=prefix, provider=_provider(settings)
+    )
     people = people or own_people
     metadata = oauth.metadata_route(authority, prefix)
     router = Router(
@@ -63,3 +66,15 @@ def _below(prefix: str, routes: Sequence[BaseRoute]) -> Sequence[BaseRoute]:
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
     answer: Response = plain(404, "There is nothing here.")
     await answer(scope, receive, send)
+
+
+def _provider(settings: Settings) -> ProviderSettings | None:
+    if settings.oidc_issuer is None:
+        return None
+    return ProviderSettings(
+        issuer=settings.oidc_issuer,
+        client_id=settings.oidc_client_id,
+        client_secret=settings.oidc_client_secret,
+        name=settings.oidc_name,
+        may_sign_up=settings.oidc_sign_up,
+    )

@@ -1,0 +1,196 @@
+"""An outside OpenID Connect provider as its client: authorization code with PKCE, state and nonce.
+
+What its token endpoint answers is believed only as far as the ID token's signature, issuer, audience, nonce
+and times go (OpenID Connect Core §3.1.3.7).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import secrets
+import time
+import urllib.parse
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from joserfc import jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import KeySet
+from rpz_auth.errors import RpzAuthError
+
+from rpz_auth_server.flows.external_identities import OutsideIdentity
+
+ALGORITHMS = ["RS256", "PS256", "ES256", "EdDSA"]
+"""Never one with a shared secret, and never `none`."""
+LIFETIME = 600
+"""Seconds for which somebody may be away at the provider."""
+
+_CACHED = 3600.0
+_TIMEOUT = 10.0
+_LEEWAY = 60
+_MAX_ANSWER = 256 * 1024
+_COOKIE = re.compile(r"[A-Za-z0-9_-]{1,2000}", re.ASCII)
+
+
+class ProviderFailed(RpzAuthError):  # noqa: N818 - an answer, not a fault
+    """The provider did not say who it is, or not in a way that can be believed. The log has the detail."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderSettings:
+    """How the authority is registered at the provider."""
+
+    issuer: str
+    client_id: str
+    client_secret: str = field(repr=False)
+    name: str
+    may_sign_up: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Journey:
+    """What a browser keeps while its person is at the provider; nobody else's answer fits it."""
+
+    state: str
+    nonce: str = field(repr=False)
+    code_verifier: str = field(repr=False)
+    back: str
+    links: bool
+    """Whether the identity is to be linked to who is signed in."""
+    until: int
+
+    @classmethod
+    def begin(cls, *, back: str, links: bool) -> Journey:
+        """Draw what the answer must fit."""
+        until = int(time.time()) + LIFETIME
+        draw = secrets.token_urlsafe
+        return cls(
+            state=draw(32), nonce=draw(32), code_verifier=draw(48), back=back, links=links, until=until
+        )
+
+    def to_cookie(self) -> str:
+        """As the cookie's value."""
+        fields = [self.state, self.nonce, self.code_verifier, self.back, self.links, self.until]
+        return base64.urlsafe_b64encode(json.dumps(fields).encode()).rstrip(b"=").decode()
+
+    @classmethod
+    def of_cookie(cls, value: str) -> Journey | None:
+        """Read it again; None for anything else, and for one that took too long."""
+        if not _COOKIE.fullmatch(value):
+            return None
+        try:
+            fields = json.loads(base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)))
+            state, nonce, code_verifier, back, links, until = fields
+            journey = cls(
+                state=str(state),
+                nonce=str(nonce),
+                code_verifier=str(code_verifier),
+                back=str(back),
+                links=bool(links),
+                until=int(until),
+            )
+        except (ValueError, TypeError):
+            return None
+        return journey if time.time() < journey.until else None
+
+
+class Provider:
+    """One provider; asks for its metadata and keys when they are needed."""
+
+    def __init__(self, settings: ProviderSettings) -> None:
+        """Ask nothing yet."""
+        self.settings = settings
+        self._metadata: dict[str, Any] = {}
+        self._read_at = 0.0
+
+    async def leave_for(self, journey: Journey, redirect_uri: str) -> str:
+        """The address at the provider to send a browser to.
+
+        Raises:
+            ProviderFailed: The provider cannot be reached.
+        """
+        digest = hashlib.sha256(journey.code_verifier.encode()).digest()
+        query = {
+            "response_type": "code",
+            "client_id": self.settings.client_id,
+            "redirect_uri": redirect_uri,
+            "scope": "openid profile",
+            "state": journey.state,
+            "nonce": journey.nonce,
+            "code_challenge": base64.urlsafe_b64encode(digest).rstrip(b"=").decode(),
+            "code_challenge_method": "S256",
+        }
+        endpoint = str((await self._describe())["authorization_endpoint"])
+        return f"{endpoint}{'&' if '?' in endpoint else '?'}{urllib.parse.urlencode(query)}"
+
+    async def come_back(self, journey: Journey, code: str, redirect_uri: str) -> OutsideIdentity:
+        """Redeem the code, and find out who it is.
+
+        Raises:
+            ProviderFailed: It does not say so, or not in a way that can be believed.
+        """
+        metadata = await self._describe()
+        form = {
+            "grant_type": "authorization_code",
+            "code": code,
+            "redirect_uri": redirect_uri,
+            "code_verifier": journey.code_verifier,
+        }
+        credentials = (
+            urllib.parse.quote(self.settings.client_id, safe=""),
+            urllib.parse.quote(self.settings.client_secret, safe=""),
+        )
+        answer = await self._ask("POST", str(metadata["token_endpoint"]), data=form, auth=credentials)
+        keys = await self._ask("GET", str(metadata["jwks_uri"]))
+        return self._verify(str(answer.get("id_token", "")), keys, journey.nonce)
+
+    def _verify(self, id_token: str, keys: dict[str, Any], nonce: str) -> OutsideIdentity:
+        registry = jwt.JWTClaimsRegistry(
+            leeway=_LEEWAY,
+            iss={"essential": True, "value": self.settings.issuer},
+            aud={"essential": True, "value": self.settings.client_id},
+            sub={"essential": True},
+            exp={"essential": True},
+            iat={"essential": True},
+            nonce={"essential": True, "value": nonce},
+        )
+        try:
+            claims = jwt.decode(id_token, KeySet.import_key_set(keys), algorithms=ALGORITHMS).claims  # type: ignore[arg-type] # untyped JSON
+            registry.validate(claims)
+        except (JoseError, ValueError, TypeError, KeyError, RecursionError) as error:
+            raise ProviderFailed("the ID token cannot be believed") from error
+        subject, party = claims["sub"], claims.get("azp", self.settings.client_id)
+        if not isinstance(subject, str) or not 0 < len(subject) <= 255 or party != self.settings.client_id:  # noqa: PLR2004 - Core §2
+            raise ProviderFailed("the ID token is not for this client, or its subject is malformed")
+        return OutsideIdentity(
+            issuer=self.settings.issuer, subject=subject, name=str(claims.get("name", ""))[:100]
+        )
+
+    async def _describe(self) -> dict[str, Any]:
+        if time.monotonic() - self._read_at > _CACHED or not self._metadata:
+            metadata = await self._ask("GET", f"{self.settings.issuer}/.well-known/openid-configuration")
+            if metadata.get("issuer") != self.settings.issuer:  # Discovery §4.3
+                raise ProviderFailed("its metadata name another issuer")
+            secure = self.settings.issuer.startswith("https://")
+            for name in ("authorization_endpoint", "token_endpoint", "jwks_uri"):
+                if secure and not str(metadata.get(name, "")).startswith("https://"):
+                    raise ProviderFailed(f"its {name} is not https")
+            self._metadata, self._read_at = metadata, time.monotonic()
+        return self._metadata
+
+    async def _ask(self, method: str, url: str, **request: Any) -> dict[str, Any]:
+        try:
+            async with httpx.AsyncClient(timeout=_TIMEOUT, follow_redirects=False) as client:
+                answer = await client.request(method, url, **request)
+            if answer.status_code != httpx.codes.OK or len(answer.content) > _MAX_ANSWER:
+                raise ProviderFailed(f"it answered {answer.status_code}")
+            content = answer.json()
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, RecursionError) as error:
+            raise ProviderFailed("it cannot be reached, or does not speak JSON") from error
+        if not isinstance(content, dict):
+            raise ProviderFailed("it answered with something else than an object")
+        return content

@@ -1,0 +1,289 @@
+"""Signing in by an outside OpenID Connect provider, over HTTP on both sides."""
+
+from __future__ import annotations
+
+import contextlib
+import urllib.parse
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from joserfc.jwk import ECKey
+from rpz_auth.errors import ConfigurationError
+from rpz_auth_server.settings import Settings
+from rpz_auth_server.storage.store import Commit
+from rpz_auth_server.transport.console import cookies
+from rpz_auth_server.transport.console.provider import Journey
+from server.authority import FakeTime, TestAuthority, running_authority
+from server.openid_provider import CLIENT_ID, CLIENT_SECRET, SmallProvider, running_provider, shared_secret
+from server.people import PASSWORD
+from server.visitor import Visitor
+
+ACCOUNT = "/console/account"
+
+
+@contextlib.asynccontextmanager
+async def running(folder: Path, **fields: Any) -> AsyncIterator[tuple[TestAuthority, SmallProvider]]:
+    async with (
+        running_provider() as provider,
+        running_authority(
+            folder,
+            time=FakeTime(),
+            oidc_issuer=provider.issuer,
+            oidc_client_id=CLIENT_ID,
+            oidc_client_secret=CLIENT_SECRET,
+            oidc_name="Shop <Directory>",
+            **fields,
+        ) as authority,
+    ):
+        yield authority, provider
+
+
+@pytest.fixture
+async def both(tmp_path: Path) -> AsyncIterator[tuple[TestAuthority, SmallProvider]]:
+    async with running(tmp_path / "authority") as pair:
+        yield pair
+
+
+async def travel(visitor: Visitor, left: httpx.Response) -> str:
+    """Go to the provider; return the path that it sends the browser back to."""
+    assert left.status_code == 303
+    async with httpx.AsyncClient(trust_env=False) as browser:
+        returned = await browser.get(left.headers["location"])
+    place = returned.headers["location"]
+    assert place.startswith(f"{visitor.authority.settings.issuer}/sign-in/provider/callback?")
+    return str(place.removeprefix(visitor.authority.settings.issuer))
+
+
+async def arrive(visitor: Visitor, back: str = "/console") -> httpx.Response:
+    """Sign in by the provider."""
+    left = await visitor.client.get("/sign-in/provider", params={"next": back})
+    return await visitor.get(await travel(visitor, left))
+
+
+async def linked(authority: TestAuthority) -> Visitor:
+    """Somebody who has linked the provider's identity."""
+    visitor = await Visitor.of(authority)
+    await visitor.get(ACCOUNT)
+    answer = await visitor.get(await travel(visitor, await visitor.send(f"{ACCOUNT}/link")))
+    assert answer.headers["location"] == f"{ACCOUNT}?said=linked"
+    return visitor
+
+
+async def test_person_links_an_identity_and_signs_in_by_it(both: tuple[TestAuthority, SmallProvider]) -> None:
+    authority, provider = both
+    bob = await linked(authority)
+    await bob.get(ACCOUNT)
+    assert provider.subject in bob.page
+    visitor = Visitor(authority)
+    await visitor.get("/sign-in")
+    assert "Continue with Shop <Directory>" in visitor.page
+    entered = await arrive(visitor, "/console/account?x=1")
+    assert entered.headers["location"] == "/console/account?x=1"
+    assert cookies.JOURNEY not in visitor.client.cookies
+    await visitor.get(ACCOUNT)
+    assert bob.person.subject in visitor.page
+
+
+async def test_identity_without_a_link_signs_nobody_in_whatever_its_address(
+    both: tuple[TestAuthority, SmallProvider],
+) -> None:
+    authority, provider = both
+    await Visitor.of(authority, "admin@shop.example")  # what the provider says of its e-mail address
+    visitor = Visitor(authority)
+    answer = await arrive(visitor)
+    assert answer.status_code == 401
+    assert "No account is linked" in visitor.page
+    assert visitor.session is None
+    await linked(authority)
+    provider.subject = "another"
+    assert (await arrive(visitor)).status_code == 401
+
+
+async def test_identity_signs_up_where_an_administrator_lets_it(tmp_path: Path) -> None:
+    async with running(tmp_path / "authority", oidc_sign_up=True) as (authority, _):
+        first, second = Visitor(authority), Visitor(authority)
+        for visitor in (first, second):
+            assert (await arrive(visitor)).headers["location"] == "/console"
+            await visitor.get(ACCOUNT)
+            assert "Jane Doe" in visitor.page
+        (account,) = await authority.store.accounts(after="", limit=5)
+        assert account.password_hash is None
+        (identity,) = await authority.store.external_identities(account.account_id)
+        only_way = await first.send(f"{ACCOUNT}/identities/{identity.identity_id}/unlink")
+        assert only_way.status_code == 400
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"claims": {"nonce": "another"}},
+        {"claims": {"nonce": None}},
+        {"claims": {"iss": "https://evil.example"}},
+        {"claims": {"aud": "another client"}},
+        {"claims": {"aud": ["rpz:auth", "another"], "azp": "another"}},
+        {"claims": {"exp": 1_000_000_000}},
+        {"claims": {"exp": None}},
+        {"claims": {"iat": 9_999_999_999}},
+        {"claims": {"sub": None}},
+        {"claims": {"sub": 7}},
+        {"claims": {"sub": ""}},
+        {"key": ECKey.generate_key("P-256", {"kid": "one"})},
+        {"key": shared_secret(), "algorithm": "HS256"},
+        {"status": 500},
+    ],
+    ids=[
+        "another nonce",
+        "no nonce",
+        "another issuer",
+        "another audience",
+        "another party",
+        "expired",
+        "endless",
+        "of the future",
+        "nobody",
+        "a number",
+        "empty",
+        "another key",
+        "a shared secret",
+        "a fault",
+    ],
+)
+async def test_identity_that_cannot_be_believed_signs_nobody_in(
+    both: tuple[TestAuthority, SmallProvider], lie: dict[str, Any]
+) -> None:
+    authority, provider = both
+    await linked(authority)
+    for name, value in lie.items():
+        setattr(provider, name, value)
+    visitor = Visitor(authority)
+    assert (await arrive(visitor)).status_code == 401
+    assert visitor.session is None
+
+
+async def test_provider_that_names_another_issuer_is_not_asked(tmp_path: Path) -> None:
+    async with running(tmp_path / "authority") as (authority, provider):
+        provider.metadata = {"issuer": "https://evil.example"}
+        answer = await Visitor(authority).get("/sign-in/provider")
+        assert answer.status_code == 401
+
+
+async def test_answer_fits_the_browser_that_left_and_only_once(
+    both: tuple[TestAuthority, SmallProvider],
+) -> None:
+    authority, _ = both
+    await linked(authority)
+    visitor, other = Visitor(authority), Visitor(authority)
+    place = await travel(visitor, await visitor.client.get("/sign-in/provider"))
+    await other.client.get("/sign-in/provider")
+    assert (await other.get(place)).status_code == 401  # login CSRF: somebody else's answer
+    assert (await Visitor(authority).get(place)).status_code == 401
+    assert (await visitor.get(place)).status_code == 303
+    assert (await visitor.get(place)).status_code == 401
+    assert other.session is None
+
+
+@pytest.mark.parametrize(
+    "change", [{"state": "x"}, {"state": ""}, {"code": ""}, {"code": "x"}, {"iss": "https://evil.example"}]
+)
+async def test_answer_that_was_changed_signs_nobody_in(
+    both: tuple[TestAuthority, SmallProvider], change: dict[str, str]
+) -> None:
+    authority, _ = both
+    await linked(authority)
+    visitor = Visitor(authority)
+    place = await travel(visitor, await visitor.client.get("/sign-in/provider"))
+    path, _, query = place.partition("?")
+    changed = {**dict(urllib.parse.parse_qsl(query)), **change}
+    assert (await visitor.get(f"{path}?{urllib.parse.urlencode(changed)}")).status_code == 401
+    assert visitor.session is None
+
+
+async def test_identity_is_linked_to_one_account_and_unlinked_by_its_owner(
+    both: tuple[TestAuthority, SmallProvider],
+) -> None:
+    authority, provider = both
+    bob, eve = await linked(authority), await Visitor.of(authority, "eve")
+    await eve.get(ACCOUNT)
+    refused = await eve.get(await travel(eve, await eve.send(f"{ACCOUNT}/link")))
+    assert refused.status_code == 400
+    (identity,) = await authority.store.external_identities(bob.person.account.account_id)
+    unlink = f"{ACCOUNT}/identities/{identity.identity_id}/unlink"
+    await eve.get(ACCOUNT)
+    assert (await eve.send(unlink)).status_code == 404
+    await bob.get(ACCOUNT)
+    assert (await bob.send(unlink)).status_code == 303
+    assert (await arrive(Visitor(authority))).status_code == 401
+    await eve.get(ACCOUNT)
+    await eve.get(await travel(eve, await eve.send(f"{ACCOUNT}/link")))
+    assert (await arrive(Visitor(authority))).status_code == 303
+    assert (await authority.store.external_identities(eve.person.account.account_id))[
+        0
+    ].subject == provider.subject
+
+
+async def test_a140_link_needs_a_genuine_form_and_who_is_signed_in(
+    both: tuple[TestAuthority, SmallProvider],
+) -> None:
+    authority, _ = both
+    visitor = await Visitor.of(authority)
+    await visitor.get(ACCOUNT)
+    assert (await visitor.send(f"{ACCOUNT}/link", csrf="x")).status_code == 403
+    place = await travel(visitor, await visitor.send(f"{ACCOUNT}/link"))
+    await visitor.send("/sign-out")
+    assert (await visitor.get(place)).status_code == 401
+    assert await authority.store.external_identities(visitor.person.account.account_id) == []
+
+
+async def test_disabled_person_does_not_come_in_by_the_provider_either(
+    both: tuple[TestAuthority, SmallProvider],
+) -> None:
+    authority, _ = both
+    bob = await linked(authority)
+    account = await authority.store.account(bob.person.account.account_id)
+    await authority.store.commit(Commit(rows=(replace(account, disabled=True, version=account.version + 1),)))
+    assert (await arrive(Visitor(authority))).status_code == 401
+
+
+async def test_password_still_works_beside_the_provider(both: tuple[TestAuthority, SmallProvider]) -> None:
+    authority, _ = both
+    await linked(authority)
+    assert (await Visitor(authority).sign_in("bob", PASSWORD)).status_code == 303
+
+
+async def test_client_secret_and_journey_are_in_no_log(both: tuple[TestAuthority, SmallProvider]) -> None:
+    authority, _ = both
+    await linked(authority)
+    await arrive(Visitor(authority))
+    assert CLIENT_SECRET not in authority.logged.getvalue()
+    assert CLIENT_SECRET not in repr(authority.settings)
+
+
+@pytest.mark.parametrize("value", ["", "x", "{}", "W10", "é" * 9, "A" * 3000])
+def test_cookie_that_is_no_journey_is_none(value: str) -> None:
+    assert Journey.of_cookie(value) is None
+
+
+def test_journey_comes_back_as_it_left_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    journey = Journey.begin(back="/console?x=ü", links=True)
+    assert Journey.of_cookie(journey.to_cookie()) == journey
+    assert journey.nonce not in repr(journey)
+    monkeypatch.setattr("time.time", lambda: float(journey.until))
+    assert Journey.of_cookie(journey.to_cookie()) is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"oidc_issuer": "http://op.example"},
+        {"oidc_issuer": "https://op.example/"},
+        {"oidc_issuer": "https://op.example"},
+        {"oidc_issuer": "https://op.example", "oidc_client_id": "x"},
+    ],
+)
+def test_provider_that_is_half_set_up_is_an_error(tmp_path: Path, fields: dict[str, str]) -> None:
+    with pytest.raises(ConfigurationError):
+        Settings.load({"data_dir": str(tmp_path), **fields}, {})
