@@ -14,6 +14,10 @@ from rpz_auth.asgi import AuthMiddleware
 from rpz_auth.errors import BackendUnavailable, ConfigurationError, Reason
 from rpz_auth.staleness import REFUSE
 from rpz_auth.testing import FakeAuthority
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
 RESOURCE = "https://orders"
 POLICIES = {"/public": PUBLIC, "/orders": scopes("read"), "WEBSOCKET /feed": scopes("read")}
@@ -156,6 +160,30 @@ async def test_mounted_application_is_judged_by_the_path_that_it_routes_by(autho
         ("/api/api/public", "/api", 401),
     ):
         assert status_of(await call(middleware, path, root_path=root)) == status
+
+
+async def test_no_path_reaches_a_handler_under_the_policy_of_another(authority: FakeAuthority) -> None:
+    async def say(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(request.scope["endpoint"].__name__)
+
+    async def secret(request: Request) -> PlainTextResponse:
+        return await say(request)
+
+    async def page(request: Request) -> PlainTextResponse:
+        return await say(request)
+
+    site = Starlette(routes=[Route("/secret", secret), Route("/{page}", page)])
+    policies = {"/secret": scopes("read"), "/{page}": PUBLIC}
+    middleware = AuthMiddleware(site, authority, resource=RESOURCE, policies=policies)
+    assert status_of(await call(middleware, "/welcome")) == 200
+    for path in ("/secret", "/secret\n", "/secret\r", "/secret\u2028", "/secret/"):
+        assert status_of(await call(middleware, path)) == 401, repr(path)
+
+
+async def test_request_with_the_word_for_websockets_as_its_method_is_none(authority: FakeAuthority) -> None:
+    policies = {"WEBSOCKET /feed": PUBLIC, "/feed": scopes("read")}
+    middleware = AuthMiddleware(Application(), authority, resource=RESOURCE, policies=policies)
+    assert status_of(await call(middleware, "/feed", method="WEBSOCKET")) == 401
 
 
 async def test_answer_keeps_what_the_application_says_of_itself(authority: FakeAuthority) -> None:

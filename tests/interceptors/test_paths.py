@@ -53,6 +53,8 @@ def test_first_key_that_matches_decides(method: str, path: str, policy: Policy) 
         ("GET", "/Health"),
         ("GET", "//health"),
         ("GET", "/health\n"),
+        ("GET", "/orders/7\n"),
+        ("GET", "/files/a\nb"),
         ("GET", "/orders"),
         ("GET", "/orders/"),
         ("GET", "/orders/7/"),

@@ -111,8 +111,7 @@ class AuthMiddleware:
                 return
 
     async def _guard(self, scope: Scope, receive: Receive, send: Send) -> None:
-        method = scope.get("method", WEBSOCKET)
-        policy = self.policies.find(method, _route_path(scope))
+        policy = self._policy(scope)
         exchange = Exchange(
             scope,
             receive,
@@ -140,6 +139,14 @@ class AuthMiddleware:
             await exchange.run(self._app, admission.caller, lease)
         finally:
             CURRENT.reset(token)
+
+    def _policy(self, scope: Scope) -> Policy | None:
+        if scope["type"] == "websocket":
+            return self.policies.find(WEBSOCKET, _route_path(scope))
+        # A client can send any word as a method, that of websockets among them.
+        return (
+            None if scope["method"] == WEBSOCKET else self.policies.find(scope["method"], _route_path(scope))
+        )
 
     async def _decide(self, scope: Scope, policy: Policy | None, metadata: Metadata, peer: Peer) -> Admission:
         """Decide by the header, and only without one by the URL.

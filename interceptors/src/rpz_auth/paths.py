@@ -15,6 +15,9 @@ WEBSOCKET = "WEBSOCKET"
 _KEY = re.compile(r"(?:(?P<method>[A-Z]+) )?(?P<path>/\S*)", re.ASCII)
 _SEGMENT = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*\}", re.ASCII)
 _REST = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*:path\}", re.ASCII)
+# Routers take a line feed at the end for no character at all (Starlette's `$`), or stop before one:
+# the handler of one path would run under the policy of another.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,8 @@ class PathTable:
 
     def find(self, method: str, path: str) -> Policy | None:
         """The policy of a request, None if there is none."""
+        if _CONTROL.search(path):
+            return None
         for template, policy in self._rows:
             if template.matches(method, path):
                 return policy
