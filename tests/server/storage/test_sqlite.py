@@ -352,7 +352,7 @@ async def test_kill_under_load_loses_and_halves_nothing(sqlite_backend: SqliteBa
 async def test_a123_files_are_readable_by_their_owner_only(store: SqliteStore, path: Path) -> None:
     await store.commit(Commit(rows=(an_app(),)))
     modes = {file.name: oct(stat.S_IMODE(file.stat().st_mode)) for file in path.parent.iterdir()}
-    names = ("auth.db", "auth.db-wal", "auth.db-shm", "auth.db.lock")
+    names = ("auth.db", "auth.db-wal", "auth.db-shm", "auth.db.lock", "auth.db.lock-turn")
     assert modes == dict.fromkeys(names, "0o600")
 
 
