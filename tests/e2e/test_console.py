@@ -23,6 +23,8 @@ from playwright.sync_api import Browser, Error, Page, expect
 from support.authority import CODE_CHALLENGE, CODE_VERIFIER, RESOURCE, AuthorityProcess
 from support.browser import Window, running_browser
 
+pytestmark = pytest.mark.timeout(300)  # a browser on a busy machine
+
 PASSWORD = "a few words that nobody puts together"
 CREDENTIAL = re.compile(r"rpz[st]_[\w-]{64}")
 DESKTOP, PHONE = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
