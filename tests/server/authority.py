@@ -50,6 +50,7 @@ from rpz_auth_server.transport.http.server import HttpServer
 from rpz_auth_server.transport.http.tls import server_context
 from rpz_auth_server.transport.oauth.people import People
 from rpz_auth_server.transport.tls import server_credentials
+from rpz_auth_server.transport.traces import Traces
 
 START = 1_700_000_000.25
 REDIRECT_URI = "https://shop.example/callback"
@@ -456,7 +457,12 @@ def _logging() -> Iterator[io.StringIO]:
 
 @contextlib.asynccontextmanager
 async def running_authority(
-    data_dir: Path, *, time: FakeTime | None = None, people: People | None = None, **fields: Any
+    data_dir: Path,
+    *,
+    time: FakeTime | None = None,
+    people: People | None = None,
+    traces: Traces | None = None,
+    **fields: Any,
 ) -> AsyncIterator[TestAuthority]:
     """Start an authority on a free port, over TLS; with the machine's clocks when no time is given."""
     settings = Settings(data_dir=data_dir, grpc_address="127.0.0.1:0", **{**UNLIMITED, **fields})
@@ -469,13 +475,14 @@ async def running_authority(
 
     async with AsyncExitStack() as cleanup:
         logged = cleanup.enter_context(_logging())
-        authority, hub = await open_authority(settings, {}, cleanup, open_store=open_store)
+        authority, hub = await open_authority(settings, {}, cleanup, open_store=open_store, traces=traces)
         server = GrpcServer(
             authority,
             hub,
             offer_reflection=settings.reflection,
             trusted_proxies=settings.trusted_proxies,
             streams_per_verifier=settings.streams_per_verifier,
+            traces=traces,
         )
         port = server.listen(settings.grpc_address, server_credentials(settings))
         connection = describe_connection(settings, port)

@@ -66,6 +66,7 @@ def test_defaults_serve_on_loopback_with_tls(tmp_path: Path) -> None:
         "workers": 1,
         "connection_age": 60,
         "metrics_address": "off",
+        "traces": False,
         "reflection": False,
     }
     assert settings.limits == Limits()

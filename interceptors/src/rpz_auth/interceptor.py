@@ -106,7 +106,7 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
         self._guarded: dict[tuple[str, _Wrap], tuple[Handler | None, Handler]] = {}
         self._resource = resource
         self._on_refusal = on_refusal
-        self._on_decision: OnDecision | None = None
+        self._on_decision: tuple[OnDecision, ...] = ()
 
     def intercept_service(self, continuation: Any, handler_call_details: grpc.HandlerCallDetails) -> Any:
         """Put the decision before the handler; called by grpc for each call, does no work of its own."""
@@ -171,18 +171,18 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
 
     def on_decision(self, told: OnDecision) -> None:
         """Tell of each decision its reason, None for a call that may pass; what is told must be quick."""
-        self._on_decision = told
+        self._on_decision = (*self._on_decision, told)
 
     def _admitted(self, admission: Admission, metadata: Any) -> Admission:
-        if self._on_decision is not None:
-            self._on_decision(None)
+        for told in self._on_decision:
+            told(None)
         if self._census.counting and admission.caller is not None:
             self._census.note(admission.peer, admission.caller.app_id, metadata)
         return admission
 
     def _observe(self, method: str, refusal: Refusal, peer: Peer) -> Admission:
-        if self._on_decision is not None:
-            self._on_decision(refusal.reason)
+        for told in self._on_decision:
+            told(refusal.reason)
         if self._observer is None:
             raise refusal
         self._observer.note(method, refusal)

@@ -10,7 +10,7 @@ import urllib.parse
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import structlog
 import typer
@@ -43,6 +43,9 @@ from rpz_auth_server.transport.http.tls import server_context
 from rpz_auth_server.transport.metrics import Metrics
 from rpz_auth_server.transport.tls import DevelopmentFiles, server_credentials
 from rpz_auth_server.worker import Life
+
+if TYPE_CHECKING:
+    from rpz_auth_server.transport.traces import Traces
 
 _log = structlog.get_logger("rpz_auth_server")
 
@@ -258,7 +261,8 @@ async def run(settings: Settings, environ: Mapping[str, str], *, control: int | 
     life = Life(control)
 
     async with AsyncExitStack() as cleanup:
-        authority, hub = await open_authority(settings, environ, cleanup)
+        traces = _open_traces(cleanup) if settings.traces else None
+        authority, hub = await open_authority(settings, environ, cleanup, traces=traces)
         server = GrpcServer(
             authority,
             hub,
@@ -266,6 +270,7 @@ async def run(settings: Settings, environ: Mapping[str, str], *, control: int | 
             trusted_proxies=settings.trusted_proxies,
             streams_per_verifier=settings.streams_per_verifier,
             connection_age=None if control is None else settings.connection_age,
+            traces=traces,
         )
         if settings.insecure:
             _log.warning("INSECURE: credentials travel without TLS; for development on this machine only")
@@ -311,6 +316,14 @@ def _background_work(
         yield follow_keyring(settings.keyring_path, authority.keyring)
 
 
+def _open_traces(cleanup: AsyncExitStack) -> Traces:
+    from rpz_auth_server.transport.traces import Traces  # noqa: PLC0415 - what it imports is optional
+
+    traces = Traces.export()
+    cleanup.push_async_callback(asyncio.to_thread, traces.close)
+    return traces
+
+
 def _serve_metrics(
     settings: Settings, authority: Authority, hub: Hub, server: GrpcServer, cleanup: AsyncExitStack
 ) -> None:
@@ -345,6 +358,7 @@ async def open_authority(
     cleanup: AsyncExitStack,
     *,
     open_store: Callable[[Path], Awaitable[Store]] = SqliteStore.open,
+    traces: Traces | None = None,
 ) -> tuple[Authority, Hub]:
     """Put an authority together from what its data directory holds, and make what a new one lacks.
 
@@ -364,6 +378,8 @@ async def open_authority(
         store = await PostgresStore.open(settings.database)
         cleanup.push_async_callback(store.close)
         keyring = bootstrap.open_keyring(settings, environ, is_new=await store.issuer() is None)
+    if traces is not None:
+        store = traces.watch(store)
     instance = await store.instance()
     signing = SigningKeyring(keyring, issuer=settings.issuer, instance=instance)
     issuer = await bootstrap.found(store, signing, issuer=settings.issuer)

@@ -304,6 +304,8 @@ class Settings(BaseModel):
     over the workers. A worker that is replaced takes as long to leave."""
     metrics_address: Annotated[str, AfterValidator(_check_metrics_address)] = OFF
     """Where Prometheus may ask, over plain HTTP without a credential; `off` for nowhere."""
+    traces: bool = False
+    """Send OpenTelemetry traces to where the variables OTEL_EXPORTER_OTLP_… say."""
     reflection: bool = False
     """Offer gRPC server reflection to authenticated callers."""
 

@@ -14,7 +14,7 @@ import grpc.aio
 import rpz_auth
 import structlog
 from google.protobuf.message import DecodeError
-from rpz_auth.errors import Internal, Refusal
+from rpz_auth.errors import Internal, Reason, Refusal
 from rpz_auth.status import rpc_status
 
 from rpz_auth_server.domain.refusal import NotImplementedYet, RequestInvalid
@@ -23,6 +23,7 @@ from rpz_auth_server.flows.limits import Limiter
 _log = structlog.get_logger("rpz_auth_server")
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in the stubs only
+_Refuse: TypeAlias = Callable[[Any, Exception], Awaitable[None]]
 
 
 class RefusalInterceptor(grpc.aio.ServerInterceptor):
@@ -33,6 +34,8 @@ class RefusalInterceptor(grpc.aio.ServerInterceptor):
         self._limiter = limiter
         self.took: Callable[[str, float], None] | None = None
         """Told of each unary call's method and seconds, if anybody wants to know before the first."""
+        self.refused: Callable[[Reason], None] | None = None
+        """Told of each refusal's reason, if anybody wants to know."""
         self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -46,25 +49,44 @@ class RefusalInterceptor(grpc.aio.ServerInterceptor):
             return None
         method = handler_call_details.method
         if method not in self._wrapped:
-            wrapped = _wrap(handler, self._limiter)
+            wrapped = _wrap(handler, self._refuse)
             if self.took is not None and wrapped.unary_unary is not None:
                 wrapped = _timed(wrapped, functools.partial(self.took, method.rpartition("/")[2]))
             self._wrapped[method] = wrapped
         return self._wrapped[method]
 
+    async def _refuse(self, context: Any, error: Exception) -> None:
+        match error:
+            case grpc.aio.AbortError():
+                raise error
+            case Refusal():
+                refusal = error
+            case NotImplementedError():  # from the generated base of a service
+                refusal = NotImplementedYet()
+            case _:
+                _log.error("a call failed", exc_info=error)
+                refusal = Internal()
+        if self.refused is not None:
+            self.refused(refusal.reason)
+        with contextlib.suppress(LookupError):  # what OAuth 2 clients fail is counted where they authenticate
+            self._limiter.refusals.record(refusal.reason, rpz_auth.caller().app_id)
+        await self._limiter.hold_back(refusal, rpz_auth.peer())
+        status = rpc_status(refusal)
+        await context.abort(status.code, status.details, status.trailing_metadata)
 
-def _wrap(handler: Handler, limiter: Limiter) -> Handler:
+
+def _wrap(handler: Handler, refuse: _Refuse) -> Handler:
     """Wrap one of the shapes that the authority's methods have, those of health and reflection included."""
     behaviour: Any = handler.unary_unary or handler.unary_stream or handler.stream_stream
     serialise = handler.response_serializer
     if handler.request_streaming:
         return grpc.stream_stream_rpc_method_handler(
-            _stream(behaviour, _unchanged, limiter), handler.request_deserializer, serialise
+            _stream(behaviour, _unchanged, refuse), handler.request_deserializer, serialise
         )
     read = _reader(handler.request_deserializer or _unchanged)
     if handler.response_streaming:
-        return grpc.unary_stream_rpc_method_handler(_stream(behaviour, read, limiter), None, serialise)
-    return grpc.unary_unary_rpc_method_handler(_unary(behaviour, read, limiter), None, serialise)
+        return grpc.unary_stream_rpc_method_handler(_stream(behaviour, read, refuse), None, serialise)
+    return grpc.unary_unary_rpc_method_handler(_unary(behaviour, read, refuse), None, serialise)
 
 
 def _timed(handler: Handler, took: Callable[[float], None]) -> Handler:
@@ -96,45 +118,25 @@ def _unchanged(request: Any) -> Any:
     return request
 
 
-def _unary(behaviour: Callable[..., Any], read: Callable[[Any], Any], limiter: Limiter) -> Callable[..., Any]:
+def _unary(behaviour: Callable[..., Any], read: Callable[[Any], Any], refuse: _Refuse) -> Callable[..., Any]:
     async def call(request: Any, context: Any) -> Any:
         try:
             return await behaviour(read(request), context)
         except Exception as error:  # noqa: BLE001 - grpc.aio would send its text to the client
-            await _refuse(context, error, limiter)
+            await refuse(context, error)
 
     return call
 
 
-def _stream(
-    behaviour: Callable[..., Any], read: Callable[[Any], Any], limiter: Limiter
-) -> Callable[..., Any]:
+def _stream(behaviour: Callable[..., Any], read: Callable[[Any], Any], refuse: _Refuse) -> Callable[..., Any]:
     if inspect.iscoroutinefunction(behaviour):  # it writes its answers to the context, as health does
-        return _unary(behaviour, read, limiter)
+        return _unary(behaviour, read, refuse)
 
     async def call(request: Any, context: Any) -> Any:
         try:
             async for answer in behaviour(read(request), context):
                 yield answer
         except Exception as error:  # noqa: BLE001 - grpc.aio would send its text to the client
-            await _refuse(context, error, limiter)
+            await refuse(context, error)
 
     return call
-
-
-async def _refuse(context: Any, error: Exception, limiter: Limiter) -> None:
-    match error:
-        case grpc.aio.AbortError():
-            raise error
-        case Refusal():
-            refusal = error
-        case NotImplementedError():  # from the generated base of a service
-            refusal = NotImplementedYet()
-        case _:
-            _log.error("a call failed", exc_info=error)
-            refusal = Internal()
-    with contextlib.suppress(LookupError):  # what OAuth 2 clients fail is counted where they authenticate
-        limiter.refusals.record(refusal.reason, rpz_auth.caller().app_id)
-    await limiter.hold_back(refusal, rpz_auth.peer())
-    status = rpc_status(refusal)
-    await context.abort(status.code, status.details, status.trailing_metadata)

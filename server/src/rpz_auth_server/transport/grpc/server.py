@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -35,6 +35,9 @@ from rpz_auth_server.transport.grpc.app_service import AppService
 from rpz_auth_server.transport.grpc.refusals import RefusalInterceptor
 from rpz_auth_server.transport.grpc.token_service import TokenService
 from rpz_auth_server.transport.grpc.verification_service import VerificationService
+
+if TYPE_CHECKING:  # what it imports is optional
+    from rpz_auth_server.transport.traces import Traces
 
 _SERVICES = (
     "rpz.auth.v1.TokenService",
@@ -79,6 +82,7 @@ class GrpcServer:
         trusted_proxies: Iterable[str] = (),
         streams_per_verifier: int = MOST,
         connection_age: float | None = None,
+        traces: Traces | None = None,
     ) -> None:
         """Put the services together; nothing listens yet.
 
@@ -90,6 +94,7 @@ class GrpcServer:
             streams_per_verifier: That may be open at once.
             connection_age: For one of several workers on a port: seconds after which a connection is asked to
                 be made anew, on whichever of them.
+            traces: Make spans of calls.
         """
         policies = {_HEALTH: rpz_auth.PUBLIC}
         if offer_reflection:
@@ -107,8 +112,13 @@ class GrpcServer:
             on_refusal=_refusals_of(authority.limiter),
         )
         self._refusals = RefusalInterceptor(authority.limiter)
+        interceptors: list[grpc.aio.ServerInterceptor] = [auth, self._refusals]
+        if traces is not None:
+            interceptors.insert(0, traces.interceptor())  # so that a span has the decision, too
+            auth.on_decision(traces.decided)
+            self._refusals.refused = traces.decided
         self._server = grpc.aio.server(
-            interceptors=[auth, self._refusals],
+            interceptors=interceptors,
             options=[*_OPTIONS, *_sharing(connection_age)],
         )
         self._connection_age = connection_age or 0.0
