@@ -2,19 +2,27 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from rpz_auth.address import parse_peer
 from rpz_auth.errors import Refusal
 from rpz_auth_server.domain.account import Role
 from rpz_auth_server.domain.app import AppKind
-from rpz_auth_server.domain.refusal import NotFound, RequestInvalid, RightsInsufficient, ScopeInvalid
+from rpz_auth_server.domain.refusal import (
+    NotFound,
+    RateLimited,
+    RequestInvalid,
+    RightsInsufficient,
+    ScopeInvalid,
+)
 from rpz_auth_server.flows import accounts, apps, sign_in
 from rpz_auth_server.flows.accounts import SETUP_LIFETIME, AccountFields
 from rpz_auth_server.flows.apps import AppFields
 from rpz_auth_server.flows.pipeline import Authority
-from rpz_auth_server.flows.sign_in import SignedIn, SignInRefused
-from server.authority import ORDERS, TestAuthority
+from rpz_auth_server.flows.sign_in import Browser, SignedIn, SignInRefused
+from server.authority import ORDERS, FakeTime, TestAuthority, running_authority
 from server.people import (
     ELSEWHERE,
     LOCAL,
@@ -240,3 +248,19 @@ async def test_account_that_is_disabled_keeps_its_apps_for_the_administrator(flo
         flows, root, app.app_id, AppFields(owner=root.subject), allow_any_peer=False
     )
     assert given.owner == root.subject
+
+
+async def test_r131_guesses_at_a_code_are_limited_by_account_and_peer(tmp_path: Path) -> None:
+    async with running_authority(tmp_path / "a", time=FakeTime(), failure_limit=2) as authority:
+        flows = hurried(authority.authority)
+        root = await an_administrator(flows)
+        invited = await accounts.create_account(flows, root, "bob", AccountFields())
+        for _ in range(2):
+            with pytest.raises(SignInRefused):
+                await choose(flows, invited, code="A" * 43)
+        with pytest.raises(RateLimited):
+            await choose(flows, invited, code="A" * 43)
+        with pytest.raises(RateLimited):  # what is right is a guess like any other
+            await choose(flows, invited)
+        elsewhere = Browser(peer=parse_peer("ipv4:192.0.2.77:1"))
+        assert (await choose(flows, invited, browser=elsewhere)).person.account.user_name == "bob"

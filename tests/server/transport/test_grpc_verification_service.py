@@ -107,6 +107,7 @@ async def test_r091_everything_else_is_inactive_and_nothing_more(authority: Test
     elsewhere = (await authority.create_api_token(app.app_id, ["orders.read"], [STOCK])).api_token
     own, verifier = await authority.create_verifier(ORDERS)
     admin = authority.bootstrap
+    await authority.catch_up()
     inactive = pb.VerifyApiTokenResponse(active=False, cursor=str(await authority.store.cursor()))
     for app_id, token in (
         (app.app_id, elsewhere),
@@ -475,3 +476,25 @@ async def test_standing_of_too_much_at_once_is_refused(authority: TestAuthority)
     _, verifier = await authority.create_verifier()
     answer = await refusal(verifier.verification.GetStanding(pb.GetStandingRequest(ids=["A"] * 2_001)))
     assert answer == Reason.REQUEST_INVALID
+
+
+async def test_r130_forged_api_token_that_a_service_asks_about_costs_no_database_read(
+    authority: TestAuthority,
+) -> None:
+    app = await authority.create_app(resources=[ORDERS])
+    good = (await authority.create_api_token(app.app_id, ["orders.read"], [ORDERS])).api_token
+    _, verifier = await authority.create_verifier(ORDERS)
+    assert (
+        await verifier.verification.VerifyApiToken(
+            pb.VerifyApiTokenRequest(app_id=app.app_id, api_token=good)
+        )
+    ).active
+    await authority.catch_up()
+    cursor = str(await authority.store.cursor())
+    authority.store.calls.clear()
+    for forged in ("rpzt_" + "A" * 64, "wrong", ""):
+        answer = await verifier.verification.VerifyApiToken(
+            pb.VerifyApiTokenRequest(app_id=app.app_id, api_token=forged)
+        )
+        assert answer == pb.VerifyApiTokenResponse(active=False, cursor=cursor)
+    assert authority.asked() == []

@@ -267,3 +267,13 @@ async def test_r131_guesses_over_https_wait_longer_each_time_and_are_counted(tmp
             (item.app_id, item.reason): item.count for item in authority.authority.limiter.refusals.take()
         }
         assert counted == {(client.app_id, "CLIENT_INVALID"): 3, (client.app_id, "RATE_LIMITED"): 2}
+
+
+async def test_what_is_refused_before_anybody_has_authenticated_is_counted_too(tmp_path: Path) -> None:
+    async with running_authority(tmp_path / "a", time=FakeTime()) as authority:
+        await authority.http.post("/oauth/token", content=b"{}", headers={"content-type": "text/json"})
+        await authority.http.post("/oauth/token", data={"grant_type": "x"}, params={"client_secret": "x"})
+        counted = {
+            (item.app_id, item.reason): item.count for item in authority.authority.limiter.refusals.take()
+        }
+        assert counted == {("", "REQUEST_INVALID"): 2}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import secrets
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from rpz_auth.address import Peer
@@ -17,6 +18,7 @@ from rpz_auth_server.domain.account import Account, Role, check_password, read_u
 from rpz_auth_server.domain.event import Audit
 from rpz_auth_server.domain.name import check_name
 from rpz_auth_server.domain.refusal import (
+    ClientInvalid,
     Conflict,
     NotFound,
     RequestInvalid,
@@ -253,8 +255,13 @@ async def choose_password(
     Raises:
         SignInRefused: The code is good for nothing.
         RequestInvalid: The password is too weak; the code stays good.
+        RateLimited: Too many codes were tried for this account or from this peer.
     """
-    account = await find_invited(authority, account_id, code, browser.peer)
+    try:
+        with authority.limiter.guarded(f"code {account_id}", browser.peer), _counted():
+            account = await find_invited(authority, account_id, code, browser.peer)
+    except ClientInvalid:
+        raise SignInRefused from None
     check_password(password, user_name=account.user_name)
     changed = await _with_password(authority, account, password)
     audit = _audit(account.subject, "account.choose_password", account, str(browser.peer))
@@ -264,6 +271,14 @@ async def choose_password(
         raise SignInRefused from None
     await end_all_sessions(authority, account_id)
     return await start_session(authority, changed, browser, how="one-time code")
+
+
+@contextlib.contextmanager
+def _counted() -> Iterator[None]:
+    try:
+        yield
+    except SignInRefused:
+        raise ClientInvalid from None  # which the limiter counts
 
 
 async def change_password(authority: Authority, caller: Person, *, current: str, chosen: str) -> None:

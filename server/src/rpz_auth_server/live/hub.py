@@ -73,6 +73,11 @@ class Hub:
         self._shared: _Shared | None = None
         self._sharing = asyncio.Lock()
 
+    @property
+    def cursor(self) -> Cursor:
+        """Up to where this process has learned of changes."""
+        return self._cursor
+
     async def standing(self, app_ids: Sequence[str], ids: Sequence[str]) -> tuple[Standing, Cursor]:
         """Say what holds, to somebody who learns nothing at the moment; and where that was so.
 

@@ -45,8 +45,9 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
         """Check an API token for the caller's resources."""
         resources = _verifier_resources(self._authority)
         # What the authority never made costs nothing, and must not use up what the others are asked with.
-        if try_open(self._authority, HandleKind.API_TOKEN, request.api_token) is not None:
-            self._authority.limiter.take_verification(rpz_auth.caller().app_id)
+        if try_open(self._authority, HandleKind.API_TOKEN, request.api_token) is None:
+            return pb.VerifyApiTokenResponse(active=False, cursor=str(self._hub.cursor))
+        self._authority.limiter.take_verification(rpz_auth.caller().app_id)
         cursor = str(await self._authority.store.cursor())
         token = await verify_api_token(self._authority, request.app_id, request.api_token)
         if token is None or not token.resources & resources:

@@ -76,8 +76,7 @@ def endpoint(authority: Authority, answer: Answer) -> Callable[[Request], Corout
 
     async def serve(request: Request) -> Response:
         try:
-            form = await read_form(request)
-            return await answer(form, _client(request, form))
+            return await answer(*await _read(authority, request))
         except Refusal as refusal:
             await authority.limiter.hold_back(refusal, peer_of(request))
             used_header = any(key in request.headers for key in (OWN_KEY, STANDARD_KEY))
@@ -85,6 +84,15 @@ def endpoint(authority: Authority, answer: Answer) -> Callable[[Request], Corout
             return refused(refusal, challenge=BASIC_CHALLENGE if is_challenged else None)
 
     return serve
+
+
+async def _read(authority: Authority, request: Request) -> tuple[Form, ClientCredentials]:
+    try:
+        form = await read_form(request)
+        return form, _client(request, form)
+    except Refusal as refusal:  # what comes later is counted where clients authenticate
+        authority.limiter.refusals.record(refusal.reason)
+        raise
 
 
 async def read_form(request: Request) -> Form:
