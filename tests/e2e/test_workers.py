@@ -21,6 +21,8 @@ from support.authority import AuthorityProcess, refresh_request, running_authori
 from support.orders import orders_service
 from support.postgres import PostgresServer
 
+pytestmark = pytest.mark.timeout(400)  # three processes start one after another
+
 WORKERS = 2
 CLIENTS = 8
 CALLS = int(os.environ.get("RPZ_TEST_ROLLING_CALLS", "200"))

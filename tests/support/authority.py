@@ -24,7 +24,7 @@ from rpz.auth.v1 import app_service_pb2_grpc as app_grpc
 from rpz.auth.v1 import token_service_pb2 as token_pb
 from rpz.auth.v1 import token_service_pb2_grpc as token_grpc
 
-START_TIMEOUT = 60.0
+START_TIMEOUT = 150.0  # of a supervisor and its workers, on a machine that does much else
 REDIRECT_URI = "https://shop.example/callback"
 RESOURCE = "https://orders.example"
 CODE_VERIFIER = "correct-horse-battery-staple-correct-horse-battery"

@@ -24,7 +24,7 @@ from rpz_auth_server import log
 
 _log = structlog.get_logger("rpz_auth_server")
 
-_READY = 60.0
+_READY = 120.0
 """Seconds that a worker may take to start."""
 _STOP = 20.0
 """Seconds that a worker may take to stop; its own patience with calls in flight is 10."""
@@ -35,7 +35,7 @@ _STEADY = 60.0
 
 
 class CannotStart(Exception):  # noqa: N818 - says what happened
-    """A worker has ended, or said nothing for a minute, before it was ready; it has told why."""
+    """A worker has ended, or said nothing for two minutes, before it was ready; it has told why."""
 
 
 @dataclass(slots=True, eq=False)
