@@ -66,11 +66,6 @@ def test_defaults_serve_on_loopback_with_tls(tmp_path: Path) -> None:
         "workers": 1,
         "connection_age": 60,
         "metrics_address": "off",
-        "oidc_issuer": None,
-        "oidc_client_id": "",
-        "oidc_client_secret": "",
-        "oidc_name": "your organisation",
-        "oidc_sign_up": False,
         "traces": False,
         "reflection": False,
     }
