@@ -254,6 +254,19 @@ async def test_heartbeat_is_told_after_its_write_and_after_what_was_committed_be
     assert process.hub._beat == Beat(process.store.now())
 
 
+async def test_events_without_end_do_not_hold_up_heartbeats(process: Process) -> None:
+    follower = Follower(process.hub)
+    await follower.begin()
+    process.time.passed += 1
+    await process.hub._pulse()
+    told = []
+    for number in range(3):
+        await process.revoke(f"event {number}")
+        await process.hub.catch_up()
+        told.append((await follower.read()).content)
+    assert any(isinstance(content, Beat) for content in told)
+
+
 async def test_first_heartbeat_covers_all_that_was_committed_before_it(process: Process) -> None:
     """What is committed while a follower comes is told before the heartbeat, or is younger than it."""
 

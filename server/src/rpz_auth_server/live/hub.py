@@ -65,6 +65,8 @@ class Hub:
         self._cursor = BEGINNING
         self._era = 0
         self._beat = Beat(0.0)
+        self._beaten = BEGINNING
+        """Up to where everything was committed before the beat."""
         self._news = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._dismissed = False
@@ -143,7 +145,11 @@ class Hub:
         yield News(told, cursor)
         while not self._dismissed:
             waiting = self._news
-            if era != self._era or cursor.sequence < self._cursor.sequence:
+            # Before events that came after it: while they come without end, there is no other moment for it.
+            if told.time < self._beat.time and era == self._era and cursor.sequence >= self._beaten.sequence:
+                told = self._beat
+                yield News(told, cursor)
+            elif era != self._era or cursor.sequence < self._cursor.sequence:
                 events = self._since(cursor) if era == self._era else None
                 if events is None:
                     era = self._era
@@ -153,9 +159,6 @@ class Hub:
                 elif events:
                     cursor = events[-1].cursor
                     yield News(events, cursor)
-            elif told.time < self._beat.time:
-                told = self._beat
-                yield News(told, cursor)
             else:
                 await waiting.wait()
 
@@ -256,7 +259,7 @@ class Hub:
     async def _pulse(self) -> None:
         beat = Beat(await self._store.heartbeat())
         await self._advance()  # what was committed before the beat is told before it
-        self._beat = beat
+        self._beat, self._beaten = beat, self._cursor
         if self._shared is not None and beat.time > self._shared.used_at + _SHARED:
             self._shared = None
         self.view.refresh(beat.time + _FRESH_BEATS * self.heartbeat_interval, heard_at=beat.time)
