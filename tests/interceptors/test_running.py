@@ -11,7 +11,12 @@ from typing import Any
 import grpc
 import pytest
 import rpz_auth
+from rpz_auth.address import UNKNOWN
+from rpz_auth.decide import Decider, run
+from rpz_auth.errors import Reason, Refusal
+from rpz_auth.running import RunningStreams
 from rpz_auth.testing import FakeAuthority
+from rpz_auth.view import SigningKeys, Standing
 from support.grpc_servers import (
     RESOURCE,
     SCOPE,
@@ -363,6 +368,45 @@ def test_a_stream_whose_client_reads_nothing_ends_all_the_same(authority: FakeAu
         assert ended.wait(LATEST)
         assert not auth._streams._leases
         pending.cancel()
+
+
+def test_a_stream_that_cannot_be_ended_keeps_no_other_from_its_end(authority: FakeAuthority) -> None:
+    authority.start()
+    streams, ended = _streams_of(authority)
+    caller = _caller(authority)
+
+    def fail(_refusal: Refusal) -> None:
+        raise RuntimeError("the loop is closed")
+
+    leases = [streams.lease(caller, end) for end in (fail, ended.append, fail)]
+    authority.lock()
+    assert [lease.refusal is not None for lease in leases] == [True] * 3
+    assert [refusal.reason for refusal in ended] == [Reason.TOKEN_INVALID]
+    assert len(streams) == 0
+
+
+def test_a_stream_ends_when_a_question_brings_the_news(authority: FakeAuthority) -> None:
+    """While the authority is silent, what a call learns by asking counts for streams that are served."""
+    authority.start()
+    streams, ended = _streams_of(authority)
+    streams.lease(_caller(authority), ended.append)
+    view = authority.view
+    view.take(Standing((), (), SigningKeys('{"keys": []}', locked=True)), view.moment())
+    assert [refusal.reason for refusal in ended] == [Reason.TOKEN_INVALID]
+
+
+def _streams_of(authority: FakeAuthority) -> tuple[RunningStreams, list[Refusal]]:
+    decider = Decider(authority.view, issuer=authority.issuer, resource=RESOURCE)
+    return RunningStreams(decider, authority.ask), []
+
+
+def _caller(authority: FakeAuthority) -> rpz_auth.Caller:
+    decider = Decider(authority.view, issuer=authority.issuer, resource=RESOURCE)
+    token = authority.access_token(resource=RESOURCE, scopes=[SCOPE])
+    metadata = (("authorization", token.field_value()),)
+    caller = run(decider.decide(rpz_auth.scopes(SCOPE), metadata, UNKNOWN), authority.ask).caller
+    assert caller is not None
+    return caller
 
 
 def test_a_unary_call_that_was_let_in_is_let_finish(authority: FakeAuthority) -> None:

@@ -175,11 +175,12 @@ class Connection:
         """Stop learning and close the channel."""
         with self._starting:
             self._closing.set()
-            self._view.refresh(-math.inf, heard_at=-math.inf)  # nothing is learned from here on
             if self._running is not None:
                 self._running.channel.close()
                 self._running.thread.join()
                 self._running = None
+            # Nothing is learned from here on; before, a heartbeat on its way would have undone this.
+            self._view.refresh(-math.inf, heard_at=-math.inf)
 
     def ask(self, question: Question) -> Answer:
         """Ask over the network, in this thread.

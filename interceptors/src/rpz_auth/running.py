@@ -15,6 +15,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from rpz_auth.caller import Caller
 from rpz_auth.decide import Answer, Decider, Question, StandingQuestion
@@ -188,7 +189,8 @@ class RunningStreams:
         view = self.decider.view
         asked, now = view.moment(), view.now()
         try:
-            standing = self._ask(StandingQuestion.about(*(lease.caller.verdict for lease in leases)))
+            question = StandingQuestion.about(*(lease.caller.verdict for lease in leases))
+            standing = self._ask(replace(question, asked=asked))
         except BackendUnavailable:
             standing = None  # they go on for as long as the last word holds, which is not long
         if isinstance(standing, Standing):
@@ -208,7 +210,10 @@ class RunningStreams:
         if lease.observe is None:
             lease.refusal = refusal
         if self.remove(lease):
-            (lease.observe or lease.end)(refusal)
+            try:
+                (lease.observe or lease.end)(refusal)
+            except Exception:  # noqa: BLE001 - the streams behind this one must still be ended
+                _log.exception("rpz-auth: a running stream could not be ended")
 
 
 def _names(caller: Caller) -> Iterable[str]:

@@ -214,6 +214,7 @@ class View:
             ValueError: The keys cannot be read; nothing was taken over.
         """
         keys = _import_keys(standing.keys)
+        changes: list[Change] = [*standing.revocations, *standing.apps]
         with self._writing:
             for revocation in standing.revocations:
                 self._revoke(revocation)
@@ -221,8 +222,10 @@ class View:
                 for state in standing.apps:
                     _put(self._apps, state)
                 if self._key_changes == asked.keys:
+                    if (standing.keys.locked, keys.keys()) != (self.locked, self.keys.keys()):
+                        changes.append(standing.keys)  # concerns every stream, so only if it is news
                     self._take_keys(keys, locked=standing.keys.locked)
-        self._tell((*standing.revocations, *standing.apps))
+        self._tell(changes)
 
     def refresh(self, until: float, *, heard_at: float | None = None) -> None:
         """Count as fresh until a moment on the authority's clock.
