@@ -296,7 +296,7 @@ def test_an_api_token_asks_once_and_the_warm_path_yields_nothing() -> None:
     decision = bench.decider.decide(READ, metadata, PEER)
     question = next(decision)
     assert isinstance(question, ApiTokenQuestion)
-    assert question == ApiTokenQuestion(APP_ID, question.api_token)
+    assert question == ApiTokenQuestion(APP_ID, question.api_token, version=(1, 0))
     assert question.api_token not in repr(question)
     with pytest.raises(StopIteration):
         decision.send(bench.authority.ask(question))
@@ -578,6 +578,35 @@ def test_a_revocation_that_overtakes_the_answer_wins(bench: Bench) -> None:
     assert bench.outcome(field(credential)) is Reason.TOKEN_INVALID
 
 
+def test_scopes_that_were_taken_while_the_question_was_out_do_not_pass(bench: Bench) -> None:
+    credential = bench.authority.api_token(resource=RESOURCE, scopes=["orders.read"])
+
+    def overtaken(question: Question) -> Answer:
+        verdict = bench.authority.ask(question)
+        bench.authority.whitelist([])  # any change of the App
+        assert isinstance(verdict, Verdict)
+        changed = replace(verdict, scopes=frozenset())
+        bench.answer = lambda _: changed
+        return verdict
+
+    bench.answer = overtaken
+    assert bench.outcome(field(credential)) is Reason.SCOPE_INSUFFICIENT
+    assert bench.outcome(field(credential)) is Reason.SCOPE_INSUFFICIENT
+
+
+def test_an_app_that_changes_without_end_is_not_asked_about_without_end(bench: Bench) -> None:
+    credential = bench.authority.api_token(resource=RESOURCE, scopes=["orders.read"])
+
+    def overtaken(question: Question) -> Answer:
+        verdict = bench.authority.ask(question)
+        bench.authority.whitelist([])
+        return verdict
+
+    bench.answer = overtaken
+    assert bench.outcome(field(credential)) is Reason.BACKEND_UNAVAILABLE
+    assert len(bench.asked) == 3
+
+
 def test_a_method_that_does_not_exist_is_not_told_of_from_outside_the_whitelist(bench: Bench) -> None:
     bench.authority.whitelist(["198.51.100.1"])
     assert bench.outcome(bench.access_token(), policy=None) is Reason.ORIGIN_NOT_ALLOWED
@@ -740,6 +769,6 @@ def test_the_origin_survives_a_trusted_proxy_and_reaches_the_handler(bench: Benc
 def test_the_question_says_who_presents_the_token_and_is_the_same_without(bench: Bench) -> None:
     token = bench.authority.api_token(resource=RESOURCE, scopes=["orders.read"])
     bench.admit(field(token))
-    assert bench.asked == [ApiTokenQuestion(APP_ID, token.token)]
+    assert bench.asked == [ApiTokenQuestion(APP_ID, token.token, version=(1, 0))]
     assert isinstance(bench.asked[0], ApiTokenQuestion)
     assert str(bench.asked[0].peer) == "192.0.2.7"

@@ -13,10 +13,10 @@ import pytest
 from rpz.auth.v1 import verification_service_pb2 as pb
 from rpz.auth.v1 import verification_service_pb2_grpc as pb_grpc
 from rpz_auth.clock import AuthorityClock
-from rpz_auth.decide import ApiTokenQuestion, StandingQuestion
+from rpz_auth.decide import ApiTokenQuestion, Question, StandingQuestion
 from rpz_auth.errors import BackendUnavailable, TokenInvalid
 from rpz_auth.questions import Questions
-from rpz_auth.view import Standing
+from rpz_auth.view import Moment, Standing
 
 TIMEOUT = 20.0
 QUESTION = StandingQuestion(("app",), ("grant",))
@@ -44,6 +44,8 @@ class Verification(pb_grpc.VerificationServiceServicer):
 
     def VerifyApiToken(self, request: Any, _context: Any) -> pb.VerifyApiTokenResponse:  # noqa: N802
         self.asked.append(request)
+        self.came.release()
+        assert self.may_answer.wait(TIMEOUT)
         return pb.VerifyApiTokenResponse(active=False)
 
 
@@ -100,6 +102,26 @@ def test_a_question_that_has_been_under_way_for_long_is_not_joined(bench: Bench)
         assert bench.service.came.acquire(timeout=TIMEOUT)
         bench.service.may_answer.set()
         assert first.result(TIMEOUT) == second.result(TIMEOUT)
+    assert len(bench.service.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (ApiTokenQuestion("app", "token", version=(1, 1)), ApiTokenQuestion("app", "token", version=(1, 2))),
+        (StandingQuestion(asked=Moment(1, 1)), StandingQuestion(asked=Moment(1, 2))),
+    ],
+    ids=["API token", "standing"],
+)
+def test_who_asks_after_a_change_does_not_join_who_asked_before(
+    bench: Bench, before: Question, after: Question
+) -> None:
+    bench.service.may_answer.clear()
+    with ThreadPoolExecutor(2) as pool:
+        for question in (before, after):
+            pool.submit(bench.outcome, question)
+            assert bench.service.came.acquire(timeout=TIMEOUT)
+        bench.service.may_answer.set()
     assert len(bench.service.asked) == 2
 
 

@@ -16,7 +16,7 @@ from rpz_auth.errors import BackendUnavailable, ConfigurationError, Reason, Refu
 from rpz_auth.policy import Policy, scopes
 from rpz_auth.staleness import CHECK, REFUSE, WhenStale, WhenStaleTable, serve
 from rpz_auth.testing import APP_ID, FakeAuthority
-from rpz_auth.view import AppState, Revocation, SigningKeys, Snapshot, Standing
+from rpz_auth.view import AppState, Moment, Revocation, SigningKeys, Snapshot, Standing
 
 RESOURCE = "https://orders"
 READ = scopes("orders.read")
@@ -239,7 +239,7 @@ def test_a_service_that_was_told_nothing_yet_checks_by_asking(bench: Bench) -> N
     bench.decider, bench.answer = bench.make_decider(), authority.ask
     bench.asked.clear()
     assert bench.outcome(bench.token) is None
-    assert bench.asked[0] == StandingQuestion()
+    assert bench.asked[0] == StandingQuestion(asked=Moment(0, 0))
     assert len(bench.asked) == 2
 
 
@@ -247,7 +247,7 @@ def test_a34_a107_r210_a_thousand_unknown_keys_cost_one_look_up_in_a_cooldown(be
     for number in range(1_000):
         stranger = bench.authority.foreign_token(resource=RESOURCE) if number < 2 else _with_kid(number)
         assert bench.outcome(stranger) is Reason.TOKEN_INVALID
-    assert bench.asked == [StandingQuestion()]
+    assert bench.asked == [StandingQuestion(asked=Moment(1, 1))]
     bench.now += KEY_COOLDOWN
     assert bench.outcome(_with_kid(0)) is Reason.TOKEN_INVALID
     assert len(bench.asked) == 2
@@ -263,7 +263,7 @@ def test_r210_a_key_that_was_not_told_of_yet_is_looked_up(bench: Bench) -> None:
     bench.authority.view.apply([SigningKeys('{"keys": []}')])
     bench.answer = lambda _: Standing((), (), keys)
     assert bench.outcome(bench.token) is None
-    assert bench.asked == [StandingQuestion()]
+    assert bench.asked == [StandingQuestion(asked=Moment(1, 2))]
 
 
 def test_a_look_up_without_an_answer_is_a_refusal_of_the_token_and_not_of_the_service(bench: Bench) -> None:

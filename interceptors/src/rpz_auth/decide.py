@@ -13,7 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from rpz_auth import access_token, credentials
@@ -31,7 +31,7 @@ from rpz_auth.errors import (
 )
 from rpz_auth.policy import Demand, Policy
 from rpz_auth.staleness import CHECK, Mode, WhenStale
-from rpz_auth.view import Standing, View
+from rpz_auth.view import Moment, Standing, View
 
 T = TypeVar("T")
 Metadata = Sequence[tuple[str, str | bytes]]
@@ -44,6 +44,8 @@ CHECK_SECONDS = 0.5
 """For how long the answer to a question that was asked because of the authority's silence is used."""
 KEY_COOLDOWN = 10.0
 """Seconds from one look-up of an unknown key to the next; the keys are pushed before they sign."""
+_QUESTIONS = 3
+"""Times that one call asks about an API token while its App changes without end."""
 _EPSILON = 0.001
 _CACHE_SIZE = 16_384
 _REFUSAL_CACHE_SIZE = 4_096
@@ -59,6 +61,8 @@ class ApiTokenQuestion:
     api_token: str = field(repr=False)
     peer: Peer = field(default=UNKNOWN, compare=False)
     """Who presents it. The answer does not depend on it; its App's owner will see it as *last used*."""
+    version: tuple[int, int] = (0, 0)
+    """Of the App when this was asked: who asks after a change must not share an answer from before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,8 @@ class StandingQuestion:
     app_ids: tuple[str, ...] = ()
     ids: tuple[str, ...] = ()
     """Of grants, tokens and secrets."""
+    asked: Moment | None = None
+    """What was known when this was asked, for the reason that `ApiTokenQuestion.version` has."""
 
     @classmethod
     def about(cls, *verdicts: Verdict) -> StandingQuestion:
@@ -220,7 +226,7 @@ class Decider:
 
     def _ask_standing(self, question: StandingQuestion) -> Asking[Standing]:
         asked = self.view.moment()
-        standing = yield question
+        standing = yield replace(question, asked=asked)
         if not isinstance(standing, Standing):
             raise BackendUnavailable
         self.view.take(standing, asked)
@@ -242,10 +248,15 @@ class Decider:
                 verdict = yield from self._verify_access_token(token)
                 self._verdicts.put(key, _Kept(verdict))
             case credentials.Basic(user, password):
-                # Read before the question: a change that passes the answer on its way makes it worthless.
-                version = self.view.version_of(user)
-                question = ApiTokenQuestion(user, password, peer)
-                verdict = yield from self._ask(question, key, version, now)
+                for _ in range(_QUESTIONS):
+                    # Read before the question: a change that passes the answer on its way makes it worthless.
+                    version = self.view.version_of(user)
+                    question = ApiTokenQuestion(user, password, peer, version)
+                    verdict = yield from self._ask(question, key, now)
+                    if self.view.version_of(user) == version:
+                        break
+                else:
+                    raise BackendUnavailable
                 self._verdicts.put(key, _Kept(verdict, now + API_TOKEN_CACHE_SECONDS, user, version))
         return verdict
 
@@ -282,9 +293,7 @@ class Decider:
     def _unless_nothing_is_known(self) -> Refusal:
         return TokenInvalid() if self.view.known else BackendUnavailable()
 
-    def _ask(
-        self, question: ApiTokenQuestion, key: bytes, version: tuple[int, int], now: float
-    ) -> Asking[Verdict]:
+    def _ask(self, question: ApiTokenQuestion, key: bytes, now: float) -> Asking[Verdict]:
         app_id = question.app_id
         # What cannot be an API token costs no question, and no place among the refused.
         if not APP_ID.fullmatch(app_id) or not _API_TOKEN.fullmatch(question.api_token):
@@ -302,7 +311,7 @@ class Decider:
             ):
                 raise TokenInvalid  # noqa: TRY301 - an answer about something else is remembered like a bad one
         except TokenInvalid:
-            self._refused.put(key, _Kept(None, now + REFUSAL_CACHE_SECONDS, app_id, version))
+            self._refused.put(key, _Kept(None, now + REFUSAL_CACHE_SECONDS, app_id, question.version))
             raise
         return verdict
 

@@ -59,7 +59,7 @@ class LocalAuthority:
             RateLimited: The peer failed too often.
         """
         if isinstance(question, StandingQuestion):
-            if question != StandingQuestion():
+            if question.app_ids or question.ids:
                 raise BackendUnavailable  # nobody else could tell it what it does not learn itself
             return Standing((), (), SigningKeys(self._authority.signing.jwks(), locked=self.view.locked))
         token = await authenticate_api_token(
