@@ -22,7 +22,8 @@ import grpc.aio
 import rpz_auth
 from rpz.auth.v1 import token_service_pb2 as token_pb
 from rpz.auth.v1 import verification_service_pb2 as pb
-from rpz_auth.connection import Connection, VerifierFile
+from rpz_auth.connection import Connection
+from rpz_auth.connection_file import VerifierFile
 from rpz_auth.view import Revocation
 from rpz_auth_server.crypto.handles import new_id
 from rpz_auth_server.domain.app import App, AppKind

@@ -227,9 +227,9 @@ def test_a_service_refuses_the_administrators_file(authority: AuthorityProcess, 
     ("text", "message"),
     [
         (None, "No such file"),
-        ("", "is not a verifier file"),
-        ("[]", "is not a verifier file"),
-        ('{"kind": "verifier"}', "is not a verifier file"),
+        ("", "is no file for connections"),
+        ("[]", "is no file for connections"),
+        ('{"kind": "verifier"}', "is no file for connections"),
     ],
 )
 def test_a_file_that_is_none_is_an_error_at_start_up(text: str | None, message: str, tmp_path: Path) -> None:

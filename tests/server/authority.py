@@ -33,6 +33,7 @@ from rpz.auth.v1 import (
     verification_service_pb2_grpc,
 )
 from rpz_auth import credentials
+from rpz_auth.connection_file import VerifierFile
 from rpz_auth.errors import Reason
 from rpz_auth.status import DOMAIN, TABLE
 from rpz_auth_server import bootstrap, log
@@ -368,15 +369,15 @@ class TestAuthority:
     async def verifier_file(self, path: Path, *resources: str) -> Path:
         """A verifier file as `rpz-auth apps create --verifier` writes it."""
         credential, _ = await self.create_verifier(*resources)
-        content = {
-            "kind": "verifier",
-            "grpc_address": self.address,
-            "issuer": self.settings.issuer,
-            "ca_certificate_pem": self.ca,
-            "app_id": credential.app_id,
-            "api_token": credential.token,
-        }
-        await asyncio.to_thread(path.write_text, json.dumps(content))
+        file = VerifierFile(
+            grpc_address=self.address,
+            issuer=self.settings.issuer,
+            ca_certificate_pem=self.ca,
+            app_id=credential.app_id,
+            api_token=credential.token,
+            resources=resources or (ORDERS,),
+        )
+        await asyncio.to_thread(path.write_text, file.write())
         return path
 
     async def issue_code(self, client: Client, *, as_: Stubs | None = None, **fields: Any) -> str:

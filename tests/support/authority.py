@@ -23,6 +23,7 @@ from rpz.auth.v1 import app_service_pb2 as app_pb
 from rpz.auth.v1 import app_service_pb2_grpc as app_grpc
 from rpz.auth.v1 import token_service_pb2 as token_pb
 from rpz.auth.v1 import token_service_pb2_grpc as token_grpc
+from rpz_auth.connection_file import VerifierFile
 
 START_TIMEOUT = 150.0  # of a supervisor and its workers, on a machine that does much else
 REDIRECT_URI = "https://shop.example/callback"
@@ -183,15 +184,15 @@ class AuthorityProcess:
         created = self.tokens.CreateApiToken(
             token_pb.CreateApiTokenRequest(app_id=app.app_id, scopes=scopes, resources=resources)
         )
-        content = {
-            "kind": "verifier",
-            "grpc_address": self.address,
-            "issuer": self.bootstrap["issuer"],
-            "ca_certificate_pem": Path(self.bootstrap["ca_certificate"]).read_text(),
-            "app_id": app.app_id,
-            "api_token": created.api_token,
-        }
-        path.write_text(json.dumps(content))
+        file = VerifierFile(
+            grpc_address=self.address,
+            issuer=self.bootstrap["issuer"],
+            ca_certificate_pem=Path(self.bootstrap["ca_certificate"]).read_text(),
+            app_id=app.app_id,
+            api_token=created.api_token,
+            resources=(resource,),
+        )
+        path.write_text(file.write())
         return path
 
 

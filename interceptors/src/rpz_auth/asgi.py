@@ -22,12 +22,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rpz_auth import query_token
-from rpz_auth.address import UNKNOWN, Peer, TrustedProxies, parse_address
+from rpz_auth.address import UNKNOWN, Peer, parse_address
 from rpz_auth.asgi_exchange import Exchange, Receive, Scope, Send
-from rpz_auth.authority import Authority
+from rpz_auth.authority import Authority, decider_for
 from rpz_auth.caller import CURRENT, Admission
 from rpz_auth.credentials import OWN_KEY, STANDARD_KEY
-from rpz_auth.decide import Decider, Metadata, run_async
+from rpz_auth.decide import Metadata, run_async
 from rpz_auth.errors import BackendUnavailable, Internal, Refusal
 from rpz_auth.health import AuthStatus, Watchman, state_of
 from rpz_auth.observe import Observer
@@ -87,12 +87,7 @@ class AuthMiddleware:
         self._app = app
         self._authority = authority
         self._resource = resource
-        self._decider = Decider(
-            authority.view,
-            issuer=authority.issuer,
-            resource=resource,
-            trusted_proxies=TrustedProxies(trusted_proxies),
-        )
+        self._decider = decider_for(authority, resource=resource, trusted_proxies=trusted_proxies)
         self._streams = RunningStreams(self._decider, authority.ask)
         self._when_stale = when_stale
         self._query_token = query_token

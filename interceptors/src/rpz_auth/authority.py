@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
-from rpz_auth.decide import Answer, Question
+from rpz_auth.address import TrustedProxies
+from rpz_auth.decide import Answer, Decider, Question
+from rpz_auth.errors import ConfigurationError
 from rpz_auth.view import View
 
 
@@ -17,6 +20,11 @@ class Authority(Protocol):
     @property
     def issuer(self) -> str:
         """The `iss` of its access tokens."""
+        ...
+
+    @property
+    def resources(self) -> frozenset[str] | None:
+        """What this service may protect; None for anything."""
         ...
 
     @property
@@ -56,3 +64,24 @@ class Authority(Protocol):
     async def ask_async(self, question: Question) -> Answer:
         """Answer in this task, with the same errors as `ask`."""
         ...
+
+
+def decider_for(authority: Authority, *, resource: str, trusted_proxies: Iterable[str]) -> Decider:
+    """Make what decides for one resource, by what an authority says.
+
+    Raises:
+        ConfigurationError: The authority would tell this service nothing about it, so that genuine
+            credentials would be refused; or a network has a typing error.
+    """
+    if authority.resources is not None and resource not in authority.resources:
+        raise ConfigurationError(
+            f"resource={resource!r} is not among those of the verifier file: "
+            f"{', '.join(sorted(authority.resources)) or 'none'}; correct a typing error, or make another "
+            f"file by `rpz-auth apps create --verifier FILE --resource {resource}`"
+        )
+    return Decider(
+        authority.view,
+        issuer=authority.issuer,
+        resource=resource,
+        trusted_proxies=TrustedProxies(trusted_proxies),
+    )

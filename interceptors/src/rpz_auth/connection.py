@@ -6,12 +6,11 @@ service awaits answers by a future. `View` may be read from anywhere.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import random
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -21,6 +20,7 @@ from rpz.auth.v1 import verification_service_pb2_grpc as pb_grpc
 from rpz_auth import messages
 from rpz_auth.client import ApiToken, secure_channel
 from rpz_auth.clock import AuthorityClock
+from rpz_auth.connection_file import VerifierFile
 from rpz_auth.decide import Answer, Question
 from rpz_auth.errors import BackendUnavailable, ConfigurationError
 from rpz_auth.questions import Questions
@@ -43,55 +43,6 @@ _CHANNEL_OPTIONS = (
 _REFUSED = frozenset(
     {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT}
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerifierFile:
-    """What a service needs to know of its authority, as `rpz-auth apps create --verifier` writes it."""
-
-    grpc_address: str
-    issuer: str
-    ca_certificate_pem: str | None = None
-    """Whom to trust; None for the system's authorities."""
-    insecure: bool = False
-    """Without TLS; grpc then takes nothing but a loopback connection."""
-    app_id: str
-    api_token: str = field(repr=False)
-
-    @classmethod
-    def read(cls, path: str | Path) -> VerifierFile:
-        """Read a verifier file.
-
-        Raises:
-            ConfigurationError: It is missing, not a verifier file, or an administrator's.
-        """
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-            kind = content["kind"]
-            if kind != "verifier":
-                raise ConfigurationError(
-                    f"{path} is a file of kind {kind!r}; a service needs one made by "
-                    "`rpz-auth apps create --verifier`, which can verify and nothing else"
-                )
-            return cls(
-                grpc_address=content["grpc_address"],
-                issuer=content["issuer"],
-                ca_certificate_pem=content.get("ca_certificate_pem"),
-                insecure=content.get("insecure", False),
-                app_id=content["app_id"],
-                api_token=content["api_token"],
-            )
-        except OSError as error:
-            raise ConfigurationError(f"verifier file {path}: {error.strerror}") from None
-        except (ValueError, KeyError, TypeError):
-            raise ConfigurationError(f"{path} is not a verifier file of rpz-auth") from None
-
-    def transport(self) -> grpc.ChannelCredentials:
-        """How to reach the authority."""
-        if self.insecure:
-            return grpc.local_channel_credentials(grpc.LocalConnectionType.LOCAL_TCP)
-        pem = self.ca_certificate_pem
-        return grpc.ssl_channel_credentials(pem.encode() if pem else None)
 
 
 def connect(verifier_file: str | Path, *, max_staleness: float = MAX_STALENESS) -> Connection:
@@ -132,6 +83,12 @@ class Connection:
     def issuer(self) -> str:
         """The `iss` of the authority's access tokens."""
         return self._verifier.issuer
+
+    @property
+    def resources(self) -> frozenset[str] | None:
+        """What the verifier file is for; None if it does not say."""
+        resources = self._verifier.resources
+        return None if resources is None else frozenset(resources)
 
     @property
     def view(self) -> View:

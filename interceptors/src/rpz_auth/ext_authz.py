@@ -25,10 +25,10 @@ import grpc.aio
 from rpz.auth.ext_authz.v1 import check_pb2 as pb
 
 from rpz_auth import ext_authz_answers as answers
-from rpz_auth.address import UNKNOWN, Peer, TrustedProxies, parse_address
-from rpz_auth.authority import Authority
+from rpz_auth.address import UNKNOWN, Peer, parse_address
+from rpz_auth.authority import Authority, decider_for
 from rpz_auth.caller import Admission
-from rpz_auth.decide import Asking, Decider, Metadata, run, run_async
+from rpz_auth.decide import Asking, Metadata, run, run_async
 from rpz_auth.errors import ConfigurationError, Internal, Refusal
 from rpz_auth.policy import CLIENT, Policy, read_policies
 from rpz_auth.staleness import CHECK, WhenStale, WhenStaleTable
@@ -80,12 +80,7 @@ class ExtAuthz:
         self._authority = authority
         self._resource = resource
         self._when_stale = WhenStaleTable(when_stale, self.policies).of("")
-        self._decider = Decider(
-            authority.view,
-            issuer=authority.issuer,
-            resource=resource,
-            trusted_proxies=TrustedProxies(trusted_proxies),
-        )
+        self._decider = decider_for(authority, resource=resource, trusted_proxies=trusted_proxies)
 
     def add_to(self, server: grpc.Server | grpc.aio.Server) -> None:
         """Register with a server of either stack."""

@@ -14,11 +14,11 @@ import grpc
 import grpc.aio
 
 from rpz_auth import grpc_aio, grpc_sync
-from rpz_auth.address import Peer, TrustedProxies, certificate_names, parse_peer
-from rpz_auth.authority import Authority
+from rpz_auth.address import Peer, certificate_names, parse_peer
+from rpz_auth.authority import Authority, decider_for
 from rpz_auth.caller import Admission, Caller
 from rpz_auth.census import Census
-from rpz_auth.decide import Decider, run, run_async
+from rpz_auth.decide import run, run_async
 from rpz_auth.errors import BackendUnavailable, ConfigurationError, Reason, Refusal
 from rpz_auth.grpc_aio_context import CallContext
 from rpz_auth.health import AuthStatus, Watchman, state_of
@@ -91,12 +91,7 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
         if CLIENT in self.policies.values() and not allow_client_policy:
             raise ConfigurationError("the policy `client` is for the authority's own methods; demand scopes")
         self._authority = authority
-        self._decider = Decider(
-            authority.view,
-            issuer=authority.issuer,
-            resource=resource,
-            trusted_proxies=TrustedProxies(trusted_proxies),
-        )
+        self._decider = decider_for(authority, resource=resource, trusted_proxies=trusted_proxies)
         self._when_stale = WhenStaleTable(when_stale, self.policies)
         self._streams = RunningStreams(self._decider, authority.ask)
         self._observer = Observer() if observe else None

@@ -44,6 +44,7 @@ class FakeAuthority:
             clock: Seconds since the epoch; a test that lets time pass gives its own.
         """
         self.issuer = issuer
+        self.resources: frozenset[str] | None = None
         self.view = View(clock)
         self._key = _new_key()
         self._api_tokens: dict[tuple[str, str], Verdict] = {}

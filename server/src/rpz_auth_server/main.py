@@ -49,6 +49,9 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("rpz_auth_server")
 
+_CLIENT_PAIR = ("client_certificate", "client_certificate_pem", "client_key", "client_key_pem")
+"""What an operator writes into the bootstrap file of an authority that demands client certificates."""
+
 app = typer.Typer(
     help="A token authority for microservices.", no_args_is_help=True, pretty_exceptions_enable=False
 )
@@ -189,7 +192,8 @@ def _read_connection(path: Path) -> dict[str, Any]:
     """How clients connect, from the file that a start left; a file that is gone or damaged says nothing."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return {name: content[name] for name in ("grpc_address", "issuer", "ca_certificate", "insecure")}
+        known = {name: content[name] for name in ("grpc_address", "issuer", "ca_certificate", "insecure")}
+        return known | {name: content[name] for name in _CLIENT_PAIR if name in content}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
@@ -207,7 +211,8 @@ async def _make_administrator(
     if not port:
         raise ConfigurationError("name the port that the authority listens on by --grpc-address")
     connection = describe_connection(settings, port)
-    connection |= {name: recorded[name] for name in ("ca_certificate", "insecure") if name in recorded}
+    kept = ("ca_certificate", "insecure", *_CLIENT_PAIR)
+    connection |= {name: recorded[name] for name in kept if name in recorded}
     async with AsyncExitStack() as cleanup:
         authority, _ = await open_authority(settings, environ, cleanup)
         await bootstrap.replace_administrator(authority, path, connection)

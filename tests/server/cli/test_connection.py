@@ -73,7 +73,7 @@ def test_file_of_another_kind_is_wrong_usage_and_never_quoted(tmp_path: Path, co
     path.write_bytes(content)
     result = run(["--credentials", str(path), *LIST])
     assert (result.code, result.out) == (2, "")
-    assert f"{path} is no credentials file" in result.err
+    assert f"{path} is no file for connections" in result.err
     assert "canary" not in result.err
 
 
@@ -93,7 +93,7 @@ def test_value_of_another_type_is_wrong_usage(
     path = write(tmp_path / "file", authority, **changes)
     result = run(["--credentials", str(path), *LIST])
     assert (result.code, result.out) == (2, "")
-    assert f"{path} is no credentials file" in result.err
+    assert f"{path} is no file for connections" in result.err
 
 
 def test_certificate_authority_is_found_by_path_by_relative_path_or_inline(

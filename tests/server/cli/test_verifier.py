@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from rpz_auth.connection import VerifierFile
+from rpz_auth.connection_file import VerifierFile
 from server.cli.command import RESOURCE, Cli
 from support.authority import AuthorityProcess
 
@@ -32,6 +32,7 @@ def test_file_is_what_a_service_needs_and_readable_by_its_owner_only(
         "insecure": False,
         "app_id": created["app"]["app_id"],
         "api_token": content["api_token"],
+        "resources": [RESOURCE],
     }
     assert VerifierFile.read(path).api_token == content["api_token"]
     assert content["api_token"] not in json.dumps(created)

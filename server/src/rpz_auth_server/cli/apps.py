@@ -14,7 +14,7 @@ from rpz_auth_server.cli import inputs, output, secret_file
 from rpz_auth_server.cli.app_output import KIND_NUMBERS, Kind, kind_name, print_app, show
 from rpz_auth_server.cli.connection import Authority, connect
 from rpz_auth_server.cli.options import AppIdArgument, CredentialsOption, JsonOption, RequestIdOption
-from rpz_auth_server.cli.verifier import create_verifier
+from rpz_auth_server.cli.verifier import ClientPair, create_verifier
 
 app = typer.Typer(
     help="Apps and Devices: create, change, lock, delete.", no_args_is_help=True, rich_markup_mode=None
@@ -87,6 +87,16 @@ def create(  # noqa: PLR0913, PLR0917 - one for each field of an App
             "new file of mode 0600.",
         ),
     ] = None,
+    client_certificate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="With --verifier: what the service shows to an authority that demands client certificates.",
+        ),
+    ] = None,
+    client_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The private key of --client-certificate.")
+    ] = None,
     access_token_lifetime: AccessLifetimeOption = None,
     refresh_idle_lifetime: IdleLifetimeOption = None,
     refresh_lifetime: RefreshLifetimeOption = None,
@@ -123,8 +133,11 @@ def create(  # noqa: PLR0913, PLR0917 - one for each field of an App
                 param_hint="--verifier",
             )
         wanted = pb.App(display_name=name, owner=owner, resources=resource or (), whitelist=allow or ())
-        _create_verifier(wanted, verifier, credentials, as_json=as_json)
+        pair = ClientPair.read(client_certificate, client_key)
+        _create_verifier(wanted, verifier, pair, credentials, as_json=as_json)
         return
+    if client_certificate is not None or client_key is not None:
+        raise typer.BadParameter("is written into verifier files only", param_hint="--client-certificate")
     if kind is None:
         raise typer.BadParameter("say where the App runs", param_hint="--kind")
     if bool(sign_in_for) != bool(subject_prefix):
@@ -333,12 +346,14 @@ def end_tokens(
     show(answer, as_json=as_json)
 
 
-def _create_verifier(wanted: pb.App, path: Path, credentials: Path | None, *, as_json: bool) -> None:
+def _create_verifier(
+    wanted: pb.App, path: Path, pair: ClientPair | None, credentials: Path | None, *, as_json: bool
+) -> None:
     if not wanted.resources:
         raise typer.BadParameter("name the service that verifies", param_hint="--resource")
     secret_file.check_free(path, option="--verifier")
     with connect(credentials) as authority:
-        created, record = create_verifier(authority, wanted, path)
+        created, record = create_verifier(authority, wanted, path, pair)
     if as_json:
         content = {"app": output.to_dict(created), "record": output.to_dict(record)}
         output.print_json({**content, "verifier_file": str(path)})

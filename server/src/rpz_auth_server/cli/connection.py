@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -16,6 +14,7 @@ from rpz.auth.v1 import (
     app_service_pb2_grpc,
     token_service_pb2_grpc,
 )
+from rpz_auth.connection_file import ConnectionFile
 
 from rpz_auth_server.cli.failures import explain
 
@@ -32,75 +31,18 @@ Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Credentials:
-    """Where the authority is, whom to trust, and as which App to speak.
-
-    Read from a bootstrap file, whose `ca_certificate` is a path, or from a file such as a verifier's, with
-    the certificate itself in `ca_certificate_pem`; with neither, the system's authorities are trusted.
-    """
-
-    grpc_address: str
-    issuer: str
-    ca_certificate_pem: str | None
-    insecure: bool
-    app_id: str
-    api_token: str = field(repr=False)
-
-    @classmethod
-    def read(cls, path: Path) -> Credentials:
-        """Read a file.
-
-        Raises:
-            typer.BadParameter: It is missing or cannot be used.
-        """
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            texts = {name: content[name] for name in ("grpc_address", "issuer", "app_id", "api_token")}
-            pem, ca_certificate = content.get("ca_certificate_pem"), content.get("ca_certificate")
-            insecure = content.get("insecure", False)
-        except OSError as error:
-            raise _unusable(f"{path}: {error.strerror}") from None
-        except (
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            RecursionError,
-        ):  # none of which may quote the file
-            raise _unusable(f"{path} is no credentials file such as bootstrap.json") from None
-        strings = (
-            *texts.values(),
-            "" if pem is None else pem,
-            "" if ca_certificate is None else ca_certificate,
-        )
-        if not all(isinstance(text, str) for text in strings) or not isinstance(insecure, bool):
-            raise _unusable(f"{path} is no credentials file such as bootstrap.json")
-        if pem is None and ca_certificate is not None:
-            pem = _read_pem(path.parent / ca_certificate)
-        return cls(**texts, ca_certificate_pem=pem, insecure=insecure)
-
-    def transport(self) -> grpc.ChannelCredentials:
-        """How to reach the authority; without TLS grpc takes nothing but a loopback connection."""
-        if self.insecure:
-            return grpc.local_channel_credentials(grpc.LocalConnectionType.LOCAL_TCP)
-        return grpc.ssl_channel_credentials(
-            self.ca_certificate_pem.encode() if self.ca_certificate_pem else None
-        )
-
-
 class Authority:
     """A connection to the authority, for the time of one command."""
 
-    def __init__(self, credentials: Credentials) -> None:
+    def __init__(self, credentials: ConnectionFile) -> None:
         """Prepare to connect; nothing is sent yet.
 
         Raises:
             typer.BadParameter: The token in the file cannot be sent.
         """
         self.credentials = credentials
-        tls = credentials.transport()
         try:
+            tls = credentials.transport()
             own = rpz_auth.secure_channel(
                 credentials.grpc_address,
                 rpz_auth.ApiToken(credentials.app_id, credentials.api_token),
@@ -147,7 +89,11 @@ def connect(path: Path | None) -> Authority:
     Raises:
         typer.BadParameter: There is none, or it cannot be used.
     """
-    return Authority(Credentials.read(path or _find()))
+    try:
+        credentials = ConnectionFile.read(path or _find())
+    except rpz_auth.ConfigurationError as error:
+        raise _unusable(str(error)) from None
+    return Authority(credentials)
 
 
 def _find() -> Path:
@@ -159,15 +105,6 @@ def _find() -> Path:
         f"data directory by --credentials or {VARIABLE}. `rpz-auth-server serve` makes it at its first "
         "start, `rpz-auth-server bootstrap` makes a new one"
     )
-
-
-def _read_pem(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii")
-    except (OSError, ValueError):
-        raise _unusable(
-            f"the ca_certificate {path} cannot be read here; put its text into the file as ca_certificate_pem"
-        ) from None
 
 
 def _unusable(message: str) -> typer.BadParameter:

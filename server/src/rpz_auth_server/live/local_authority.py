@@ -28,6 +28,11 @@ class LocalAuthority:
         return self._authority.issuer
 
     @property
+    def resources(self) -> frozenset[str]:
+        """The authority itself."""
+        return frozenset({self._authority.issuer})
+
+    @property
     def view(self) -> View:
         """The authority's own."""
         return self._authority.view
