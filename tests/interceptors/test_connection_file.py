@@ -86,7 +86,7 @@ def test_what_cannot_be_used_is_an_error_that_quotes_nothing(
 
 @pytest.mark.parametrize("guard", [rpz_auth.AuthInterceptor, ExtAuthz, AuthMiddleware])
 def test_a_resource_that_the_file_is_not_for_is_an_error_at_start_up(guard: Any, tmp_path: Path) -> None:
-    arguments = {"policies": {"grpc.health.v1.Health": rpz_auth.PUBLIC}}
+    arguments = {"policies": {"/grpc.health.v1.Health/Check": rpz_auth.PUBLIC}}
     before: tuple[Any, ...] = ()
     if guard is AuthMiddleware:
         arguments, before = {"policies": {"/": rpz_auth.PUBLIC}}, (None,)
@@ -102,7 +102,7 @@ def test_a_resource_that_the_file_is_not_for_is_an_error_at_start_up(guard: Any,
 def test_a_file_from_before_resources_were_written_down_still_works(tmp_path: Path) -> None:
     connection = rpz_auth.connect(write(tmp_path / "file"))
     assert connection.resources is None
-    policies = {"grpc.health.v1.Health": rpz_auth.PUBLIC}
+    policies = {"/grpc.health.v1.Health/Check": rpz_auth.PUBLIC}
     rpz_auth.AuthInterceptor(connection, resource="https://any.example", policies=policies)
 
 
