@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,7 +30,11 @@ class Lines:
 
 
 def lines_for(app: App, connection: Connection) -> Sequence[Lines]:
-    """All ways that fit the App, for a POSIX shell and for Python; credentials come from the environment."""
+    """All ways that fit the App, for a POSIX shell and for Python; credentials come from the environment.
+
+    What an App's owner wrote stands in them percent-encoded: an administrator who copies the lines runs them,
+    and `$(...)` is a valid part of a URI, and of a scope.
+    """
     ways = []
     if app.redirect_uris:
         ways.append(Lines("A person signs in: open this in a browser", _authorize(app, connection)))
@@ -42,20 +48,21 @@ def lines_for(app: App, connection: Connection) -> Sequence[Lines]:
 
 
 def _authorize(app: App, connection: Connection) -> str:
-    scope = "+".join(sorted(app.scopes)) or "SCOPE"
+    scope = urllib.parse.quote(" ".join(sorted(app.scopes)) or "SCOPE", safe="")
+    redirect_uri = urllib.parse.quote(app.redirect_uris[0], safe=":/")
     return (
         "# PKCE: keep the verifier, it redeems the code\n"
         "VERIFIER=$(openssl rand -hex 32)\n"
         'CHALLENGE=$(printf %s "$VERIFIER" | openssl dgst -sha256 -binary'
         " | base64 | tr '+/' '-_' | tr -d '=\\n')\n"
         f'echo "{connection.issuer}/oauth/authorize?response_type=code&client_id={app.app_id}'
-        f"&redirect_uri={app.redirect_uris[0]}&scope={scope}&state=$RANDOM"
+        f"&redirect_uri={redirect_uri}&scope={scope}&state=$RANDOM"
         '&code_challenge=$CHALLENGE&code_challenge_method=S256"'
     )
 
 
 def _client_credentials(app: App, connection: Connection) -> str:
-    resource = next(iter(sorted(app.resources)), "https://RESOURCE")
+    resource = urllib.parse.quote(next(iter(sorted(app.resources)), "https://RESOURCE"), safe=":/")
     return (
         f"curl{_curl_ca(connection)} \\\n"
         f"    -u {app.app_id}:$CLIENT_SECRET \\\n"
@@ -77,7 +84,7 @@ def _python(app: App, connection: Connection) -> str:
     tls = (
         "grpc.ssl_channel_credentials()"
         if connection.ca_certificate is None
-        else f'grpc.ssl_channel_credentials(open("{connection.ca_certificate}", "rb").read())'
+        else f'grpc.ssl_channel_credentials(open({connection.ca_certificate!r}, "rb").read())'
     )
     return (
         "import os\n\nimport grpc\nimport rpz_auth\n\n"
@@ -89,8 +96,8 @@ def _python(app: App, connection: Connection) -> str:
 
 
 def _curl_ca(connection: Connection) -> str:
-    return "" if connection.ca_certificate is None else f" --cacert {connection.ca_certificate}"
+    return "" if connection.ca_certificate is None else f" --cacert {shlex.quote(connection.ca_certificate)}"
 
 
 def _grpcurl_tls(connection: Connection) -> str:
-    return "" if connection.ca_certificate is None else f" -cacert {connection.ca_certificate}"
+    return "" if connection.ca_certificate is None else f" -cacert {shlex.quote(connection.ca_certificate)}"
