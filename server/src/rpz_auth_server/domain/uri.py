@@ -14,6 +14,11 @@ _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]
 _LOOPBACK = re.compile(r"(http://(?:127\.0\.0\.1|\[::1\]))(?::[0-9]{1,5})?(/.*|\?.*|)", re.ASCII)
 
 
+# Browsers decode and take more than this in a host (https://good.example%2eevil.example), and people who
+# consent could be shown another place than the one that they are sent to.
+_HTTPS = re.compile(r"https://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?:[/?].*)?", re.ASCII)
+
+
 def check_redirect_uri(uri: str) -> None:
     """Take what may be registered: https, or http on a loopback IP (RFC 8252 §7.3, RFC 9700 §2.6).
 
@@ -27,8 +32,10 @@ def check_redirect_uri(uri: str) -> None:
         raise RequestInvalid("a redirect_uri has no fragment (RFC 6749 §3.1.2)")
     if "@" in parts.netloc:
         raise RequestInvalid("a redirect_uri has no user name")
-    if uri.startswith("https://") and parts.hostname:
+    if _HTTPS.fullmatch(uri):
         return
+    if uri.startswith("https://") and parts.hostname:
+        raise RequestInvalid("a redirect_uri has a host of letters, digits and hyphens, or an IP address")
     if not _LOOPBACK.fullmatch(uri):
         raise RequestInvalid(
             "register an https:// redirect_uri, or http://127.0.0.1 or http://[::1] for a native App"

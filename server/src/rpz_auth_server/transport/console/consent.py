@@ -26,7 +26,7 @@ LIFETIME = 600.0
 """Seconds for which a page that asks can be answered."""
 
 _TICKET = re.compile(r"([0-9]{1,12})\.([0-9]{1,12})\.([A-Za-z0-9_-]{43})", re.ASCII)
-_ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?", re.ASCII)
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?(?=[/?]|$)", re.ASCII)
 _ALLOW, _DENY = "allow", "deny"
 
 
