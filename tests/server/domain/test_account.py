@@ -106,6 +106,18 @@ def test_consent_grows_while_it_is_remembered_and_begins_anew_after() -> None:
     )
 
 
+def test_a150_two_consents_never_add_up_to_what_neither_of_them_said() -> None:
+    stock = frozenset({"https://stock.example"})
+    other = extend(consented(), subject="user:b", app_id="shop", scopes=WRITE, resources=stock, now=NOW)
+    assert covers(other, WRITE, stock, NOW)
+    assert not covers(other, WRITE, ORDERS, NOW)
+    assert not covers(other, READ, stock, NOW)
+    wide = extend(other, subject="user:b", app_id="shop", scopes=WRITE, resources=ORDERS, now=NOW)
+    assert covers(wide, WRITE, ORDERS | stock, NOW)
+    narrow = extend(wide, subject="user:b", app_id="shop", scopes=WRITE, resources=stock, now=NOW)
+    assert covers(narrow, WRITE, ORDERS | stock, NOW)
+
+
 def test_ids_are_one_for_each_pair() -> None:
     assert consent_id("user:b", "shop") == consented().consent_id
     assert len({consent_id("a", "bc"), consent_id("ab", "c"), consent_id('a","b', "c")}) == 3

@@ -171,7 +171,11 @@ def extend(
     resources: frozenset[str],
     now: float,
 ) -> Consent:
-    """Remember one more consent beside what is remembered already."""
+    """Remember one more consent beside what is remembered already, where both together say no more.
+
+    A row says that each scope is allowed at each resource. Reading at one and writing at another would become
+    writing at both; then the new one alone is remembered, at the price of a question for the old one.
+    """
     if consent is None:
         return Consent(
             consent_id=consent_id(subject, app_id),
@@ -183,13 +187,23 @@ def extend(
             expires_at=now + CONSENT_LIFETIME,
         )
     kept = now < consent.expires_at
+    is_united = kept and _is_union_allowed(consent, scopes, resources)
     return replace(
         consent,
-        scopes=scopes | consent.scopes if kept else scopes,
-        resources=resources | consent.resources if kept else resources,
+        scopes=scopes | consent.scopes if is_united else scopes,
+        resources=resources | consent.resources if is_united else resources,
         created_at=consent.created_at if kept else now,
         expires_at=now + CONSENT_LIFETIME,
         version=consent.version + 1,
+    )
+
+
+def _is_union_allowed(consent: Consent, scopes: frozenset[str], resources: frozenset[str]) -> bool:
+    return (
+        scopes == consent.scopes
+        or resources == consent.resources
+        or (scopes <= consent.scopes and resources <= consent.resources)
+        or (scopes >= consent.scopes and resources >= consent.resources)
     )
 
 
