@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
+import rpz_auth
 from rpz.auth.v1 import app_service_pb2 as pb
 from rpz_auth.errors import Reason
 from server.authority import Client, Stubs, TestAuthority, outcome, refusal
@@ -127,3 +128,18 @@ async def test_expired_secret_makes_room_for_another(authority: TestAuthority) -
     assert await refusal(authority.admin.apps.CreateClientSecret(request)) == Reason.REQUEST_INVALID
     await authority.advance(10)
     assert (await authority.admin.apps.CreateClientSecret(request)).client_secret
+
+
+async def test_token_that_was_cut_gets_no_scopes_of_the_authority_back_by_a_secret(
+    authority: TestAuthority,
+) -> None:
+    issuer = authority.settings.issuer
+    app_id, _ = await authority.app_with("rpz.admin", "rpz.apps")
+    await authority.update_app(app_id, owner=f"app:{app_id}")
+    narrow = await authority.create_api_token(app_id, ["rpz.apps"], [issuer])
+    stubs = authority.stubs(rpz_auth.ApiToken(app_id, narrow.api_token))
+    made = pb.CreateClientSecretRequest(app_id=app_id)
+    assert await refusal(stubs.apps.CreateClientSecret(made)) == Reason.RIGHTS_INSUFFICIENT
+    rotated = pb.RotateClientSecretRequest(app_id=app_id)
+    assert await refusal(stubs.apps.RotateClientSecret(rotated)) == Reason.RIGHTS_INSUFFICIENT
+    assert await listed(authority, app_id) == []

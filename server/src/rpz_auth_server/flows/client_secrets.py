@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from rpz_auth.caller import Caller
 
 from rpz_auth_server.crypto.handles import HandleKind, new_id, new_salt
+from rpz_auth_server.domain import scope
 from rpz_auth_server.domain.app import App, AppKind, ClientSecret, is_live, retire
 from rpz_auth_server.domain.creation import Creation
 from rpz_auth_server.domain.event import Audit
@@ -16,7 +17,7 @@ from rpz_auth_server.domain.refusal import NotFound, RequestInvalid
 from rpz_auth_server.flows.creations import may_show_again, read_request
 from rpz_auth_server.flows.credentials import CredentialFields, Replacement, change, check_deadline
 from rpz_auth_server.flows.pipeline import Authority, retry_conflicts, revocation_of
-from rpz_auth_server.flows.rights import find_app
+from rpz_auth_server.flows.rights import check_grantable, find_app
 from rpz_auth_server.storage.store import Commit, Row
 
 _MAX_SECRETS = 10
@@ -45,12 +46,15 @@ async def create_client_secret(
 
     Raises:
         NotFound: The App is missing, or not the caller's.
+        RightsInsufficient: The App has scopes of the authority itself, and the caller is no administrator.
         RequestInvalid: A frontend App, too many secrets, or a deadline that has passed.
     """
     request = read_request(caller, "client_secret", request_id, [app_id, display_name, expires_at])
 
     async def attempt() -> MadeSecret:
         app = await find_app(authority, caller, app_id)
+        # Whoever has the secret may have access tokens for these (RFC 6749 §4.4).
+        await check_grantable(authority, caller, app.scopes - scope.unreserved(app.scopes), frozenset())
         if earlier := await request.find(authority):
             return await _repeat(authority, earlier)
         now = authority.store.now()
@@ -72,6 +76,7 @@ async def rotate_client_secret(
 
     Raises:
         NotFound: The App or the secret is missing, or not the caller's.
+        RightsInsufficient: The App has scopes of the authority itself, and the caller is no administrator.
         RequestInvalid: The secret has ended, or the successor cannot be made.
     """
     content = [app_id, secret_id, wanted.overlap, wanted.display_name, wanted.expires_at]
@@ -79,6 +84,8 @@ async def rotate_client_secret(
 
     async def attempt() -> MadeSecret:
         app = await find_app(authority, caller, app_id)
+        # Whoever has the secret may have access tokens for these (RFC 6749 §4.4).
+        await check_grantable(authority, caller, app.scopes - scope.unreserved(app.scopes), frozenset())
         if earlier := await request.find(authority):
             return await _repeat(authority, earlier)
         now = authority.store.now()
