@@ -310,6 +310,30 @@ async def test_a109_simultaneous_guesses_are_all_counted(limited: TestAuthority)
     assert reasons.count(Reason.RATE_LIMITED) == 50 - FAILURES
 
 
+async def test_r131_guesses_that_are_checked_at_the_same_time_are_limited_like_others() -> None:
+    limiter, peer = Limiter(Limits(failures=3), FakeTime().wall), Peer(parse_address(ATTACKER))
+    checked = asyncio.Event()
+
+    async def guess() -> None:
+        with limiter.guarded("user somebody", peer, slow=True):
+            await checked.wait()
+            raise ClientInvalid
+
+    tasks = [asyncio.create_task(guess()) for _ in range(10)]
+    await asyncio.sleep(0)  # all have begun
+    checked.set()
+    refused = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(error) for error in refused] == [ClientInvalid] * 3 + [RateLimited] * 7
+
+
+async def test_slow_check_that_succeeds_costs_nothing() -> None:
+    limiter, peer = Limiter(Limits(failures=3), FakeTime().wall), Peer(parse_address(OWNER))
+    for _ in range(10):
+        with limiter.guarded("user somebody", peer, slow=True):
+            pass
+    assert list(limiter.untold(limit=100)) == []
+
+
 async def test_r131_peer_that_floods_with_access_tokens_is_found_out_too(limited: TestAuthority) -> None:
     attacker = seen_from(limited, ATTACKER)
     request = token_service_pb2.ListApiTokensRequest(app_id=limited.bootstrap["app_id"])

@@ -77,7 +77,9 @@ class Limiter:
         """How many calls each kind of limit has refused in this process."""
 
     @contextlib.contextmanager
-    def guarded(self, name: str, peer: Peer, *, genuine: Sequence[str] = ()) -> Iterator[None]:
+    def guarded(
+        self, name: str, peer: Peer, *, genuine: Sequence[str] = (), slow: bool = False
+    ) -> Iterator[None]:
         """Stand around an authentication; its failure is charged.
 
         Args:
@@ -85,6 +87,8 @@ class Limiter:
             peer: The client's end of the connection, or the client behind a trusted proxy.
             genuine: The ids of the credentials that it presents, if this authority made all of them;
                 none for a guess.
+            slow: The check takes so long that others begin meanwhile: it is charged at once, and what was
+                charged is given back when it succeeds.
 
         Raises:
             RateLimited: Too many failures; nothing was asked.
@@ -99,15 +103,20 @@ class Limiter:
         held = self._held(guesses)
         keys = [f"genuine {identifier} {pair}" for identifier in genuine] or guesses
         self._refuse(self._held(keys) if genuine else held, name)
+        if slow:
+            self._charge(keys)
         try:
             yield
         except Refusal as refusal:
             if isinstance(refusal, _FAILURES):
-                self._charge(keys)
+                if not slow:
+                    self._charge(keys)
                 # One answer to all who are held up: what was a credential once is not told from a guess.
                 self._refuse(held, name)
             self.refusals.record(refusal.reason, name)
             raise
+        if slow:
+            self._give_back(keys)
         self._remember(pair)
 
     @contextlib.contextmanager
@@ -170,7 +179,7 @@ class Limiter:
         for key in list(self._untold)[:limit]:
             del self._untold[key]
             entry = self._entries.get(key)
-            if entry is not None:
+            if entry is not None and entry.untold:
                 charges.append(Charge(key, entry.untold, self._rule(key).rate))
                 entry.untold = 0.0
         return charges
@@ -227,6 +236,13 @@ class Limiter:
                 entry.untold += 1
                 if entry.level.charged >= _TOLD_FROM * rule.allowance:
                     self._untold[key] = None
+
+    def _give_back(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            entry = self._entries.get(key)
+            if entry is not None:
+                entry.level = Level(max(0.0, entry.level.charged - 1), entry.level.at)
+                entry.untold = max(0.0, entry.untold - 1)
 
     def _rule(self, key: str) -> Limit:
         return self._limits[key.partition(" ")[0]]

@@ -62,7 +62,7 @@ async def sign_in(authority: Authority, *, user_name: str, password: str, browse
         RateLimited: Too many tries for this name or from this peer, whether there is such a user or not.
     """
     try:
-        with authority.limiter.guarded(f"user {user_name.strip().lower()}", browser.peer):
+        with authority.limiter.guarded(f"user {user_name.strip().lower()}", browser.peer, slow=True):
             account = await _verify(authority, await _find(authority, user_name), password)
     except ClientInvalid:
         raise SignInRefused from None
@@ -79,7 +79,7 @@ async def check_current_password(authority: Authority, caller: Person, password:
         RateLimited: Too many were tried.
     """
     try:
-        with authority.limiter.guarded(f"user {caller.account.user_name}", caller.peer):
+        with authority.limiter.guarded(f"user {caller.account.user_name}", caller.peer, slow=True):
             await _verify(authority, caller.account, password)
     except ClientInvalid:
         raise SignInRefused from None
