@@ -39,7 +39,7 @@ from rpz_auth.status import DOMAIN, TABLE
 from rpz_auth_server import bootstrap, log
 from rpz_auth_server.domain.event import AuditRecord
 from rpz_auth_server.flows.pipeline import Authority
-from rpz_auth_server.live.hub import Hub
+from rpz_auth_server.live.hub import TASK_NAME, Hub
 from rpz_auth_server.main import describe_connection, open_authority
 from rpz_auth_server.settings import Settings
 from rpz_auth_server.storage.sqlite import SqliteStore
@@ -121,7 +121,9 @@ class HeldStore:
             return method
 
         async def call(*args: Any, **kwargs: Any) -> Any:
-            self.calls.append(name)
+            task = asyncio.current_task()
+            if task is None or task.get_name() != TASK_NAME:
+                self.calls.append(name)
             if name in self.before:
                 await self.before[name](*args, **kwargs)
             if name in self.faults:

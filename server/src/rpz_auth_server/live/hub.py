@@ -23,6 +23,8 @@ _KEPT = 4096
 _BATCH = 512
 _FRESH_BEATS = 5
 _RETRY = 0.5
+TASK_NAME = "rpz-auth hub"
+"""Of the tasks that follow and beat, so that what they ask can be told from what calls ask."""
 _SHARED = 30.0
 """Seconds for which a snapshot is kept for others after somebody was given it."""
 
@@ -106,7 +108,9 @@ class Hub:
         """
         await self._take_snapshot()
         await self._pulse()
-        self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._keep_beating())]
+        self._tasks = [
+            asyncio.create_task(work, name=TASK_NAME) for work in (self._follow(), self._keep_beating())
+        ]
 
     @property
     def beat_at(self) -> float:
