@@ -247,6 +247,19 @@ async def test_r130_message_over_the_limit_is_refused_before_anything_is_asked(
     assert authority.asked() == []
 
 
+async def test_a64_message_that_inflates_over_the_limit_is_refused_before_anything_is_asked(
+    authority: TestAuthority,
+) -> None:
+    request = token_service_pb2.ExchangeTokenRequest(code="0" * 32_000_000)  # 31 KB on the wire
+    authority.store.calls.clear()
+    call = authority.anonymous.tokens.ExchangeToken(request, compression=grpc.Compression.Gzip)
+    assert (await refusal(call)).code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert authority.asked() == []
+    small = token_service_pb2.ExchangeTokenRequest(code="0" * 10_000)
+    call = authority.anonymous.tokens.ExchangeToken(small, compression=grpc.Compression.Gzip)
+    assert await refusal(call) == Reason.GRANT_INVALID  # what is compressed is read, up to the limit
+
+
 async def test_r130_forged_credentials_cost_no_database_read(authority: TestAuthority) -> None:
     client = await authority.create_client()
     forged = "A" * 64
