@@ -35,7 +35,7 @@ def authority(
 ) -> Iterator[AuthorityProcess]:
     folder = tmp_path_factory.mktemp("workers")
     config = folder / "workers.toml"
-    config.write_text("connection_age = 1\nrefresh_limit = 0\nheartbeat_interval = 0.2\n")
+    config.write_text("connection_age = 1\nrefresh_limit = 0\n")
     flags = ["--config", str(config), "--workers", str(WORKERS)]
     if request.param == "postgres":
         server: PostgresServer = request.getfixturevalue("postgres")
