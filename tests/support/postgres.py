@@ -67,7 +67,9 @@ def unprivileged() -> tuple[str | None, list[str]]:
     for name in ("postgres", "nobody"):
         with contextlib.suppress(KeyError):
             user = pwd.getpwnam(name)
-            return name, ["/usr/bin/setpriv", f"--reuid={name}", f"--regid={user.pw_gid}", "--init-groups"]
+            # A test run that is killed takes its server along.
+            rights = [f"--reuid={name}", f"--regid={user.pw_gid}", "--init-groups", "--pdeathsig=QUIT"]
+            return name, ["/usr/bin/setpriv", *rights]
     raise LookupError("neither a user postgres nor nobody")
 
 
