@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from joserfc.jwk import ECKey
-from rpz_auth import decide
+from rpz_auth import credentials, decide
 from rpz_auth.address import UNKNOWN, Peer, TrustedProxies, parse_peer
 from rpz_auth.caller import Admission, Caller, How, Verdict
 from rpz_auth.client import Credential
@@ -772,3 +772,23 @@ def test_the_question_says_who_presents_the_token_and_is_the_same_without(bench:
     assert bench.asked == [ApiTokenQuestion(APP_ID, token.token, version=(1, 0))]
     assert isinstance(bench.asked[0], ApiTokenQuestion)
     assert str(bench.asked[0].peer) == "192.0.2.7"
+
+
+def test_a_field_that_came_before_is_not_read_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = bench.access_token()
+    admission = bench.admit(token)
+    read: list[str] = []
+
+    def parse(value: str) -> credentials.Bearer | credentials.Basic:
+        read.append(value)
+        return credentials.Bearer(value.rstrip(" ").rpartition(" ")[2])
+
+    monkeypatch.setattr(credentials, "parse", parse)
+    assert bench.admit(token) == admission
+    assert read == []
+    other_spelling = (token[0], token[1] + " ")
+    assert bench.admit(other_spelling) == bench.admit(other_spelling) == admission
+    assert read == [other_spelling[1]]
+    refused = (token[0], token[1] + "x")
+    assert [bench.outcome(refused) for _ in range(2)] == [Reason.TOKEN_INVALID] * 2
+    assert read[1:] == [refused[1]] * 2  # only what is good is remembered

@@ -123,6 +123,9 @@ class Decider:
         self.verifications = 0
         """How many credentials were not found in the cache."""
         self._confirmed: BoundedCache[float] = BoundedCache(_CACHE_SIZE)
+        self._read: BoundedCache[bytes] = BoundedCache(_CACHE_SIZE)
+        """The digest of a good credential by the digest of its field as it came: reading one costs more than
+        all else. Spellings of one can push each other out of here, but nothing out of the other caches."""
         self._monotonic = monotonic
         self._look_up_after = -math.inf
         self._looking_up = threading.Lock()
@@ -156,6 +159,20 @@ class Decider:
         if value is None:
             raise CredentialsMissing
         doubtful = self._is_doubtful(when_stale)
+        verdict = self._recall(value)
+        if verdict is None or doubtful:
+            verdict = yield from self._find_out(value, peer, doubtful=doubtful)
+        caller = Caller(verdict, peer)
+        self._check(caller)
+        return caller
+
+    def _recall(self, value: str) -> Verdict | None:
+        """What is known of a field that came before, letter by letter the same."""
+        key = self._read.get(_digest_text(value))
+        kept = None if key is None else self._verdicts.get(key)
+        return kept.verdict if kept is not None and self._holds(kept) else None
+
+    def _find_out(self, value: str, peer: Peer, *, doubtful: bool) -> Asking[Verdict]:
         credential = credentials.parse(value)
         key = _digest(credential)
         kept = self._verdicts.get(key)
@@ -163,14 +180,13 @@ class Decider:
             verdict = kept.verdict
         else:
             verdict = yield from self._verify(credential, key, peer)
-        caller = Caller(verdict, peer)
         if doubtful:
-            yield from self._confirm(caller, key)
+            yield from self._confirm(Caller(verdict, peer), key)
             kept = self._verdicts.get(key)
             if kept is None or not self._holds(kept):  # the answer changed what is known of the App
-                caller = Caller((yield from self._verify(credential, key, peer)), peer)
-        self._check(caller)
-        return caller
+                verdict = yield from self._verify(credential, key, peer)
+        self._read.put(_digest_text(value), key)
+        return verdict
 
     def resolve(self, peer: Peer, metadata: Metadata) -> Peer:
         """The client behind a trusted proxy, or the peer itself."""
@@ -332,7 +348,11 @@ def _digest(credential: credentials.Bearer | credentials.Basic) -> bytes:
             text = token
         case credentials.Basic(user, password):
             text = f"{user}:{password}"  # no token68 has a colon
-    return hashlib.sha256(text.encode()).digest()
+    return _digest_text(text)
+
+
+def _digest_text(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 def run(decision: Asking[Admission], ask: Callable[[Question], Answer]) -> Admission:
