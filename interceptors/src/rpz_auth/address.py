@@ -7,7 +7,7 @@ import ipaddress
 import re
 import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from rpz_auth.errors import ConfigurationError
 
@@ -31,11 +31,15 @@ class Peer:
     """DNS names (SAN) in the client certificate that the transport verified, in lower case."""
     origin: str | None = None
     """The page that a browser says it shows (RFC 6454 §7), as received. Other programs can claim any."""
+    _text: str = field(init=False, repr=False, compare=False)
+    """Written once for all calls of an address, whose peer is one object."""
+
+    def __post_init__(self) -> None:
+        named = "unix" if self.unix else "unknown"
+        object.__setattr__(self, "_text", named if self.address is None else str(self.address))
 
     def __str__(self) -> str:
-        if self.address is not None:
-            return str(self.address)
-        return "unix" if self.unix else "unknown"
+        return self._text
 
 
 UNKNOWN = Peer(None)

@@ -84,7 +84,8 @@ class App:
             "refresh_idle": self.refresh_idle_lifetime,
             "refresh_absolute": self.refresh_absolute_lifetime,
         }
-        return replace(default, **{name: value for name, value in own.items() if value is not None})
+        chosen = {name: value for name, value in own.items() if value is not None}
+        return replace(default, **chosen) if chosen else default
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ import ipaddress
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from types import TracebackType
 
 from rpz_auth.address import Peer
 from rpz_auth.errors import OriginNotAllowed, Refusal, TokenInvalid
@@ -61,6 +62,32 @@ class _Hold:
     wait: float
 
 
+@dataclass(slots=True)
+class _Guard:
+    """Stands around one authentication; a class, since a generator would cost more than the limits do."""
+
+    limiter: Limiter
+    name: str
+    pair: str
+    keys: Sequence[str]
+    held: _Hold | None
+    charged: bool
+    """Whether it was charged before its outcome is known."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, _type: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            if self.charged:
+                self.limiter.refund(self.keys)
+            self.limiter.succeeded(self.pair)
+        elif isinstance(error, Refusal):
+            self.limiter.failed(error, self.name, () if self.charged else self.keys, self.held)
+
+
 class Limiter:
     """Counts in memory, in a bounded space; of one event loop."""
 
@@ -76,10 +103,7 @@ class Limiter:
         self.held_up: dict[str, int] = dict.fromkeys(self._limits, 0)
         """How many calls each kind of limit has refused in this process."""
 
-    @contextlib.contextmanager
-    def guarded(
-        self, name: str, peer: Peer, *, genuine: Sequence[str] = (), slow: bool = False
-    ) -> Iterator[None]:
+    def guarded(self, name: str, peer: Peer, *, genuine: Sequence[str] = (), slow: bool = False) -> _Guard:
         """Stand around an authentication; its failure is charged.
 
         Args:
@@ -105,19 +129,34 @@ class Limiter:
         self._refuse(self._held(keys) if genuine else held, name)
         if slow:
             self._charge(keys)
-        try:
-            yield
-        except Refusal as refusal:
-            if isinstance(refusal, _FAILURES):
-                if not slow:
-                    self._charge(keys)
-                # One answer to all who are held up: what was a credential once is not told from a guess.
-                self._refuse(held, name)
-            self.refusals.record(refusal.reason, name)
-            raise
-        if slow:
-            self._give_back(keys)
-        self._remember(pair)
+        return _Guard(self, name, pair, keys, held, slow)
+
+    def succeeded(self, pair: str) -> None:
+        """Take it that a peer was right about an App."""
+        self._right[pair] = None
+        self._right.move_to_end(pair)
+        if len(self._right) > _KEPT:
+            self._right.popitem(last=False)
+
+    def refund(self, keys: Iterable[str]) -> None:
+        """Take back what was charged for checks that have succeeded."""
+        for key in keys:
+            entry = self._entries.get(key)
+            if entry is not None:
+                entry.level = Level(max(0.0, entry.level.charged - 1), entry.level.at)
+                entry.untold = max(0.0, entry.untold - 1)
+
+    def failed(self, refusal: Refusal, name: str, keys: Sequence[str], held: _Hold | None) -> None:
+        """Charge a failure, if it is one.
+
+        Raises:
+            RateLimited: Its peer was held up, if what it presents were a guess.
+        """
+        if isinstance(refusal, _FAILURES):
+            self._charge(keys)
+            # One answer to all who are held up: what was a credential once is not told from a guess.
+            self._refuse(held, name)
+        self.refusals.record(refusal.reason, name)
 
     @contextlib.contextmanager
     def guarded_against_misuse(self, app_id: str, name: str) -> Iterator[None]:
@@ -216,12 +255,11 @@ class Limiter:
 
     def _held(self, keys: Iterable[str]) -> _Hold | None:
         """The limit that holds up for longest."""
-        now = self._now()
         longest: _Hold | None = None
         for key in keys:
             entry = self._entries.get(key)
             if entry is not None:
-                wait = self._rule(key).wait(entry.level, now)
+                wait = self._rule(key).wait(entry.level, self._now())
                 if wait > (longest.wait if longest else 0):
                     longest = _Hold(key.partition(" ")[0], wait)
         return longest
@@ -237,13 +275,6 @@ class Limiter:
                 if entry.level.charged >= _TOLD_FROM * rule.allowance:
                     self._untold[key] = None
 
-    def _give_back(self, keys: Iterable[str]) -> None:
-        for key in keys:
-            entry = self._entries.get(key)
-            if entry is not None:
-                entry.level = Level(max(0.0, entry.level.charged - 1), entry.level.at)
-                entry.untold = max(0.0, entry.untold - 1)
-
     def _rule(self, key: str) -> Limit:
         return self._limits[key.partition(" ")[0]]
 
@@ -257,12 +288,6 @@ class Limiter:
         else:
             self._entries.move_to_end(key)
         return entry
-
-    def _remember(self, pair: str) -> None:
-        self._right[pair] = None
-        self._right.move_to_end(pair)
-        if len(self._right) > _KEPT:
-            self._right.popitem(last=False)
 
 
 def prefix_of(peer: Peer) -> str:

@@ -16,8 +16,8 @@ _PAUSE = 0.01
 class Bell:
     """Lets any number of tasks wait until the newest event is another than the one they know.
 
-    The writer rings after each of its transactions. For other processes on the same file there is no
-    call, so one timer looks for all who wait. It asks for the newest event itself: `PRAGMA data_version`
+    The writer rings after each of its transactions with events. For other processes on the same file there is
+    no call, so one timer looks for all who wait. It asks for the newest event itself: `PRAGMA data_version`
     would cost about the same, and change with every refresh.
     """
 

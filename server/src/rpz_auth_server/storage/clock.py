@@ -29,8 +29,13 @@ class DatabaseClock:
         """Seconds since the epoch."""
         with self._lock:
             monotonic = self._monotonic()
-            self._lead = max(self._lead, self._wall() - monotonic)
-            self._latest = max(self._latest, monotonic + self._lead)
+            # Each call asks several times, and `max` would double what an answer costs.
+            lead = self._wall() - monotonic
+            if lead > self._lead:  # noqa: PLR1730 - see above
+                self._lead = lead
+            latest = monotonic + self._lead
+            if latest > self._latest:  # noqa: PLR1730 - see above
+                self._latest = latest
             return self._latest
 
     def catch_up(self, time: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import unicodedata
@@ -21,6 +22,9 @@ from rpz_auth_server.storage.steps import Statement, Steps
 from rpz_auth_server.storage.store import Row
 
 R = TypeVar("R", bound=Row)
+
+_KEPT = 4096
+"""So many of the things that were read lately are not made anew; only what cannot change is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,17 @@ def _load_sign_in(text: str | None) -> SignIn | None:
     return SignIn(client_ids=frozenset(value["client_ids"]), subject_prefix=value["subject_prefix"])
 
 
-_SET = _Codec(lambda value: to_json(sorted(value)), lambda text: frozenset(json.loads(text)))
+@functools.lru_cache(maxsize=_KEPT)
+def _dump_set(value: frozenset[str]) -> str:
+    return to_json(sorted(value))
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def _load_set(text: str) -> frozenset[str]:
+    return frozenset(json.loads(text))
+
+
+_SET = _Codec(_dump_set, _load_set)
 _TUPLE = _Codec(to_json, lambda text: tuple(json.loads(text)))
 _PAIRS = _Codec(to_json, lambda text: tuple((name, value) for name, value in json.loads(text)))
 _BOOL = _Codec(int, bool)
@@ -57,7 +71,7 @@ _SIGN_IN = _Codec(_dump_sign_in, _load_sign_in)
 class Table(Generic[R]):
     """The table of one kind of object: a column for each of its fields, the first of which is the key."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each by its name
         self,
         row_type: Callable[..., R],
         name: str,
@@ -68,6 +82,7 @@ class Table(Generic[R]):
         derived: Mapping[str, Callable[[R], float]] | None = None,
         computed: Mapping[str, Callable[[R], str]] | None = None,
         observed: tuple[str, ...] = (),
+        rarely_changes: bool = False,
     ) -> None:
         """Describe a table.
 
@@ -81,6 +96,8 @@ class Table(Generic[R]):
             derived: Columns that no field has; computed at the insert, and the store's own from then on.
             computed: Columns that no field has; computed with every write, to be searched by.
             observed: Fields that the store alone writes, beside the versions of the row.
+            rarely_changes: Rows are read again and again as they were: the same values then give the same
+                object. They are read from the database all the same.
         """
         self.columns = tuple(columns)
         self._row_type = row_type
@@ -97,7 +114,11 @@ class Table(Generic[R]):
         listed = ", ".join(self.columns)
         # S608: nothing of these texts comes from outside this module.
         self.select = f"SELECT {listed} FROM {name} "  # noqa: S608 - see above
-        self.of_key = f"WHERE {key} = ?"
+        self.select_one = f"{self.select}WHERE {key} = ?"
+        self.load: Callable[[tuple[Any, ...]], R] = (
+            functools.lru_cache(_KEPT)(self._load) if rarely_changes else self._load
+        )
+        """Make an object of what `select` returned."""
         self._insert = (
             f"INSERT INTO {name} ({', '.join(inserted)}) "  # noqa: S608 - see above
             f"VALUES ({', '.join('?' * len(inserted))}) ON CONFLICT DO NOTHING"
@@ -107,8 +128,7 @@ class Table(Generic[R]):
             f"WHERE {' AND '.join(f'{column} = ?' for column in same)} AND version = ?"
         )
 
-    def load(self, values: tuple[Any, ...]) -> R:
-        """Make an object of what `select` returned."""
+    def _load(self, values: tuple[Any, ...]) -> R:
         loaded = dict(zip(self.columns, values, strict=True))
         for column, codec in self._codecs.items():
             loaded[column] = codec.load(loaded[column])
@@ -198,9 +218,15 @@ APPS: Table[App] = Table(
         "sign_in": _SIGN_IN,
     },
     computed={"search_name": lambda app: searchable(app.display_name)},
+    rarely_changes=True,
 )
 CLIENT_SECRETS: Table[ClientSecret] = Table(
-    ClientSecret, "client_secrets", _columns(ClientSecret), fixed=("app_id",), observed=_USE
+    ClientSecret,
+    "client_secrets",
+    _columns(ClientSecret),
+    fixed=("app_id",),
+    observed=_USE,
+    rarely_changes=True,
 )
 API_TOKENS: Table[ApiToken] = Table(
     ApiToken, "api_tokens", _columns(ApiToken), fixed=("app_id",), codecs=_CREDENTIAL, observed=_USE

@@ -21,7 +21,7 @@ from rpz_auth_server.storage.rows import R, Table
 from rpz_auth_server.storage.sql import SqlStore, check_not_moved
 from rpz_auth_server.storage.steps import Steps, T, Work
 from rpz_auth_server.storage.store import WriteLoad
-from rpz_auth_server.storage.writer import Writer
+from rpz_auth_server.storage.writer import Writer, unreadable
 
 
 class SqliteStore(SqlStore):
@@ -126,8 +126,12 @@ class SqliteStore(SqlStore):
         self._lock.close()
 
     async def _look_up(self, table: Table[R], key: str) -> R | None:
-        found = await self._select(table, table.of_key, key)
-        return found[0] if found else None
+        # Not by `_select`: this is what each call does several times.
+        try:
+            rows = self._reader.execute(table.select_one, (key,)).fetchall()
+        except sqlite3.Error as error:
+            raise unreadable() from error
+        return table.load(rows[0]) if rows else None
 
     async def _select(self, table: Table[R], condition: str, *values: object) -> list[R]:
         with _unavailable():
@@ -145,10 +149,10 @@ class SqliteStore(SqlStore):
         work: Work[T],
         *,
         single: bool = False,  # noqa: ARG002 - a savepoint costs next to nothing here
-        announce: bool = False,  # noqa: ARG002 - nor does a look after every transaction
+        announce: bool = False,
     ) -> T:
         # A cancelled caller cancels the future that it awaits, and not what is queued.
-        return await self._writer.submit(work)
+        return await self._writer.submit(work, announce=announce)
 
     def _read_aside(self, steps: Callable[[], Steps[T]]) -> T:
         if self._closed:
@@ -173,4 +177,4 @@ def _unavailable() -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise BackendUnavailable("the database cannot be read at the moment; try again") from error
+        raise unreadable() from error

@@ -31,6 +31,7 @@ QUEUE = 4096
 class _Job:
     work: Work[Any]
     answer: asyncio.Future[Any]
+    announce: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +60,13 @@ class Writer:
         connection: sqlite3.Connection,
         lock: FileLock,
         clock: DatabaseClock,
-        written: Callable[[], None],
+        announce: Callable[[], None],
     ) -> None:
-        """Start the thread; `written` is called on the running event loop after each transaction."""
+        """Start the thread; `announce` is called on the running event loop after transactions with events."""
         self._connection = connection
         self._lock = lock
         self._clock = clock
-        self._written = written
+        self._announce = announce
         self._loop = asyncio.get_running_loop()
         self._jobs: collections.deque[_Job] = collections.deque()
         self._operations = 0
@@ -77,8 +78,12 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="rpz-auth-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, work: Work[T]) -> asyncio.Future[T]:
+    def submit(self, work: Work[T], *, announce: bool = False) -> asyncio.Future[T]:
         """Queue an operation. It is carried out also when the future is cancelled.
+
+        Args:
+            work: The steps.
+            announce: They write an event.
 
         Raises:
             BackendUnavailable: Too much waits already, or the store is closed.
@@ -87,7 +92,7 @@ class Writer:
         with self._waiting:
             if self._stopping or len(self._jobs) >= QUEUE:
                 raise overloaded()
-            self._jobs.append(_Job(work, answer))
+            self._jobs.append(_Job(work, answer, announce))
             self._waiting.notify()
         return answer
 
@@ -180,7 +185,8 @@ class Writer:
                     job.answer.set_result(value)
                 case _Failed(error):
                     job.answer.set_exception(error)
-        self._written()
+        if any(job.announce for job in batch):
+            self._announce()
 
 
 def unavailable(cause: Exception | None) -> BackendUnavailable:
@@ -188,6 +194,11 @@ def unavailable(cause: Exception | None) -> BackendUnavailable:
     refusal = BackendUnavailable("the database does not answer at the moment; try again")
     refusal.__cause__ = cause
     return refusal
+
+
+def unreadable() -> BackendUnavailable:
+    """What a caller is told when the database could not be read."""
+    return BackendUnavailable("the database cannot be read at the moment; try again")
 
 
 def overloaded() -> BackendUnavailable:
