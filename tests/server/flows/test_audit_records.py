@@ -42,6 +42,7 @@ async def test_record_is_shown_as_it_was_written(authority: TestAuthority) -> No
         peer="q",
         details={"k": "v"},
         hash=stored.digest,
+        hashed_time=stored.recorded_at,
     )
 
 

@@ -20,7 +20,7 @@ Progress = Callable[[int, int], None]
 
 _PAGES = 256
 """Copied in one step; other programs get the processor in between."""
-_BESIDE = ("-wal", "-shm", "-journal", ".lock")
+_BESIDE = ("-wal", "-shm", "-journal", ".lock", ".lock-turn")
 
 
 def back_up(source: Path, target: Path, progress: Progress) -> None:
