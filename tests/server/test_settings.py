@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from rpz_auth.errors import ConfigurationError
 from rpz_auth_server.domain.grant import Lifetimes
 from rpz_auth_server.domain.limits import Limits
-from rpz_auth_server.settings import Settings
+from rpz_auth_server.settings import Settings, split_dns_server
 
 
 def load(tmp_path: Path, environ: Any = None, **flags: Any) -> Settings:
@@ -30,6 +30,7 @@ def test_defaults_serve_on_loopback_with_tls(tmp_path: Path) -> None:
         "http_address": "127.0.0.1:8471",
         "console_address": "127.0.0.1:8472",
         "trusted_proxies": (),
+        "dns_servers": (),
         "cors_origins": (),
         "issuer": "https://localhost:8471",
         "database": f"sqlite:///{tmp_path}/rpz-auth.db",
@@ -415,3 +416,17 @@ def test_a_list_is_a_text_with_spaces_or_a_list(tmp_path: Path, given: Any) -> N
 
 def test_one_address_of_metrics_is_refused_for_several_workers(tmp_path: Path) -> None:
     assert "several workers" in problems(tmp_path, metrics_address="127.0.0.1:9470", workers=2)
+
+
+def test_dns_servers_are_addresses_with_or_without_a_port(tmp_path: Path) -> None:
+    servers = load(
+        tmp_path, dns_servers="192.0.2.53,192.0.2.54:5353,2001:db8::53,[2001:db8::54]:5353"
+    ).dns_servers
+    assert [split_dns_server(server) for server in servers] == [
+        ("192.0.2.53", 53),
+        ("192.0.2.54", 5353),
+        ("2001:db8::53", 53),
+        ("2001:db8::54", 5353),
+    ]
+    for wrong in ("dns.example", "192.0.2.53:", "192.0.2.53:70000", "192.0.2.0/24"):
+        assert "dns_servers (--dns-servers" in problems(tmp_path, dns_servers=wrong)

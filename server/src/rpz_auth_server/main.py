@@ -25,13 +25,15 @@ from rpz_auth_server.crypto.signing import SigningKeyring
 from rpz_auth_server.flows.limits import Limiter
 from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.live.collector import collect_forever
+from rpz_auth_server.live.dns import Dns
 from rpz_auth_server.live.expiry import warn_forever
 from rpz_auth_server.live.hub import Hub
 from rpz_auth_server.live.keyring import follow_keyring
 from rpz_auth_server.live.keys import keep_keys_forever
 from rpz_auth_server.live.limiter import Sharing, share_forever
 from rpz_auth_server.live.recorder import record, record_forever
-from rpz_auth_server.settings import OFF, Settings, split_address
+from rpz_auth_server.live.resolver import Resolver
+from rpz_auth_server.settings import OFF, Settings, split_address, split_dns_server
 from rpz_auth_server.storage.postgres.store import PostgresStore
 from rpz_auth_server.storage.sqlite import SqliteStore
 from rpz_auth_server.storage.store import Store
@@ -92,6 +94,18 @@ def serve(  # noqa: PLR0913, PLR0917 - one for each setting
     issuer: Annotated[str | None, typer.Option(help="The https URL that clients know it by.")] = None,
     database: Annotated[
         str | None, typer.Option(help="sqlite:///path/to/file.db or postgresql://user@host/name")
+    ] = None,
+    dns_servers: Annotated[
+        str | None, typer.Option(help="IP addresses, by commas, to ask for dns: names in whitelists.")
+    ] = None,
+    query_token_scopes: Annotated[
+        str | None, typer.Option(help="Scopes, in one text, that are safe in a URL (?token=).")
+    ] = None,
+    query_token_lifetime: Annotated[
+        float | None, typer.Option(help="Seconds that an API token may live that is taken from a URL.")
+    ] = None,
+    expiry_warning: Annotated[
+        float | None, typer.Option(help="Seconds before its end from which on a credential is warned of.")
     ] = None,
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM file of the server's chain.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM file of its private key.")] = None,
@@ -294,9 +308,12 @@ async def run(settings: Settings, environ: Mapping[str, str], *, control: int | 
         link = await first_sign_in.ensure_first_person(authority, settings.data_dir, console)
         if settings.metrics_address != OFF:
             _serve_metrics(settings, authority, hub, server, cleanup)
+        resolver = Resolver(authority.store, Dns(tuple(map(split_dns_server, settings.dns_servers))))
+        await resolver.settle()  # while it was down, answers may have become too old
+        await hub.catch_up()
         await server.start()
         await http.start()
-        for work in _background_work(authority, settings, environ):
+        for work in (resolver.keep_forever(), *_background_work(authority, settings, environ)):
             cleanup.callback(asyncio.create_task(work).cancel)
         _settle()
         life.greet(

@@ -48,6 +48,7 @@ _COMMAND_VARIABLES = frozenset(
 """Of the `rpz-auth` command; whoever exports one in a shell may start a server there too."""
 _DAY = 86400
 _MAX_PORT = 65535
+_DNS_PORT = 53
 _MAX_ISSUER = 255  # it stands in every access token
 _URL_PATH = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*", re.ASCII)
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?", re.ASCII)
@@ -189,6 +190,26 @@ def _check_provider(issuer: str) -> str:
     return _check_issuer(issuer)
 
 
+def split_dns_server(text: str) -> tuple[str, int]:
+    """Split an IP address, `IP:port` or `[IPv6]:port`."""
+    try:
+        return str(parse_address(text)), _DNS_PORT
+    except ValueError:
+        host, port = split_address(text)
+        return str(parse_address(host)), port
+
+
+def _check_dns_servers(servers: tuple[str, ...]) -> tuple[str, ...]:
+    for server in servers:
+        try:
+            split_dns_server(server)
+        except ValueError:
+            raise ValueError(
+                f"{server!r}: write an IP address, as in 192.0.2.53, or 192.0.2.53:5353"
+            ) from None
+    return servers
+
+
 def _check_database(url: str) -> str:
     """Say what to write instead, but never the URL: it may hold a password."""
     if url.startswith(_POSTGRES):
@@ -254,6 +275,10 @@ class Settings(BaseModel):
     tls_key: AbsolutePath | None = None
     tls_client_ca: AbsolutePath | None = None
     """PEM; if set, every client must show a certificate of these authorities."""
+    dns_servers: Annotated[
+        tuple[str, ...], BeforeValidator(_split_list), AfterValidator(_check_dns_servers)
+    ] = ()
+    """Who is asked for the names in whitelists: IP addresses, or IP:port; the system's servers if empty."""
     code_lifetime: float = Field(60, ge=1, le=600)  # RFC 6749 §4.1.2: ten minutes at most
     access_token_lifetime: float = Field(7200, ge=MIN_LIFETIME, le=MAX_ACCESS_TOKEN_LIFETIME)
     refresh_idle_lifetime: float = Field(30 * _DAY, ge=MIN_LIFETIME, le=MAX_REFRESH_LIFETIME)

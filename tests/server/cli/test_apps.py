@@ -32,6 +32,8 @@ def test_created_app_has_what_was_asked_for(cli: Cli, authority: AuthorityProces
         "scopes": ["orders.read", "rpz.codes.issue"],
         "resources": sorted([RESOURCE, authority.bootstrap["issuer"]]),
         "whitelist": ["192.0.2.0/24", "san:shop.example"],
+        "resolved_addresses": [],
+        "private_names_allowed": False,
         "locked": False,
         "locked_by": "",
         "locked_by_administrator": False,

@@ -37,10 +37,17 @@ def test_a80_a_homograph_and_what_pythons_codec_makes_of_it_are_other_domains() 
 
 
 @pytest.mark.parametrize("kind", [AppKind.BACKEND, AppKind.DEVICE])
-@pytest.mark.parametrize("typed", ["api.example", "dns:api.example", "dns:b\u00fccher.example"])
-def test_name_to_resolve_is_refused_by_a_version_that_resolves_none(kind: AppKind, typed: str) -> None:
-    with pytest.raises(ValueError, match="does not resolve names"):
-        read_entry(typed, kind)
+@pytest.mark.parametrize(
+    ("typed", "entry"),
+    [
+        ("api.example", "dns:api.example"),
+        ("dns:API.example.", "dns:api.example"),
+        ("b\u00fccher.example", "dns:xn--bcher-kva.example"),
+        ("dns:b\u00fccher.example", "dns:xn--bcher-kva.example"),
+    ],
+)
+def test_a80_bare_name_means_what_it_resolves_to(kind: AppKind, typed: str, entry: str) -> None:
+    assert read_entry(typed, kind) == entry
 
 
 @pytest.mark.parametrize(

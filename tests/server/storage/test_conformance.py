@@ -18,6 +18,7 @@ from rpz_auth_server.domain.issuer import Issuer
 from rpz_auth_server.domain.key import KeyUse, SealedKey
 from rpz_auth_server.domain.limits import Charge, Level, RefusalCount, SharedLevel
 from rpz_auth_server.domain.refusal import Conflict
+from rpz_auth_server.domain.resolution import Resolution
 from rpz_auth_server.domain.use import Use
 from rpz_auth_server.storage import limits
 from rpz_auth_server.storage.audit import find_break
@@ -893,3 +894,49 @@ async def test_request_id_stands_for_one_creation_until_it_is_forgotten(store: S
     await store.commit(Commit(rows=(old,)))
     assert await store.collect(limit=100) == 1
     assert await store.creation("old") is None
+
+
+# Names in whitelists
+
+
+async def test_a81_apps_with_names_are_listed_in_order_and_no_others(store: Store) -> None:
+    named = sorted(
+        (an_app(app_id=new_id(), whitelist=("10.0.0.1", "dns:a.example")) for _ in range(3)),
+        key=lambda app: app.app_id,
+    )
+    others = (
+        an_app(app_id=new_id()),
+        an_app(app_id=new_id(), whitelist=("san:dns.example",)),
+        an_app(app_id=new_id(), whitelist=("dns:a.example",), deleted=True),
+    )
+    await store.commit(Commit(rows=(*named, *others)))
+    assert await store.apps_with_names(after="", limit=2) == named[:2]
+    assert await store.apps_with_names(after=named[1].app_id, limit=2) == named[2:]
+    await store.commit(Commit(rows=(replace(named[0], whitelist=(), version=2),)))
+    assert await store.apps_with_names(after="", limit=9) == named[1:]
+
+
+async def test_a81_snapshot_tells_where_names_lead_beside_the_entries(store: Store) -> None:
+    app = an_app(whitelist=("dns:a.example",), resolved=("192.0.2.1",), private_names_allowed=True)
+    await store.commit(Commit(rows=(app,)))
+    assert await store.app(app.app_id) == app
+    assert (await store.snapshot()).apps == (app.state,)
+    assert app.state.whitelist == ("dns:a.example", "192.0.2.1")
+
+
+async def test_a81_where_a_name_leads_is_kept_while_it_is_asked_for(store: Store) -> None:
+    now = store.now()
+    found = [
+        Resolution(name=f"{number:04}.example", addresses=("192.0.2.1",), resolved_at=now, due_at=now - 3000)
+        for number in range(1200)
+    ]
+    await store.commit(Commit(rows=tuple(found)))
+    assert await store.resolutions(["missing.example"]) == []
+    assert await store.resolutions([each.name for each in found]) == found
+    with pytest.raises(Conflict):
+        await store.commit(Commit(rows=(found[0],)))
+    forgotten = replace(found[0], resolved_at=None, due_at=now - 3601, version=2)
+    await store.commit(Commit(rows=(forgotten,)))
+    assert await store.resolutions([forgotten.name]) == [forgotten]
+    assert await store.collect(limit=10) == 1
+    assert await store.resolutions([forgotten.name, found[1].name]) == [found[1]]

@@ -11,13 +11,14 @@ from rpz_auth_server.storage import file, rows
 @pytest.mark.parametrize(
     ("table", "name", "own"),
     [
-        (rows.APPS, "apps", {"search_name"}),
+        (rows.APPS, "apps", {"search_name", "has_names"}),
         (rows.CLIENT_SECRETS, "client_secrets", set()),
         (rows.API_TOKENS, "api_tokens", set()),
         (rows.GRANTS, "grants", {"collect_at"}),
         (rows.SIGNING_KEYS, "signing_keys", set()),
         (rows.ISSUER, "issuer", {"one"}),
         (rows.CREATIONS, "creations", set()),
+        (rows.RESOLUTIONS, "resolutions", set()),
         (rows.PUSHED_REQUESTS, "pushed_requests", set()),
     ],
 )

@@ -60,6 +60,8 @@ def print_app(shown: pb.App) -> None:
             "Scopes": shown.scopes,
             "Resources": shown.resources,
             "Whitelist": shown.whitelist or "calls from anywhere",
+            "Names lead to": shown.resolved_addresses,
+            "Private addresses": "allowed behind names" if shown.private_names_allowed else "",
             "Authenticates": "with a secret" if shown.confidential else "not; it is public",
             "PKCE": "exempt" if shown.pkce_exempt else "required",
             "Requests": "must be pushed (RFC 9126)" if shown.require_pushed_authorization_requests else "",

@@ -24,13 +24,14 @@ _PAGE = 1000
 
 
 _ALLOW_HELP = (
-    "From where it may call: an address, a network such as 192.0.2.0/24, san:NAME, unix, or, for pages in "
-    "browsers, origin:https://NAME."
+    "From where it may call: an address, a network such as 192.0.2.0/24, san:NAME, dns:NAME, unix, or, for "
+    "pages in browsers, origin:https://NAME. A bare NAME means origin: for a frontend, else dns:."
 )
 _REDIRECT_HELP = "https, or http on 127.0.0.1 or [::1]."
 _SCOPE_HELP = "What users may grant it, and its API tokens may carry."
 _OWN_LIFETIME_HELP = "As in 30m or 90d; without it, the authority's."
 _PAR_HELP = "Take its authorization requests only if pushed beforehand (RFC 9126)."
+_PRIVATE_HELP = "Let the names in its whitelist lead to private addresses (administrators)."
 _QUERY_HELP = "Let a frontend's API tokens travel in URLs (?token=). Discouraged: URLs stand in logs."
 AccessLifetimeOption = Annotated[
     str | None,
@@ -114,6 +115,7 @@ def create(  # noqa: PLR0913, PLR0917 - one for each field of an App
     ] = False,
     query_token: Annotated[bool, typer.Option("--query-token", help=_QUERY_HELP)] = False,
     require_par: Annotated[bool, typer.Option("--require-par", help=_PAR_HELP)] = False,
+    private_names: Annotated[bool, typer.Option("--private-names", help=_PRIVATE_HELP)] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Register an App. Options for lists may be repeated.
@@ -124,7 +126,14 @@ def create(  # noqa: PLR0913, PLR0917 - one for each field of an App
     if verifier is not None:
         contradictions = (
             *(redirect_uri, scope, pkce_exempt, sign_in_for, subject_prefix, confidential, query_token),
-            *(access_token_lifetime, refresh_idle_lifetime, refresh_lifetime, request_id, require_par),
+            *(
+                access_token_lifetime,
+                refresh_idle_lifetime,
+                refresh_lifetime,
+                request_id,
+                require_par,
+                private_names,
+            ),
         )
         if kind not in (None, Kind.BACKEND) or any(contradictions):
             raise typer.BadParameter(
@@ -154,6 +163,7 @@ def create(  # noqa: PLR0913, PLR0917 - one for each field of an App
         pkce_exempt=pkce_exempt,
         query_token_allowed=query_token,
         require_pushed_authorization_requests=require_par,
+        private_names_allowed=private_names,
         **_lifetimes(access_token_lifetime, refresh_idle_lifetime, refresh_lifetime),
         sign_in=pb.SignIn(client_ids=sign_in_for, subject_prefix=subject_prefix) if sign_in_for else None,
     )
@@ -236,6 +246,9 @@ def update(  # noqa: PLR0913, PLR0917 - one for each field of an App
         bool | None, typer.Option("--query-token/--no-query-token", help=_QUERY_HELP)
     ] = None,
     require_par: Annotated[bool | None, typer.Option("--require-par/--any-request", help=_PAR_HELP)] = None,
+    private_names: Annotated[
+        bool | None, typer.Option("--private-names/--no-private-names", help=_PRIVATE_HELP)
+    ] = None,
     no_sign_in: Annotated[
         bool, typer.Option("--no-sign-in", help="Take away the right to issue codes.")
     ] = False,
@@ -270,6 +283,7 @@ def update(  # noqa: PLR0913, PLR0917 - one for each field of an App
         pkce_exempt=pkce_exempt or False,
         query_token_allowed=query_token or False,
         require_pushed_authorization_requests=require_par or False,
+        private_names_allowed=private_names or False,
         **lifetimes,
     )
     given = {
@@ -284,6 +298,7 @@ def update(  # noqa: PLR0913, PLR0917 - one for each field of an App
         "pkce_exempt": pkce_exempt is not None,
         "query_token_allowed": query_token is not None,
         "require_pushed_authorization_requests": require_par is not None,
+        "private_names_allowed": private_names is not None,
         **{name: name in lifetimes or default_lifetimes for name in _LIFETIMES},
     }
     mask = FieldMask(paths=[name for name, is_given in given.items() if is_given])

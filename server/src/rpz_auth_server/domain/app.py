@@ -40,6 +40,10 @@ class App:
     scopes: frozenset[str] = frozenset()
     resources: frozenset[str] = frozenset()
     whitelist: tuple[str, ...] = ()
+    resolved: tuple[str, ...] = ()
+    """Addresses of the names in its whitelist; what verifiers are told beside the entries."""
+    private_names_allowed: bool = False
+    """Whether these may be private ones."""
     locked: bool = False
     locked_by: str = ""
     """Whoever locked it; what an administrator has locked, no owner unlocks."""
@@ -65,6 +69,11 @@ class App:
     version: int = 1
 
     @property
+    def effective_whitelist(self) -> tuple[str, ...]:
+        """The entries, and what their names lead to."""
+        return (*self.whitelist, *self.resolved)
+
+    @property
     def state(self) -> AppState:
         """What verifiers must know."""
         return AppState(
@@ -73,7 +82,7 @@ class App:
             locked=self.locked,
             deleted=self.deleted,
             epoch=self.epoch,
-            whitelist=self.whitelist,
+            whitelist=self.effective_whitelist,
             query_token_allowed=self.query_token_allowed,
         )
 

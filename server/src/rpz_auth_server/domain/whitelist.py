@@ -30,10 +30,7 @@ def read_entry(entry: str, kind: AppKind, *, allow_any: bool = False) -> str:
         entry = f"{ORIGIN}https://{entry}" if kind is AppKind.FRONTEND else DNS + entry
     elif entry.lower().startswith(("https://", "http://")):
         entry = ORIGIN + entry
-    normal = normalise(_to_a_labels(entry), allow_any=allow_any)
-    if normal.startswith(DNS):
-        raise ValueError("this version does not resolve names; write the addresses, or san:name")
-    return normal
+    return normalise(_to_a_labels(entry), allow_any=allow_any)
 
 
 def _to_a_labels(entry: str) -> str:

@@ -13,8 +13,10 @@ from rpz_auth_server.domain.app import App, AppKind, SignIn, is_live
 from rpz_auth_server.domain.grant import MAX_ACCESS_TOKEN_LIFETIME, MAX_REFRESH_LIFETIME, MIN_LIFETIME
 from rpz_auth_server.domain.name import check_name
 from rpz_auth_server.domain.refusal import RequestInvalid, RightsInsufficient
+from rpz_auth_server.domain.resolution import MAX_NAMES, names_in
 from rpz_auth_server.domain.uri import check_redirect_uri, check_resource
 from rpz_auth_server.domain.whitelist import read_entry
+from rpz_auth_server.flows.names import with_names_resolved
 from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.flows.rights import check_grantable, is_administrator
 
@@ -34,6 +36,7 @@ class AppFields:
     scopes: Sequence[str] | None = None
     resources: Sequence[str] | None = None
     whitelist: Sequence[str] | None = None
+    private_names_allowed: bool | None = None
     confidential: bool | None = None
     pkce_exempt: bool | None = None
     query_token_allowed: bool | None = None
@@ -73,6 +76,9 @@ async def apply(
         whitelist=app.whitelist
         if fields.whitelist is None
         else _whitelist(app, fields.whitelist, allow_any_peer=allow_any_peer),
+        private_names_allowed=app.private_names_allowed
+        if fields.private_names_allowed is None
+        else fields.private_names_allowed,
         confidential=await _confidential(authority, app, fields),
         pkce_exempt=app.pkce_exempt if fields.pkce_exempt is None else fields.pkce_exempt,
         query_token_allowed=app.query_token_allowed
@@ -87,6 +93,7 @@ async def apply(
         raise RequestInvalid("only a backend, which has a secret, can do without PKCE (RFC 9700 §2.1.1)")
     if changed.query_token_allowed and app.kind is not AppKind.FRONTEND:
         raise RequestInvalid("only a frontend, which cannot set headers everywhere, may send ?token=")
+    changed = await with_names_resolved(authority.store, changed)
     return _lifetimes(authority, caller, changed, fields)
 
 
@@ -95,6 +102,8 @@ def _check_administrators(caller: Caller, app: App, fields: AppFields) -> None:
         return
     if fields.owner not in (None, app.owner):
         raise RightsInsufficient("only an administrator gives an App to another owner")
+    if fields.private_names_allowed not in (None, app.private_names_allowed):
+        raise RightsInsufficient("only an administrator lets names lead to private addresses")
     if fields.sign_in is not None:
         raise RightsInsufficient("only an administrator lists for whom a sign-in service may issue codes")
 
@@ -197,7 +206,9 @@ def _whitelist(app: App, entries: Sequence[str], *, allow_any_peer: bool) -> tup
     _check_length(entries, MAX_ENTRIES, "whitelist entries")
     if app.whitelist and not entries and not allow_any_peer:
         raise RequestInvalid("an empty whitelist allows calls from anywhere; set allow_any_peer to say so")
-    return tuple(dict.fromkeys(_entries(app.kind, entries, allow_any=allow_any_peer)))
+    read = tuple(dict.fromkeys(_entries(app.kind, entries, allow_any=allow_any_peer)))
+    _check_length(names_in(read), MAX_NAMES, "dns: entries")
+    return read
 
 
 def _entries(kind: AppKind, entries: Iterable[str], *, allow_any: bool) -> Iterable[str]:

@@ -232,7 +232,7 @@ def _warn(caller: Caller, before: App, after: App) -> None:
         _log.warning("an App was weakened", app_id=after.app_id, by=caller.subject, warning=warning)
 
 
-_ALWAYS_CHANGING = {"app_id", "version", "created_at", "updated_at"}
+_ALWAYS_CHANGING = {"app_id", "resolved", "version", "created_at", "updated_at"}
 
 
 def _audit(caller: Caller, action: str, before: App, after: App) -> Audit:

@@ -143,7 +143,7 @@ async def _authenticate(authority: Authority, client: ClientCredentials, secret:
         await _verify_secret(authority, secret, app)
     elif app.confidential:
         raise ClientInvalid
-    compiled(app.whitelist).check(client.peer)
+    compiled(app.effective_whitelist).check(client.peer)
     if secret is not None:
         authority.uses.note(secret.id, at=authority.store.now(), place=str(client.peer))
     return app

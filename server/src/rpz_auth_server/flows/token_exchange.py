@@ -91,5 +91,5 @@ async def _authenticate(authority: Authority, client: ClientCredentials) -> App 
     app = await authority.store.app(client.client_id)
     if app is None or app.locked or app.deleted:
         return None
-    compiled(app.whitelist).check(client.peer)
+    compiled(app.effective_whitelist).check(client.peer)
     return app

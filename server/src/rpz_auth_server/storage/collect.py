@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rpz_auth_server.domain.creation import KEPT as CREATION_KEPT
 from rpz_auth_server.domain.grant import MARGIN
+from rpz_auth_server.domain.resolution import LONGEST
 from rpz_auth_server.storage import events, limits
 from rpz_auth_server.storage.steps import Steps, sql
 from rpz_auth_server.storage.store import AUDIT_KEPT
@@ -30,6 +31,7 @@ def collect(now: float, limit: int, audit_kept: float = AUDIT_KEPT) -> Steps[int
     collected += yield from _consents(now, limit)
     collected += yield from _pushed_requests(now, limit)
     collected += yield from _creations(now, limit)
+    collected += yield from _resolutions(now, limit)
     collected += yield from events.collect(now, limit)
     collected += yield from limits.collect(now, limit)
     collected += yield from _audit(now, limit, audit_kept)
@@ -137,6 +139,16 @@ def _creations(now: float, limit: int) -> Steps[int]:
         "DELETE FROM creations WHERE request_key IN (SELECT request_key FROM creations"
         " WHERE created_at <= ? LIMIT ?)",
         now - CREATION_KEPT,
+        limit,
+    )
+    return deleted.count
+
+
+def _resolutions(now: float, limit: int) -> Steps[int]:
+    # A name that some whitelist holds is asked for when it is due, whatever comes of it.
+    deleted = yield sql(
+        "DELETE FROM resolutions WHERE name IN (SELECT name FROM resolutions WHERE due_at <= ? LIMIT ?)",
+        now - LONGEST,
         limit,
     )
     return deleted.count

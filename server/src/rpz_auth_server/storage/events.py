@@ -108,7 +108,7 @@ def snapshot(now: float) -> Steps[StoredSnapshot]:
         now,
     )
     apps = yield sql(
-        "SELECT app_id, version, locked, deleted, epoch, whitelist, query_token_allowed FROM apps"
+        "SELECT app_id, version, locked, deleted, epoch, whitelist, resolved, query_token_allowed FROM apps"
         " WHERE locked = 1 OR deleted = 1 OR epoch > 0 OR whitelist <> '[]'"
         " OR query_token_allowed = 1 ORDER BY app_id"
     )
@@ -123,10 +123,10 @@ def snapshot(now: float) -> Steps[StoredSnapshot]:
                 locked=bool(locked),
                 deleted=bool(deleted),
                 epoch=epoch,
-                whitelist=tuple(json.loads(whitelist)),
+                whitelist=(*json.loads(whitelist), *json.loads(resolved)),
                 query_token_allowed=bool(query_token_allowed),
             )
-            for app_id, version, locked, deleted, epoch, whitelist, query_token_allowed in apps.rows
+            for app_id, version, locked, deleted, epoch, whitelist, resolved, query_token_allowed in apps.rows
         ),
     )
 

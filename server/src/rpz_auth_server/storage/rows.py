@@ -18,6 +18,7 @@ from rpz_auth_server.domain.issuer import Issuer
 from rpz_auth_server.domain.key import SealedKey
 from rpz_auth_server.domain.pushed_request import PushedRequest
 from rpz_auth_server.domain.refusal import Conflict
+from rpz_auth_server.domain.resolution import Resolution, names_in
 from rpz_auth_server.storage.steps import Statement, Steps
 from rpz_auth_server.storage.store import Row
 
@@ -80,7 +81,7 @@ class Table(Generic[R]):
         fixed: tuple[str, ...] = (),
         codecs: Mapping[str, _Codec] | None = None,
         derived: Mapping[str, Callable[[R], float]] | None = None,
-        computed: Mapping[str, Callable[[R], str]] | None = None,
+        computed: Mapping[str, Callable[[R], str | int]] | None = None,
         observed: tuple[str, ...] = (),
         rarely_changes: bool = False,
     ) -> None:
@@ -208,6 +209,8 @@ APPS: Table[App] = Table(
         "scopes": _SET,
         "resources": _SET,
         "whitelist": _TUPLE,
+        "resolved": _TUPLE,
+        "private_names_allowed": _BOOL,
         "locked": _BOOL,
         "locked_by_administrator": _BOOL,
         "confidential": _BOOL,
@@ -217,7 +220,10 @@ APPS: Table[App] = Table(
         "require_pushed_authorization_requests": _BOOL,
         "sign_in": _SIGN_IN,
     },
-    computed={"search_name": lambda app: searchable(app.display_name)},
+    computed={
+        "search_name": lambda app: searchable(app.display_name),
+        "has_names": lambda app: int(bool(names_in(app.whitelist))),
+    },
     rarely_changes=True,
 )
 CLIENT_SECRETS: Table[ClientSecret] = Table(
@@ -261,6 +267,10 @@ EXTERNAL_IDENTITIES: Table[ExternalIdentity] = Table(
 
 CREATIONS: Table[Creation] = Table(Creation, "creations", _columns(Creation))
 
+RESOLUTIONS: Table[Resolution] = Table(
+    Resolution, "resolutions", _columns(Resolution), codecs={"addresses": _TUPLE}
+)
+
 PUSHED_REQUESTS: Table[PushedRequest] = Table(
     PushedRequest,
     "pushed_requests",
@@ -282,6 +292,7 @@ TABLES: Mapping[type[Row], Table[Any]] = {
     ExternalIdentity: EXTERNAL_IDENTITIES,
     PushedRequest: PUSHED_REQUESTS,
     Creation: CREATIONS,
+    Resolution: RESOLUTIONS,
 }
 """Those that others refer to come first."""
 

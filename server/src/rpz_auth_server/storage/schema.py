@@ -381,3 +381,25 @@ def m0010_required_pushed_requests() -> Steps[None]:
 def m0011_moved() -> Steps[None]:
     """Keep where the database was moved to: from then on it takes no writes, and nobody opens it."""
     yield sql("ALTER TABLE meta ADD COLUMN moved_to TEXT")
+
+
+@_migration
+def m0012_names() -> Steps[None]:
+    """Let whitelists hold names, and keep where these lead."""
+    yield sql("ALTER TABLE apps ADD COLUMN resolved TEXT NOT NULL DEFAULT '[]'")
+    yield sql("ALTER TABLE apps ADD COLUMN private_names_allowed INTEGER NOT NULL DEFAULT 0")
+    yield sql("ALTER TABLE apps ADD COLUMN has_names INTEGER NOT NULL DEFAULT 0")
+    yield sql("CREATE INDEX apps_with_names ON apps (app_id) WHERE has_names = 1")
+    yield sql(
+        """
+        CREATE TABLE resolutions (
+            name TEXT PRIMARY KEY NOT NULL,
+            addresses TEXT NOT NULL,
+            resolved_at REAL,
+            due_at REAL NOT NULL,
+            failures INTEGER NOT NULL,
+            version INTEGER NOT NULL
+        ) STRICT
+        """
+    )
+    yield sql("CREATE INDEX resolutions_due ON resolutions (due_at)")

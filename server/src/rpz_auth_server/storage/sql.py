@@ -17,6 +17,7 @@ from rpz_auth_server.domain.issuer import Issuer
 from rpz_auth_server.domain.key import KeyUse, SealedKey
 from rpz_auth_server.domain.limits import Charge, RefusalCount, SharedLevel
 from rpz_auth_server.domain.pushed_request import PushedRequest
+from rpz_auth_server.domain.resolution import Resolution
 from rpz_auth_server.domain.use import Use
 from rpz_auth_server.storage import audit, events, limits, usage
 from rpz_auth_server.storage.collect import collect
@@ -31,6 +32,7 @@ from rpz_auth_server.storage.rows import (
     GRANTS,
     ISSUER,
     PUSHED_REQUESTS,
+    RESOLUTIONS,
     SESSIONS,
     SIGNING_KEYS,
     R,
@@ -40,6 +42,8 @@ from rpz_auth_server.storage.rows import (
 )
 from rpz_auth_server.storage.steps import Steps, T, Work, sql
 from rpz_auth_server.storage.store import AUDIT_KEPT, Commit, Row
+
+_MOST_VALUES = 500
 
 TICK = "UPDATE meta SET now = CASE WHEN now < ? THEN ? ELSE now END WHERE moved_to IS NULL RETURNING now"
 """The first statement of every transaction that writes; both values are the time on the writer's clock.
@@ -111,6 +115,21 @@ class SqlStore(abc.ABC):
         conditions, values = app_conditions(owner, kind, name_part)
         condition = f"WHERE {conditions}app_id > ? AND deleted = 0 ORDER BY app_id LIMIT ?"
         return await self._select(APPS, condition, *values, after, limit)
+
+    async def apps_with_names(self, *, after: str, limit: int) -> Sequence[App]:
+        """See `Store.apps_with_names`."""
+        condition = "WHERE has_names = 1 AND deleted = 0 AND app_id > ? ORDER BY app_id LIMIT ?"
+        return await self._select(APPS, condition, after, limit)
+
+    async def resolutions(self, names: Sequence[str]) -> Sequence[Resolution]:
+        """See `Store.resolutions`."""
+        found: list[Resolution] = []
+        wanted = sorted(set(names))
+        for start in range(0, len(wanted), _MOST_VALUES):
+            part = wanted[start : start + _MOST_VALUES]
+            condition = f"WHERE name IN ({', '.join('?' * len(part))}) ORDER BY name"
+            found += await self._select(RESOLUTIONS, condition, *part)
+        return found
 
     async def client_secret(self, secret_id: str) -> ClientSecret | None:
         """See `Store.client_secret`."""

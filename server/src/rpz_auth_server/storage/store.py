@@ -17,6 +17,7 @@ from rpz_auth_server.domain.issuer import Issuer
 from rpz_auth_server.domain.key import KeyUse, SealedKey
 from rpz_auth_server.domain.limits import Charge, RefusalCount, SharedLevel
 from rpz_auth_server.domain.pushed_request import PushedRequest
+from rpz_auth_server.domain.resolution import Resolution
 from rpz_auth_server.domain.use import Use
 
 Row = (
@@ -32,6 +33,7 @@ Row = (
     | ExternalIdentity
     | PushedRequest
     | Creation
+    | Resolution
 )
 
 
@@ -104,6 +106,14 @@ class Store(Protocol):
 
         Of one kind, if that is given; with a part of their names, in any case.
         """
+        ...
+
+    async def apps_with_names(self, *, after: str, limit: int) -> Sequence[App]:
+        """Apps whose whitelists hold names, in order of App ID, beyond the ID `after`."""
+        ...
+
+    async def resolutions(self, names: Sequence[str]) -> Sequence[Resolution]:
+        """What is known of those among these names that were looked up, in order of name."""
         ...
 
     async def client_secret(self, secret_id: str) -> ClientSecret | None:

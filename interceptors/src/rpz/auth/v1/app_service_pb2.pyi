@@ -74,6 +74,8 @@ class App(google.protobuf.message.Message):
     LOCKED_BY_FIELD_NUMBER: builtins.int
     LOCKED_BY_ADMINISTRATOR_FIELD_NUMBER: builtins.int
     REQUIRE_PUSHED_AUTHORIZATION_REQUESTS_FIELD_NUMBER: builtins.int
+    PRIVATE_NAMES_ALLOWED_FIELD_NUMBER: builtins.int
+    RESOLVED_ADDRESSES_FIELD_NUMBER: builtins.int
     app_id: builtins.str
     """A random UUID, the OAuth 2 `client_id`."""
     kind: global___AppKind.ValueType
@@ -99,6 +101,8 @@ class App(google.protobuf.message.Message):
     """Then only an administrator unlocks it."""
     require_pushed_authorization_requests: builtins.bool
     """Whether browsers may bring its authorization requests only by reference (RFC 9126 §6)."""
+    private_names_allowed: builtins.bool
+    """Set by an administrator: the `dns:` names of its whitelist may lead to private addresses."""
     @property
     def redirect_uris(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """https, or http on a loopback IP (RFC 8252 §7.3); no fragment."""
@@ -114,7 +118,8 @@ class App(google.protobuf.message.Message):
     @property
     def whitelist(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """From where it may call. Entries about the peer, one of which must match if there are any: networks in
-        CIDR form, IP addresses, `san:` names of client certificates, `unix`. Entries about the page in a
+        CIDR form, IP addresses, `san:` names of client certificates, `dns:` with a host name that the authority
+        looks up in the background, `unix`. Entries about the page in a
         browser, one of which must match if there are any: `origin:https://host:port`. Empty: from anywhere.
         """
 
@@ -134,6 +139,10 @@ class App(google.protobuf.message.Message):
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     @property
     def update_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def resolved_addresses(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Output only. Where the `dns:` names lead now; verifiers are told these beside the whitelist."""
+
     def __init__(
         self,
         *,
@@ -160,9 +169,11 @@ class App(google.protobuf.message.Message):
         locked_by: builtins.str = ...,
         locked_by_administrator: builtins.bool = ...,
         require_pushed_authorization_requests: builtins.bool = ...,
+        private_names_allowed: builtins.bool = ...,
+        resolved_addresses: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["access_token_lifetime", b"access_token_lifetime", "create_time", b"create_time", "refresh_token_idle_lifetime", b"refresh_token_idle_lifetime", "refresh_token_lifetime", b"refresh_token_lifetime", "sign_in", b"sign_in", "update_time", b"update_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["access_token_lifetime", b"access_token_lifetime", "app_id", b"app_id", "confidential", b"confidential", "create_time", b"create_time", "display_name", b"display_name", "epoch", b"epoch", "etag", b"etag", "kind", b"kind", "locked", b"locked", "locked_by", b"locked_by", "locked_by_administrator", b"locked_by_administrator", "owner", b"owner", "pkce_exempt", b"pkce_exempt", "query_token_allowed", b"query_token_allowed", "redirect_uris", b"redirect_uris", "refresh_token_idle_lifetime", b"refresh_token_idle_lifetime", "refresh_token_lifetime", b"refresh_token_lifetime", "require_pushed_authorization_requests", b"require_pushed_authorization_requests", "resources", b"resources", "scopes", b"scopes", "sign_in", b"sign_in", "update_time", b"update_time", "whitelist", b"whitelist"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["access_token_lifetime", b"access_token_lifetime", "app_id", b"app_id", "confidential", b"confidential", "create_time", b"create_time", "display_name", b"display_name", "epoch", b"epoch", "etag", b"etag", "kind", b"kind", "locked", b"locked", "locked_by", b"locked_by", "locked_by_administrator", b"locked_by_administrator", "owner", b"owner", "pkce_exempt", b"pkce_exempt", "private_names_allowed", b"private_names_allowed", "query_token_allowed", b"query_token_allowed", "redirect_uris", b"redirect_uris", "refresh_token_idle_lifetime", b"refresh_token_idle_lifetime", "refresh_token_lifetime", b"refresh_token_lifetime", "require_pushed_authorization_requests", b"require_pushed_authorization_requests", "resolved_addresses", b"resolved_addresses", "resources", b"resources", "scopes", b"scopes", "sign_in", b"sign_in", "update_time", b"update_time", "whitelist", b"whitelist"]) -> None: ...
 
 global___App = App
 

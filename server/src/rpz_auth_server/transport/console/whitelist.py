@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from rpz_auth.errors import Refusal
 from rpz_auth.whitelist import DNS, MAX_ENTRIES, ORIGIN, SAN, normalise
@@ -11,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from rpz_auth_server.domain.app import App, AppKind
+from rpz_auth_server.domain.resolution import Resolution, names_in
 from rpz_auth_server.flows import apps
 from rpz_auth_server.flows.app_fields import AppFields
 from rpz_auth_server.transport.console import show
@@ -40,7 +43,7 @@ class WhitelistPages:
 
     async def list(self, visit: Visit) -> Response:
         """Show the entries."""
-        return self._show(visit, await self._find(visit))
+        return await self._show(visit, await self._find(visit))
 
     async def check(self, visit: Visit) -> Response:
         """Say what an entry means, or what to type instead; nothing is changed."""
@@ -71,7 +74,7 @@ class WhitelistPages:
         except Refusal as refusal:
             if not is_mendable(refusal):
                 raise
-            return self._show(visit, app, wrong=_without_number(refusal.message), typed=typed)
+            return await self._show(visit, app, wrong=_without_number(refusal.message), typed=typed)
         return self.desk.go(f"{HOME}/apps/{app.app_id}/whitelist", said="saved")
 
     async def remove(self, visit: Visit) -> Response:
@@ -89,7 +92,9 @@ class WhitelistPages:
         )
         return self.desk.go(f"{HOME}/apps/{app.app_id}/whitelist", said="saved")
 
-    def _show(self, visit: Visit, app: App, *, wrong: str | None = None, typed: str = "") -> Response:
+    async def _show(self, visit: Visit, app: App, *, wrong: str | None = None, typed: str = "") -> Response:
+        names = names_in(app.whitelist)
+        known = {found.name: found for found in await self.desk.authority.store.resolutions(names)}
         return self.desk.show(
             visit,
             "whitelist.html",
@@ -98,7 +103,7 @@ class WhitelistPages:
             app=app,
             tab="whitelist",
             typed=typed,
-            entries=[(entry, explain(entry)) for entry in app.whitelist],
+            entries=[(entry, explain(entry) + _found(entry, known, app)) for entry in app.whitelist],
             most=MAX_ENTRIES,
             peer=str(visit.person.peer),
         )
@@ -132,6 +137,18 @@ def explain(entry: str) -> str:
     if entry == "unix":
         return "Callers on the same machine, over a Unix socket."
     return f"Every address in the network {entry}." if "/" in entry else f"The one address {entry}."
+
+
+def _found(entry: str, known: Mapping[str, Resolution], app: App) -> str:
+    """Where a name leads, for an entry that is one."""
+    if not entry.startswith(DNS):
+        return ""
+    resolution = known.get(entry.removeprefix(DNS))
+    if resolution is None or resolution.resolved_at is None:
+        return " It has not been found yet, so it lets nobody pass."
+    when = datetime.fromtimestamp(resolution.resolved_at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    passing = [address for address in resolution.addresses if address in app.resolved]
+    return f" Found at {when}: {', '.join(passing) or 'no address that may pass'}."
 
 
 def _without_number(message: str) -> str:

@@ -168,6 +168,8 @@ def write_app(app: App) -> app_service_pb2.App:
         scopes=sorted(app.scopes),
         resources=sorted(app.resources),
         whitelist=app.whitelist,
+        resolved_addresses=app.resolved,
+        private_names_allowed=app.private_names_allowed,
         locked=app.locked,
         epoch=app.epoch,
         confidential=app.confidential,
