@@ -109,9 +109,12 @@ def test_kill_9_under_load_loses_nothing_acknowledged_and_doubles_nothing(tmp_pa
         stop = threading.Event()
         with concurrent.futures.ThreadPoolExecutor(len(sessions)) as pool:
             running = [pool.submit(live, authority, session, stop) for session in sessions]
-            # In the middle of the work, at another moment each time.
+            # In the middle of the work of each, at another moment each time.
             wanted = 3 + 2 * round_
-            while sum(len(session.redeemed) for session in sessions) < wanted:
+            while (
+                not all(session.refresh_token for session in sessions)
+                or sum(len(session.redeemed) for session in sessions) < wanted
+            ):
                 concurrent.futures.wait(running, timeout=0.01)
             authority.kill()
             stop.set()

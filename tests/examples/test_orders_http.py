@@ -208,8 +208,8 @@ async def test_r128_without_the_authority_nothing_passes(orders: Service) -> Non
 async def test_r084_token_in_the_url_is_good_for_api_tokens_that_may_travel_so(
     orders: Service, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    caplog.set_level(logging.INFO)
     # A server without an access log, such as the authority's, silences that of all others in the process.
+    caplog.set_level(logging.INFO, "uvicorn.access")
     monkeypatch.setattr(logging.getLogger("uvicorn.access"), "propagate", True)
     allowed = orders.api_token(query_token_allowed=True)
     other = orders.api_token()

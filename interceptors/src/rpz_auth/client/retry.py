@@ -22,8 +22,8 @@ _FAILED = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNAVAILABL
 class StaleTokenRetry(grpc.UnaryUnaryClientInterceptor):
     """For `grpc.intercept_channel`, over a channel that sends `credential`.
 
-    A call that failed because the grant has ended raises `SignInRequired`. Calls by `.future()` are left as
-    they are: waiting for their answer would block.
+    A call that failed because the grant has ended raises `SignInRequired`. A call by `.future()` that
+    has no answer yet is left as it is: waiting for the answer would block.
     """
 
     def __init__(self, credential: RenewingToken) -> None:
