@@ -274,6 +274,19 @@ async def test_a29_grant_that_is_renewed_in_a_loop_is_limited_and_unharmed(limit
     assert (await limited.refresh(client, token)).refresh_token != token
 
 
+async def test_a29_stranger_uses_up_nothing_of_a_grant(limited: TestAuthority) -> None:
+    client, other = await limited.create_client(), await limited.create_client()
+    token = (await limited.sign_in(client)).refresh_token
+    stranger = seen_from(limited, ATTACKER)
+    for thief in (other, Client(client.app_id, other.secret), Client(client.app_id, FORGED_SECRET)):
+        for _ in range(2 * USES):
+            found = await refusal(stranger.tokens.Refresh(refresh_request(thief, token)))
+            assert found.reason in (Reason.GRANT_INVALID, Reason.CLIENT_INVALID, Reason.RATE_LIMITED)
+    for _ in range(USES - 1):
+        token = (await limited.refresh(client, token)).refresh_token
+    assert await refusal(limited.refresh(client, token)) == Reason.RATE_LIMITED
+
+
 async def test_a108_verifier_that_asks_without_end_is_limited_by_itself(limited: TestAuthority) -> None:
     first, _ = await limited.create_verifier(ORDERS)
     second, _ = await limited.create_verifier(ORDERS)

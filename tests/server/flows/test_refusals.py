@@ -92,6 +92,22 @@ def test_a110_any_number_of_made_up_names_takes_a_bounded_space(monkeypatch: pyt
     assert counts.take() == taken
 
 
+def test_a110_database_that_is_down_for_days_takes_a_bounded_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refusal_counts, "_MOST", 10)
+    now = START
+    counts = RefusalCounts(lambda: now)
+    for minute in range(2000):
+        now = START + 60 * minute
+        for reason in (Reason.CLIENT_INVALID, Reason.GRANT_INVALID):
+            counts.record(reason, f"00000000-0000-4000-8000-{minute:012}")
+    taken = counts.take()
+    assert len(taken) == 12
+    assert sum(item.count for item in taken) == 4000
+    assert {item.minute for item in taken if item.app_id == ""} == {MINUTE + 5}
+    counts.record(Reason.CLIENT_INVALID)
+    assert counts.take() == [RefusalCount("", "CLIENT_INVALID", MINUTE + 1999, 1)]
+
+
 async def test_a111_flood_of_refused_calls_is_a_few_lines_of_the_log(authority: TestAuthority) -> None:
     sharing = Sharing(authority.authority.store, authority.authority.limiter)
     limiter = authority.authority.limiter

@@ -189,6 +189,8 @@ async def test_r208_whitelist_is_checked(authority: TestAuthority) -> None:
     created = await make(authority, whitelist=["192.0.2.1"])
     app_id = created.record.app_id
     assert await refusal(exchange(authority, app_id, created.api_token)) == Reason.ORIGIN_NOT_ALLOWED
+    used = {use.credential_id for use in authority.authority.uses.take(10)}
+    assert created.record.api_token_id not in used
     await authority.update_app(app_id, whitelist=["127.0.0.1"])
     assert (await exchange(authority, app_id, created.api_token)).access_token
 

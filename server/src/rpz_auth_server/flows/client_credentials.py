@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rpz_auth_server.crypto.handles import HandleKind
 from rpz_auth_server.domain import scope
 from rpz_auth_server.domain.refusal import GrantTypeNotAllowed
 from rpz_auth_server.flows.app_token import sign_app_token
@@ -32,7 +31,7 @@ async def grant_client_credentials(authority: Authority, request: GrantClientCre
     """Issue an access token for the App itself. Writes nothing, so it may be repeated at will.
 
     There is no refresh token (RFC 6749 §4.4.3), and no grant: the token carries the secret's id, and ends
-    with the secret. The authority's own scopes are granted only by name.
+    with the secret, by time or by revocation. The authority's own scopes are granted only by name.
 
     Raises:
         ClientInvalid: The App did not authenticate.
@@ -41,8 +40,9 @@ async def grant_client_credentials(authority: Authority, request: GrantClientCre
         ScopeInvalid: A scope that is not registered for it.
         TargetInvalid: A resource that is not registered for it, or must be named.
     """
-    app = await authenticate_client(authority, request.client)
-    if not request.client.client_secret:
+    client = await authenticate_client(authority, request.client)
+    app, secret = client.app, client.secret
+    if secret is None:
         raise GrantTypeNotAllowed
     available = app.scopes if request.scopes else scope.unreserved(app.scopes)
     scopes = choose_scopes(request.scopes, available, app.scopes)
@@ -51,8 +51,8 @@ async def grant_client_credentials(authority: Authority, request: GrantClientCre
         authority,
         app,
         Selection(scopes, resource),
-        secret_id=authority.handles.open(HandleKind.SECRET, request.client.client_secret).id,
-        not_after=None,
+        secret_id=secret.secret_id,
+        not_after=secret.expires_at,
     )
     return TokenSet(
         access_token=signed.access_token,

@@ -23,8 +23,9 @@ async def introspect_for_client(
         ClientInvalid: It did not authenticate; a public client cannot (RFC 7662 §2.1).
         OriginNotAllowed: Its whitelist does not have the peer.
     """
-    app = await authenticate_client(authority, client)
-    if not client.client_secret:
+    authenticated = await authenticate_client(authority, client)
+    app = authenticated.app
+    if authenticated.secret is None:
         raise ClientInvalid
     # As if it came with an API token for all that is registered for it.
     speaks_for = Verdict(

@@ -176,8 +176,16 @@ class Limiter:
             self._charge(keys)
             raise
 
+    def check_use(self, grant_id: str) -> None:
+        """Find out, before anything is asked, whether a grant is used too often; whoever asks is not charged.
+
+        Raises:
+            RateLimited: It is; the grant is unharmed.
+        """
+        self._refuse(self._held([f"grant {grant_id}"]))
+
     def take_use(self, grant_id: str) -> None:
-        """Let one use of a grant's code or refresh token pass.
+        """Let one use of a grant's code or refresh token pass; to be called for the grant's own App only.
 
         Raises:
             RateLimited: It was used too often; the grant is unharmed.

@@ -22,7 +22,7 @@ from rpz_auth_server.crypto.handles import HandleInvalid, HandleKind, Handles, O
 from rpz_auth_server.crypto.keyring import KeyRing
 from rpz_auth_server.crypto.passwords import Passwords
 from rpz_auth_server.crypto.signing import AccessTokenClaims, SigningKeyring
-from rpz_auth_server.domain.app import App, is_live
+from rpz_auth_server.domain.app import App, ClientSecret, is_live
 from rpz_auth_server.domain.event import Audit
 from rpz_auth_server.domain.grant import MARGIN, Grant, GrantState, Issued, Lifetimes, Reused
 from rpz_auth_server.domain.key import KeyTimes
@@ -75,6 +75,15 @@ class ClientCredentials:
     peer: Peer
 
 
+@dataclass(frozen=True, slots=True)
+class AuthenticatedClient:
+    """An App that has proved who it is, as far as it can."""
+
+    app: App
+    secret: ClientSecret | None
+    """What it was proved with; None where nothing was presented and nothing is demanded."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenSet:
     """A successful answer of the token endpoint (RFC 6749 §5.1)."""
@@ -117,7 +126,7 @@ class GrantFlow(Protocol):
         ...
 
 
-async def authenticate_client(authority: Authority, client: ClientCredentials) -> App:
+async def authenticate_client(authority: Authority, client: ClientCredentials) -> AuthenticatedClient:
     """Find out which App speaks, and check that it may from where it does.
 
     A confidential App must give a secret, also when it has no live one any more. Unknown, locked, deleted,
@@ -129,24 +138,37 @@ async def authenticate_client(authority: Authority, client: ClientCredentials) -
         RateLimited: It failed too often.
     """
     secret = try_open(authority, HandleKind.SECRET, client.client_secret)
-    with _limited(authority, client, secret):
-        return await _authenticate(authority, client, secret)
+    with limited(authority, client, secret):
+        return await authenticate(authority, client, secret)
 
 
-async def _authenticate(authority: Authority, client: ClientCredentials, secret: OpenedHandle | None) -> App:
-    if client.client_secret and secret is None:
+async def authenticate(
+    authority: Authority, client: ClientCredentials, opened: OpenedHandle | None, *, vouched: bool = False
+) -> AuthenticatedClient:
+    """Do the same for a flow that stands inside `limited` already.
+
+    Args:
+        authority: The authority.
+        client: As presented.
+        opened: Its secret, as far as it could be read; None for none, and for a forgery.
+        vouched: Whether another credential of the App was verified, so that a secret may be left out.
+
+    Raises:
+        ClientInvalid: As above.
+        OriginNotAllowed: As above.
+    """
+    if client.client_secret and opened is None:
         raise ClientInvalid
     app = await authority.store.app(client.client_id) if APP_ID.fullmatch(client.client_id) else None
     if app is None or app.locked or app.deleted or authority.view.locked:
         raise ClientInvalid
-    if secret is not None:
-        await _verify_secret(authority, secret, app)
-    elif app.confidential:
+    if opened is None and app.confidential and not vouched:
         raise ClientInvalid
+    secret = None if opened is None else await _verify_secret(authority, opened, app)
     compiled(app.effective_whitelist).check(client.peer)
     if secret is not None:
-        authority.uses.note(secret.id, at=authority.store.now(), place=str(client.peer))
-    return app
+        authority.uses.note(secret.secret_id, at=authority.store.now(), place=str(client.peer))
+    return AuthenticatedClient(app, secret)
 
 
 async def issue(authority: Authority, client: ClientCredentials, presented: str, flow: GrantFlow) -> TokenSet:
@@ -159,21 +181,27 @@ async def issue(authority: Authority, client: ClientCredentials, presented: str,
     """
     opened = try_open(authority, flow.kind, presented)
     secret = try_open(authority, HandleKind.SECRET, client.client_secret)
-    with _limited(authority, client, opened, *([secret] if client.client_secret else [])):
+    with limited(authority, client, opened, *([secret] if client.client_secret else [])):
         if opened is None:
             raise GrantInvalid
-        authority.limiter.take_use(opened.id)
-        app = await _authenticate(authority, client, secret)
-        return await _issue(authority, client, app, opened, flow)
+        authority.limiter.check_use(opened.id)
+        authenticated = await authenticate(authority, client, secret)
+        return await _issue(authority, client, authenticated.app, opened, flow)
 
 
 async def _issue(
     authority: Authority, client: ClientCredentials, app: App, opened: OpenedHandle, flow: GrantFlow
 ) -> TokenSet:
+    counted = False
+
     async def attempt() -> _Answer | Reused:
+        nonlocal counted
         grant = await load_grant(authority, opened)
         if grant.app_id != app.app_id:
             raise GrantInvalid
+        if not counted:  # only now, or strangers could use up what the App may use
+            authority.limiter.take_use(grant.grant_id)
+            counted = True
         now = authority.store.now()
         # Decided first: reuse is reuse whatever else is wrong with a request, and a dead grant tells nothing.
         lifetimes = app.lifetimes(authority.lifetimes)
@@ -345,17 +373,20 @@ def _token_set(authority: Authority, grant: Grant, app: App, selection: Selectio
     )
 
 
-def _limited(
+def limited(
     authority: Authority, client: ClientCredentials, *presented: OpenedHandle | None
 ) -> AbstractContextManager[None]:
-    """What a client presents is genuine if all of it is; a client that presents nothing may be anybody."""
+    """Stand around the authentication of a client, whose failure is charged.
+
+    What it presents is genuine if all of it is; a client that presents nothing may be anybody.
+    """
     genuine = [opened.id for opened in presented if opened is not None]
     return authority.limiter.guarded(
         client.client_id, client.peer, genuine=genuine if len(genuine) == len(presented) else ()
     )
 
 
-async def _verify_secret(authority: Authority, opened: OpenedHandle, app: App) -> None:
+async def _verify_secret(authority: Authority, opened: OpenedHandle, app: App) -> ClientSecret:
     secret = await authority.store.client_secret(opened.id)
     if secret is None or secret.app_id != app.app_id or not is_live(secret, authority.store.now()):
         raise ClientInvalid
@@ -364,3 +395,4 @@ async def _verify_secret(authority: Authority, opened: OpenedHandle, app: App) -
         check_key(opened, key_number=secret.key_number)
     except HandleInvalid:
         raise ClientInvalid from None
+    return secret

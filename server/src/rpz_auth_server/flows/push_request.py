@@ -37,7 +37,7 @@ async def push_request(
         TargetInvalid: As when issuing a code.
         RateLimited: The App pushes more than it uses.
     """
-    app = await authenticate_client(authority, client)
+    app = (await authenticate_client(authority, client)).app
     kept = tuple((name, value) for name, value in parameters if name in NAMES)
     if any(name == "request_uri" for name, _ in kept):
         raise RequestInvalid("a pushed request has no request_uri (RFC 9126 §2.1)")

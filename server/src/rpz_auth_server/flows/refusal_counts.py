@@ -23,6 +23,8 @@ class RefusalCounts:
         self.totals: Counter[str] = Counter()
         """By reason, since this process began."""
         self._counts: dict[tuple[str, str, int], int] = {}
+        self._full_since: int | None = None
+        """The minute of the first refusal that found no place of its own."""
 
     def record(self, reason: Reason, app_id: str = "") -> None:
         """Count a refusal of a call that an App made, or that somebody made in its name."""
@@ -30,12 +32,14 @@ class RefusalCounts:
         minute = int(self._now() // 60)
         key = (app_id if APP_ID.fullmatch(app_id) else "", str(reason), minute)
         if key not in self._counts and len(self._counts) >= _MOST:
-            key = ("", str(reason), minute)
+            # One minute for all of them, however long nobody can write them down: reasons are few.
+            self._full_since = minute if self._full_since is None else self._full_since
+            key = ("", str(reason), self._full_since)
         self._counts[key] = self._counts.get(key, 0) + 1
 
     def take(self) -> Sequence[RefusalCount]:
         """Hand over what was counted, and begin anew."""
-        counts, self._counts = self._counts, {}
+        counts, self._counts, self._full_since = self._counts, {}, None
         return [
             RefusalCount(app_id, reason, minute, count) for (app_id, reason, minute), count in counts.items()
         ]

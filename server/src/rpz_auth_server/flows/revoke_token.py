@@ -44,7 +44,7 @@ async def revoke_token(authority: Authority, request: RevokeToken) -> None:
         ClientInvalid: The App did not authenticate.
         OriginNotAllowed: The App's whitelist does not have the peer.
     """
-    app = await authenticate_client(authority, request.client)
+    app = (await authenticate_client(authority, request.client)).app
     try:
         if request.token.startswith(HandleKind.REFRESH.value):
             await _revoke_grant(authority, app, request)

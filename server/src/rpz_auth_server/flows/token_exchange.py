@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rpz_auth.errors import TokenInvalid
-
-from rpz_auth_server.domain.app import App
-from rpz_auth_server.domain.refusal import GrantInvalid, RequestInvalid
-from rpz_auth_server.flows.api_tokens import authenticate_api_token
+from rpz_auth_server.crypto.handles import HandleKind
+from rpz_auth_server.domain.app import ApiToken, App
+from rpz_auth_server.domain.refusal import ClientInvalid, GrantInvalid, RequestInvalid
+from rpz_auth_server.flows.api_tokens import verify_api_token
 from rpz_auth_server.flows.app_token import sign_app_token
 from rpz_auth_server.flows.pipeline import (
     Authority,
     ClientCredentials,
     Selection,
-    authenticate_client,
+    authenticate,
     choose_resource,
     choose_scopes,
-    compiled,
+    limited,
+    try_open,
 )
 
 API_TOKEN_TYPE = "urn:rpz:token-type:api_token"  # noqa: S105 - the name of a kind
@@ -61,14 +61,7 @@ async def token_exchange(authority: Authority, request: TokenExchange) -> Exchan
         TargetInvalid: A resource that the API token does not have, or none among several.
         RateLimited: The peer failed too often.
     """
-    client = request.client
-    try:
-        token = await authenticate_api_token(authority, client.client_id, request.subject_token, client.peer)
-    except TokenInvalid:
-        raise GrantInvalid(_NOT_VALID) from None
-    app = await _authenticate(authority, client)
-    if app is None:
-        raise GrantInvalid(_NOT_VALID)
+    app, token = await _authenticate(authority, request.client, request.subject_token)
     if request.subject_token_type != API_TOKEN_TYPE:
         raise RequestInvalid(f"subject_token_type must be {API_TOKEN_TYPE}")
     selection = Selection(
@@ -83,13 +76,22 @@ async def token_exchange(authority: Authority, request: TokenExchange) -> Exchan
     )
 
 
-async def _authenticate(authority: Authority, client: ClientCredentials) -> App | None:
+async def _authenticate(
+    authority: Authority, client: ClientCredentials, subject_token: str
+) -> tuple[App, ApiToken]:
     """Find the App, whose API token speaks for it; a secret that is given besides is not passed over."""
-    if client.client_secret:
-        return await authenticate_client(authority, client)
-    # Read after the token was verified: a lock that came in between is seen here, or by its epoch.
-    app = await authority.store.app(client.client_id)
-    if app is None or app.locked or app.deleted:
-        return None
-    compiled(app.effective_whitelist).check(client.peer)
-    return app
+    opened = try_open(authority, HandleKind.API_TOKEN, subject_token)
+    secret = try_open(authority, HandleKind.SECRET, client.client_secret)
+    with limited(authority, client, opened, *([secret] if client.client_secret else [])):
+        token = await verify_api_token(authority, client.client_id, subject_token)
+        if token is None:
+            raise GrantInvalid(_NOT_VALID)
+        try:
+            # Reads the App again: a lock that came in between is seen here, or by its epoch.
+            authenticated = await authenticate(authority, client, secret, vouched=True)
+        except ClientInvalid:
+            if client.client_secret:
+                raise
+            raise GrantInvalid(_NOT_VALID) from None
+    authority.uses.note(token.api_token_id, at=authority.store.now(), place=str(client.peer))
+    return authenticated.app, token
