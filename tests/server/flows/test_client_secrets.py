@@ -3,9 +3,11 @@ from __future__ import annotations
 import asyncio
 
 import rpz_auth
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.timestamp_pb2 import Timestamp
 from rpz.auth.v1 import app_service_pb2 as pb
 from rpz_auth.errors import Reason
-from server.authority import Client, Stubs, TestAuthority, outcome, refusal
+from server.authority import ORDERS, STOCK, Client, Stubs, TestAuthority, outcome, refusal
 
 
 async def listed(authority: TestAuthority, app_id: str) -> list[pb.ClientSecret]:
@@ -85,12 +87,47 @@ async def test_r144_a125_foreign_and_missing_apps_get_the_same_answer(authority:
     assert all(answer == answers[0] for answer in answers)
 
 
+async def an_owner(authority: TestAuthority, *scopes: str) -> tuple[str, Stubs]:
+    """An App that may have Apps, and give them what is its own: these scopes, for orders."""
+    return await authority.app_with("rpz.apps", *scopes, resources=[authority.settings.issuer, ORDERS])
+
+
 async def test_owner_gives_its_app_a_secret(authority: TestAuthority) -> None:
-    app_id, stubs = await authority.app_with("rpz.apps")
+    app_id, stubs = await an_owner(authority, "orders.read", "orders.write")
     app = await authority.create_app(owner=f"app:{app_id}")
     request = pb.CreateClientSecretRequest(app_id=app.app_id)
     created = await stubs.apps.CreateClientSecret(request)
     assert (await authority.sign_in(Client(app.app_id, created.client_secret))).access_token
+
+
+async def test_owner_gets_no_more_by_a_secret_than_by_an_api_token(authority: TestAuthority) -> None:
+    app_id, stubs = await an_owner(authority, "orders.read")
+    strong = await authority.create_app(owner=f"app:{app_id}", scopes=["orders.read", "orders.write"])
+    elsewhere = await authority.create_app(
+        owner=f"app:{app_id}", scopes=["orders.read"], resources=[ORDERS, STOCK]
+    )
+    mask = FieldMask(paths=["expire_time"])
+    for app in (strong, elsewhere):
+        until = Timestamp(seconds=int(authority.store.now()) + 100)
+        make = pb.CreateClientSecretRequest(app_id=app.app_id, expire_time=until)
+        secret = (await authority.admin.apps.CreateClientSecret(make)).record
+        update = pb.UpdateClientSecretRequest(client_secret=secret, update_mask=mask)
+        update.client_secret.expire_time.seconds += 1
+        rotate = pb.RotateClientSecretRequest(app_id=app.app_id)
+        for call in (
+            stubs.apps.CreateClientSecret(make),
+            stubs.apps.RotateClientSecret(rotate),
+            stubs.apps.UpdateClientSecret(update),
+        ):
+            assert await refusal(call) == Reason.RIGHTS_INSUFFICIENT
+        assert await listed(authority, app.app_id) == [secret]
+        # What makes it safer is the owner's to do.
+        update.client_secret.expire_time.seconds -= 2
+        shortened = (await stubs.apps.UpdateClientSecret(update)).client_secret
+        assert shortened.expire_time == update.client_secret.expire_time
+        await stubs.apps.RevokeClientSecret(
+            pb.RevokeClientSecretRequest(app_id=app.app_id, secret_id=secret.secret_id)
+        )
 
 
 async def test_a128_bound_of_secrets_holds_for_those_that_are_made_at_the_same_time(

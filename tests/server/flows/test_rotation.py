@@ -15,6 +15,7 @@ from rpz.auth.v1 import token_service_pb2 as token_pb
 from rpz_auth.errors import Reason
 from rpz_auth_server.live.expiry import warn
 from server.authority import ORDERS, STOCK, Client, TestAuthority, outcome, refusal
+from server.oauth import for_itself
 
 UUID = "5f0c8ae6-0f2b-4c6e-9d7b-2f2f1a1c9a10"
 OTHER_UUID = "5f0c8ae6-0f2b-4c6e-9d7b-2f2f1a1c9a11"
@@ -263,7 +264,7 @@ async def test_r215_app_is_created_once_also_by_requests_at_the_same_time(author
 
 async def test_r215_request_id_is_its_callers_and_stands_for_one_thing(authority: TestAuthority) -> None:
     app_id, stubs = await authority.app_with("rpz.apps")
-    app = await authority.create_app(owner=f"app:{app_id}")
+    app = await authority.create_app(owner=f"app:{app_id}", scopes=[], resources=[])
     request = pb.CreateClientSecretRequest(app_id=app.app_id, request_id=UUID)
     first = await authority.admin.apps.CreateClientSecret(request)
     other = await stubs.apps.CreateClientSecret(request)
@@ -283,7 +284,7 @@ async def test_r215_request_id_is_its_callers_and_stands_for_one_thing(authority
 
 async def test_r215_repeating_shows_nothing_that_was_taken_away_since(authority: TestAuthority) -> None:
     owner_id, stubs = await authority.app_with("rpz.apps")
-    app = await authority.create_app(owner=f"app:{owner_id}")
+    app = await authority.create_app(owner=f"app:{owner_id}", scopes=[], resources=[])
     request = pb.CreateClientSecretRequest(app_id=app.app_id, request_id=UUID)
     made = await stubs.apps.CreateClientSecret(request)
     await stubs.apps.RevokeClientSecret(
@@ -292,6 +293,76 @@ async def test_r215_repeating_shows_nothing_that_was_taken_away_since(authority:
     assert (await stubs.apps.CreateClientSecret(request)).client_secret == ""
     await authority.update_app(app.app_id, owner="user:ann")
     assert await refusal(stubs.apps.CreateClientSecret(request)) == Reason.NOT_FOUND
+
+
+async def test_r215_repeating_gives_nothing_that_could_not_be_granted_any_more(
+    authority: TestAuthority,
+) -> None:
+    owner_id, stubs = await authority.app_with("rpz.apps", "a", resources=[authority.settings.issuer, ORDERS])
+    app = await authority.create_app(owner=f"app:{owner_id}", scopes=["a"])
+    token = token_pb.CreateApiTokenRequest(
+        app_id=app.app_id, scopes=["a"], resources=[ORDERS], request_id=UUID
+    )
+    made = await stubs.tokens.CreateApiToken(token)
+    rotation = token_pb.RotateApiTokenRequest(
+        app_id=app.app_id, api_token_id=made.record.api_token_id, request_id=UUID
+    )
+    rotation.overlap.seconds = 60
+    assert (await stubs.tokens.RotateApiToken(rotation)).api_token
+    secret = pb.CreateClientSecretRequest(app_id=app.app_id, request_id=UUID)
+    assert (await stubs.apps.CreateClientSecret(secret)).client_secret
+    assert (await stubs.tokens.CreateApiToken(token)).api_token == made.api_token
+    await authority.update_app(owner_id, scopes=["rpz.apps"])
+    await authority.catch_up()
+    for call in (
+        stubs.tokens.CreateApiToken(token),
+        stubs.tokens.RotateApiToken(rotation),
+        stubs.apps.CreateClientSecret(secret),
+    ):
+        assert await refusal(call) == Reason.RIGHTS_INSUFFICIENT
+
+
+# What was issued by a credential that is replaced
+
+
+async def access_token_of(authority: TestAuthority, app_id: str, api_token: str) -> str:
+    """Exchanged for an API token."""
+    request = token_pb.TokenExchangeRequest(
+        client_id=app_id, subject_token=api_token, subject_token_type="urn:rpz:token-type:api_token"
+    )
+    return str((await authority.anonymous.tokens.TokenExchange(request)).access_token)
+
+
+@pytest.mark.parametrize("overlap", [0, 60])
+async def test_r211_rotation_without_overlap_ends_what_the_old_one_brought(
+    authority: TestAuthority, overlap: int
+) -> None:
+    client = await authority.create_client()
+    token = await authority.create_api_token(client.app_id, ["orders.read"], [ORDERS])
+    by_secret = (await for_itself(authority, client)).json()["access_token"]
+    by_token = await access_token_of(authority, client.app_id, token.api_token)
+    made = await rotate_secret(authority, client.app_id, overlap=Duration(seconds=overlap))
+    rotation = token_pb.RotateApiTokenRequest(app_id=client.app_id, api_token_id=token.record.api_token_id)
+    rotation.overlap.seconds = overlap
+    successor = await authority.admin.tokens.RotateApiToken(rotation)
+    assert [await authority.is_alive(old) for old in (by_secret, by_token)] == [overlap > 0] * 2
+    new = Client(client.app_id, made.client_secret)
+    assert await authority.is_alive((await for_itself(authority, new)).json()["access_token"])
+    assert await authority.is_alive(await access_token_of(authority, client.app_id, successor.api_token))
+
+
+async def test_r211_access_token_of_an_app_for_itself_never_outlives_its_secret(
+    authority: TestAuthority,
+) -> None:
+    app = await authority.create_app()
+    request = pb.CreateClientSecretRequest(app_id=app.app_id, expire_time=at(authority, 100))
+    client = Client(app.app_id, (await authority.admin.apps.CreateClientSecret(request)).client_secret)
+    answer = (await for_itself(authority, client)).json()
+    assert answer["expires_in"] == 100
+    await authority.advance(99)
+    assert await authority.is_alive(answer["access_token"])
+    await authority.advance(1)
+    assert not await authority.is_alive(answer["access_token"])
 
 
 # Warnings

@@ -548,7 +548,7 @@ async def test_person_registers_an_app_and_makes_its_credentials(authority: Test
 
 async def test_r211_person_rotates_with_overlap_and_sends_a_form_once(authority: TestAuthority) -> None:
     visitor = await Visitor.of(authority, scopes=["orders.read"], resources=[ORDERS])
-    app_id = await owned_app(authority, visitor)
+    app_id = await owned_app(authority, visitor, scopes=["orders.read"])
     place = f"/console/apps/{app_id}"
     await visitor.get(f"{place}/authorizations")
     once = {"days": "", "scope": "orders.read", "resource": ORDERS, "request_id": str(uuid.uuid4())}
@@ -573,7 +573,7 @@ async def test_r211_person_rotates_with_overlap_and_sends_a_form_once(authority:
 
 async def test_a127_credential_is_in_no_log_and_no_address(authority: TestAuthority) -> None:
     visitor = await Visitor.of(authority)
-    app_id = await owned_app(authority, visitor)
+    app_id = await owned_app(authority, visitor, scopes=[], resources=[])
     await visitor.get(f"/console/apps/{app_id}/authorizations")
     answer = await visitor.send(f"/console/apps/{app_id}/secrets", days="")
     (secret,) = re.findall(r"rpzs_[\w-]{64}", answer.text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -167,11 +168,14 @@ def id_of(credential: ClientSecret | ApiToken) -> str:
     return credential.secret_id if isinstance(credential, ClientSecret) else credential.api_token_id
 
 
-def retire(credential: C, deadline: float) -> C:
+def deadline(credential: ClientSecret | ApiToken) -> float:
+    """When a credential ends by itself; infinite for never."""
+    return math.inf if credential.expires_at is None else credential.expires_at
+
+
+def retire(credential: C, at: float) -> C:
     """Put a deadline on a credential, unless it has an earlier one."""
-    before = credential.expires_at
-    expires_at = deadline if before is None else min(before, deadline)
-    return replace(credential, expires_at=expires_at, version=credential.version + 1)
+    return replace(credential, expires_at=min(deadline(credential), at), version=credential.version + 1)
 
 
 def is_live(credential: ClientSecret | ApiToken, now: float) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -11,7 +10,7 @@ from rpz_auth.caller import Caller
 
 from rpz_auth_server.crypto.handles import HandleInvalid, HandleKind, check_key, new_id, new_salt
 from rpz_auth_server.domain import scope
-from rpz_auth_server.domain.app import ApiToken, App, is_live, retire
+from rpz_auth_server.domain.app import ApiToken, App, deadline, is_live, retire
 from rpz_auth_server.domain.creation import Creation
 from rpz_auth_server.domain.event import Audit
 from rpz_auth_server.domain.name import check_name
@@ -65,7 +64,7 @@ async def create_api_token(
     async def attempt() -> MadeToken:
         app = await find_app(authority, caller, app_id)
         if earlier := await request.find(authority):
-            return await _repeat(authority, earlier)
+            return await _repeat(authority, caller, earlier)
         now = authority.store.now()
         token = await _new(authority, caller, app, display_name, scopes, resources, expires_at)
         await authority.store.commit(
@@ -96,7 +95,7 @@ async def rotate_api_token(
     async def attempt() -> MadeToken:
         app = await find_app(authority, caller, app_id)
         if earlier := await request.find(authority):
-            return await _repeat(authority, earlier)
+            return await _repeat(authority, caller, earlier)
         old = await _find(authority, caller, app_id, api_token_id)
         now = authority.store.now()
         if not is_live(old, now):
@@ -105,10 +104,11 @@ async def rotate_api_token(
         scopes, resources = old.scopes & app.scopes, old.resources & app.resources
         token = await _new(authority, caller, app, name, scopes, resources, wanted.expires_at)
         retired, told = retire(old, now + wanted.overlap), _ask_anew(app)
+        ended = () if is_live(retired, now) else (revocation_of(authority, api_token_id, now),)
         await authority.store.commit(
             Commit(
                 rows=(told, token, retired, *request.rows(token.api_token_id, now)),
-                events=(told.state,),
+                events=(told.state, *ended),
                 audit=(
                     _audit_of(caller, "api_token.create", token),
                     _audit_of(caller, "api_token.retire", retired),
@@ -135,7 +135,7 @@ async def update_api_token(
         app = await find_app(authority, caller, app_id)
         token = await _find(authority, caller, app_id, api_token_id)
         changed = change(token, fields, authority.store.now())
-        if _deadline(changed) > _deadline(token):
+        if deadline(changed) > deadline(token):
             await check_grantable(authority, caller, token.scopes, token.resources)
         told = _ask_anew(app)
         await authority.store.commit(
@@ -156,10 +156,6 @@ def _ask_anew(app: App) -> App:
     Verifiers keep answers about its tokens, and ask again when it has changed.
     """
     return replace(app, version=app.version + 1)
-
-
-def _deadline(token: ApiToken) -> float:
-    return math.inf if token.expires_at is None else token.expires_at
 
 
 async def _find(authority: Authority, caller: Caller, app_id: str, api_token_id: str) -> ApiToken:
@@ -206,11 +202,13 @@ def _text(authority: Authority, token: ApiToken) -> str:
     )
 
 
-async def _repeat(authority: Authority, earlier: Creation) -> MadeToken:
+async def _repeat(authority: Authority, caller: Caller, earlier: Creation) -> MadeToken:
     """What a creation gave that is now repeated; its text too, if the first answer was probably lost."""
     token, now = await authority.store.api_token(earlier.object_id), authority.store.now()
     if token is None:
         raise NotFound
+    # Rights may have been lost since.
+    await check_grantable(authority, caller, token.scopes, token.resources)
     shown = may_show_again(earlier, now) and is_live(token, now)
     return MadeToken(token, _text(authority, token) if shown else "")
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field, replace
 from rpz_auth.caller import Caller
 
 from rpz_auth_server.crypto.handles import HandleKind, new_id, new_salt
-from rpz_auth_server.domain import scope
-from rpz_auth_server.domain.app import App, AppKind, ClientSecret, is_live, retire
+from rpz_auth_server.domain.app import App, AppKind, ClientSecret, deadline, is_live, retire
 from rpz_auth_server.domain.creation import Creation
 from rpz_auth_server.domain.event import Audit
 from rpz_auth_server.domain.name import check_name
@@ -46,15 +45,14 @@ async def create_client_secret(
 
     Raises:
         NotFound: The App is missing, or not the caller's.
-        RightsInsufficient: The App has scopes of the authority itself, and the caller is no administrator.
+        RightsInsufficient: The App has more than the caller may grant.
         RequestInvalid: A frontend App, too many secrets, or a deadline that has passed.
     """
     request = read_request(caller, "client_secret", request_id, [app_id, display_name, expires_at])
 
     async def attempt() -> MadeSecret:
         app = await find_app(authority, caller, app_id)
-        # Whoever has the secret may have access tokens for these (RFC 6749 §4.4).
-        await check_grantable(authority, caller, app.scopes - scope.unreserved(app.scopes), frozenset())
+        await _check_secret_grantable(authority, caller, app)
         if earlier := await request.find(authority):
             return await _repeat(authority, earlier)
         now = authority.store.now()
@@ -76,7 +74,7 @@ async def rotate_client_secret(
 
     Raises:
         NotFound: The App or the secret is missing, or not the caller's.
-        RightsInsufficient: The App has scopes of the authority itself, and the caller is no administrator.
+        RightsInsufficient: The App has more than the caller may grant.
         RequestInvalid: The secret has ended, or the successor cannot be made.
     """
     content = [app_id, secret_id, wanted.overlap, wanted.display_name, wanted.expires_at]
@@ -84,8 +82,7 @@ async def rotate_client_secret(
 
     async def attempt() -> MadeSecret:
         app = await find_app(authority, caller, app_id)
-        # Whoever has the secret may have access tokens for these (RFC 6749 §4.4).
-        await check_grantable(authority, caller, app.scopes - scope.unreserved(app.scopes), frozenset())
+        await _check_secret_grantable(authority, caller, app)
         if earlier := await request.find(authority):
             return await _repeat(authority, earlier)
         now = authority.store.now()
@@ -94,12 +91,15 @@ async def rotate_client_secret(
             await _check_room(authority, app_id, now)
         secret = _new(authority, app, wanted.display_name, wanted.expires_at, now)
         retired = tuple(retire(each, now + wanted.overlap) for each in old)
+        ended = tuple(
+            revocation_of(authority, each.secret_id, now) for each in retired if not is_live(each, now)
+        )
         rows: tuple[Row, ...] = (_with_secret(app), secret, *retired, *request.rows(secret.secret_id, now))
         audit = (
             _audit(caller, "client_secret.create", secret),
             *(_audit(caller, "client_secret.retire", each) for each in retired),
         )
-        await authority.store.commit(Commit(rows=rows, audit=audit))
+        await authority.store.commit(Commit(rows=rows, events=ended, audit=audit))
         return MadeSecret(secret, _text(authority, secret), retired)
 
     return await retry_conflicts(attempt)
@@ -113,11 +113,14 @@ async def update_client_secret(
     Raises:
         NotFound: The App or the secret is missing, or not the caller's.
         RequestInvalid: It has ended, or a field is not of its form.
+        RightsInsufficient: It would live longer, and its App has more than the caller may grant.
     """
 
     async def attempt() -> ClientSecret:
-        secret = await _find(authority, caller, app_id, secret_id)
+        app, secret = await _find(authority, caller, app_id, secret_id)
         changed = change(secret, fields, authority.store.now())
+        if deadline(changed) > deadline(secret):
+            await _check_secret_grantable(authority, caller, app)
         await authority.store.commit(
             Commit(rows=(changed,), audit=(_audit(caller, "client_secret.update", changed),))
         )
@@ -126,12 +129,19 @@ async def update_client_secret(
     return await retry_conflicts(attempt)
 
 
-async def _find(authority: Authority, caller: Caller, app_id: str, secret_id: str) -> ClientSecret:
-    await find_app(authority, caller, app_id)
+async def _check_secret_grantable(authority: Authority, caller: Caller, app: App) -> None:
+    """Whoever has the secret may have access tokens for all that is the App's (RFC 6749 §4.4)."""
+    await check_grantable(authority, caller, app.scopes, app.resources)
+
+
+async def _find(
+    authority: Authority, caller: Caller, app_id: str, secret_id: str
+) -> tuple[App, ClientSecret]:
+    app = await find_app(authority, caller, app_id)
     secret = await authority.store.client_secret(secret_id)
     if secret is None or secret.app_id != app_id:
         raise NotFound
-    return secret
+    return app, secret
 
 
 async def _to_replace(
@@ -214,7 +224,7 @@ async def revoke_client_secret(authority: Authority, caller: Caller, app_id: str
     """
 
     async def attempt() -> None:
-        secret = await _find(authority, caller, app_id, secret_id)
+        _, secret = await _find(authority, caller, app_id, secret_id)
         if secret.revoked_at is not None:
             return
         now = authority.store.now()
