@@ -61,6 +61,15 @@ class Held:
         ask(context)
         self.asked.set()
 
+    def finish_behind_the_handler(self, context: Any) -> None:
+        for rarely_asked in (context.auth_context, context.peer_identity_key):
+            with contextlib.suppress(grpc.aio.UsageError):
+                rarely_asked()
+        context.peer_identities()
+        context.invocation_metadata()
+        assert context.peer()
+        self.asked.set()
+
     def plain(self, _request: bytes, context: Any) -> bytes:
         self.entered.set()
         self.released.wait()
@@ -112,7 +121,7 @@ class Held:
             for act in (context.read, lambda: context.write(b""), lambda: context.abort(None, "")):
                 with contextlib.suppress(Exception):
                     await act()
-            self.finish(context)
+            self.finish_behind_the_handler(context)
 
         task = asyncio.create_task(later())
         self.background.add(task)

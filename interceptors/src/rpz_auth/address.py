@@ -82,6 +82,7 @@ def parse_network(text: str) -> IPNetwork:
     return network
 
 
+@functools.lru_cache(maxsize=4096)
 def parse_peer(text: str) -> Peer:
     """Read what grpc calls a peer: `ipv4:1.2.3.4:5`, `ipv6:%5B::1%5D:5`, `unix:…`; else `UNKNOWN`."""
     family, colon, rest = text.partition(":")

@@ -1,8 +1,8 @@
 """The decision about one call: written once, driven by threads and by asyncio alike.
 
-A decision is a generator. It yields a question only when it needs the authority, is sent the answer,
-and returns the caller; on the warm path it yields nothing. It raises a `Refusal` for every input that
-it does not let pass.
+What is known of a credential that came before decides at once. Anything else is a generator: it yields a
+question when it needs the authority, is sent the answer, and returns the caller. Both raise a `Refusal`
+for every input that they do not let pass.
 """
 
 from __future__ import annotations
@@ -87,18 +87,37 @@ Answer = Verdict | Standing
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
-    """What is kept of an answer: about an API token until a time, and until its App changes."""
+class _Span:
+    """For how long an answer about an API token is used: until a time, and until its App changes."""
 
-    verdict: Verdict | None
-    """None when it was refused."""
-    until: float = math.inf
-    app_id: str | None = None
-    version: tuple[int, int] = (0, 0)
+    until: float
+    app_id: str
+    version: tuple[int, int]
+
+
+class _Known:
+    """What a good credential says."""
+
+    __slots__ = ("_latest", "span", "verdict")
+
+    def __init__(self, verdict: Verdict, span: _Span | None) -> None:
+        self.verdict = verdict
+        self.span = span
+        """None for an access token: it says itself until when it is good."""
+        self._latest: Admission | None = None
+
+    def admit(self, peer: Peer) -> Admission:
+        """The admission of whoever presents it; most often that is who did so before."""
+        admission = self._latest
+        if admission is None or admission.peer is not peer:
+            admission = self._latest = Admission(peer, Caller(self.verdict, peer))
+        return admission
 
 
 Asking = Generator[Question, Answer, T]
-"""A decision, or a part of one."""
+"""The rest of a decision that needs more than is known, or a part of one."""
+Decision = Admission | Asking[Admission]
+"""What `run` and `run_async` take: made already, or the rest of it."""
 
 
 class Decider:
@@ -118,22 +137,22 @@ class Decider:
         self._issuer = issuer
         self._resource = resource
         self._proxies = trusted_proxies or TrustedProxies(())
-        self._verdicts: BoundedCache[_Kept] = BoundedCache(_CACHE_SIZE)
-        self._refused: BoundedCache[_Kept] = BoundedCache(_REFUSAL_CACHE_SIZE)
+        self._known: BoundedCache[_Known] = BoundedCache(_CACHE_SIZE)
+        self._refused: BoundedCache[_Span] = BoundedCache(_REFUSAL_CACHE_SIZE)
         self.verifications = 0
         """How many credentials were not found in the cache."""
         self._confirmed: BoundedCache[float] = BoundedCache(_CACHE_SIZE)
-        self._read: BoundedCache[bytes] = BoundedCache(_CACHE_SIZE)
-        """The digest of a good credential by the digest of its field as it came: reading one costs more than
-        all else. Spellings of one can push each other out of here, but nothing out of the other caches."""
+        self._read: BoundedCache[_Known] = BoundedCache(_CACHE_SIZE)
+        """By the digest of a field as it came: reading one costs more than all else. Spellings of one good
+        credential can push each other out of here, but nothing out of the other caches."""
         self._monotonic = monotonic
         self._look_up_after = -math.inf
         self._looking_up = threading.Lock()
 
     def decide(
         self, policy: Policy | None, metadata: Metadata, peer: Peer, when_stale: WhenStale = CHECK
-    ) -> Asking[Admission]:
-        """Decide about one call.
+    ) -> Decision:
+        """Decide about one call, as far as that can be done at once.
 
         Args:
             policy: Of the method; None for a method that is unknown or has none.
@@ -141,52 +160,48 @@ class Decider:
             peer: The other end of the connection.
             when_stale: What becomes of the call while what is known may be out of date.
 
+        Returns:
+            The admission, or the rest of the decision, for `run` or `run_async`.
+
         Raises:
             Refusal: Of any kind that `status.TABLE` maps; the call must not reach its handler.
         """
         peer = with_origin(self._proxies.resolve(peer, metadata), metadata)
         if policy is not None and policy.demand is not Demand.SCOPES:
             return Admission(peer, None)
-        caller = yield from self._authenticate(metadata, peer, when_stale)
-        if policy is None:
-            raise MethodUnknown
-        if not policy.scopes <= caller.verdict.scopes:
-            raise ScopeInsufficient(policy.scopes)
-        return Admission(peer, caller)
-
-    def _authenticate(self, metadata: Metadata, peer: Peer, when_stale: WhenStale) -> Asking[Caller]:
         value = credentials.find(metadata)
         if value is None:
             raise CredentialsMissing
-        doubtful = self._is_doubtful(when_stale)
-        verdict = self._recall(value)
-        if verdict is None or doubtful:
-            verdict = yield from self._find_out(value, peer, doubtful=doubtful)
-        caller = Caller(verdict, peer)
-        self._check(caller)
-        return caller
+        view, now = self.view, self.view.now()
+        doubtful = (now > view.fresh_until or not view.known) and self._is_doubtful(when_stale)
+        digest = _digest_text(value)
+        known = self._read.get(digest)
+        if known is None or doubtful or not self._holds(known.span):
+            return self._find_out(policy, value, digest, peer, doubtful=doubtful)
+        return self._admit(policy, known, peer, now)
 
-    def _recall(self, value: str) -> Verdict | None:
-        """What is known of a field that came before, letter by letter the same."""
-        key = self._read.get(_digest_text(value))
-        kept = None if key is None else self._verdicts.get(key)
-        return kept.verdict if kept is not None and self._holds(kept) else None
+    def _admit(self, policy: Policy | None, known: _Known, peer: Peer, now: float) -> Admission:
+        self._check(known.verdict, peer, now)
+        if policy is None:
+            raise MethodUnknown
+        if not policy.scopes <= known.verdict.scopes:
+            raise ScopeInsufficient(policy.scopes)
+        return known.admit(peer)
 
-    def _find_out(self, value: str, peer: Peer, *, doubtful: bool) -> Asking[Verdict]:
+    def _find_out(
+        self, policy: Policy | None, value: str, digest: bytes, peer: Peer, *, doubtful: bool
+    ) -> Asking[Admission]:
         credential = credentials.parse(value)
         key = _digest(credential)
-        kept = self._verdicts.get(key)
-        if kept is not None and kept.verdict is not None and self._holds(kept):
-            verdict = kept.verdict
-        else:
-            verdict = yield from self._verify(credential, key, peer)
+        known = self._known.get(key)
+        if known is None or not self._holds(known.span):
+            known = yield from self._verify(credential, key, peer)
         if doubtful:
-            yield from self._confirm(Caller(verdict, peer), key)
-            kept = self._verdicts.get(key)
-            if kept is None or not self._holds(kept):  # the answer changed what is known of the App
-                verdict = yield from self._verify(credential, key, peer)
-        self._read.put(_digest_text(value), key)
-        return verdict
+            yield from self._confirm(Caller(known.verdict, peer), key)
+            if not self._holds(known.span):  # the answer changed what is known of the App
+                known = yield from self._verify(credential, key, peer)
+        self._read.put(digest, known)
+        return self._admit(policy, known, peer, self.view.now())
 
     def resolve(self, peer: Peer, metadata: Metadata) -> Peer:
         """The client behind a trusted proxy, or the peer itself."""
@@ -204,9 +219,9 @@ class Decider:
             Refusal: Its credential has expired or was revoked, its App may not call any more (or not from
                 there), or nobody can tell.
         """
-        self._check(caller)
-        view = self.view
-        if self._is_doubtful(when_stale) and view.now() > CHECK_SECONDS + max(view.fresh_until, confirmed_at):
+        view, now = self.view, self.view.now()
+        self._check(caller.verdict, caller.peer, now)
+        if self._is_doubtful(when_stale) and now > CHECK_SECONDS + max(view.fresh_until, confirmed_at):
             raise BackendUnavailable
 
     def seconds_until_doubt(self, caller: Caller) -> float:
@@ -248,21 +263,21 @@ class Decider:
         self.view.take(standing, asked)
         return standing
 
-    def _check(self, caller: Caller) -> None:
-        if self.view.now() >= caller.verdict.expires_at:
+    def _check(self, verdict: Verdict, peer: Peer, now: float) -> None:
+        if now >= verdict.expires_at:
             raise TokenExpired
         # On every call, cache or not: what was good a moment ago may have been revoked since.
-        self.view.check(caller.verdict, caller.peer)
+        self.view.check(verdict, peer)
 
     def _verify(
         self, credential: credentials.Bearer | credentials.Basic, key: bytes, peer: Peer
-    ) -> Asking[Verdict]:
+    ) -> Asking[_Known]:
         self.verifications += 1
         now = self.view.now()
         match credential:
             case credentials.Bearer(token):
                 verdict = yield from self._verify_access_token(token)
-                self._verdicts.put(key, _Kept(verdict))
+                known = _Known(verdict, None)
             case credentials.Basic(user, password):
                 for _ in range(_QUESTIONS):
                     # Read before the question: a change that passes the answer on its way makes it worthless.
@@ -273,8 +288,9 @@ class Decider:
                         break
                 else:
                     raise BackendUnavailable
-                self._verdicts.put(key, _Kept(verdict, now + API_TOKEN_CACHE_SECONDS, user, version))
-        return verdict
+                known = _Known(verdict, _Span(now + API_TOKEN_CACHE_SECONDS, user, version))
+        self._known.put(key, known)
+        return known
 
     def _verify_access_token(self, token: str) -> Asking[Verdict]:
         def verify() -> Verdict:
@@ -327,13 +343,13 @@ class Decider:
             ):
                 raise TokenInvalid  # noqa: TRY301 - an answer about something else is remembered like a bad one
         except TokenInvalid:
-            self._refused.put(key, _Kept(None, now + REFUSAL_CACHE_SECONDS, app_id, question.version))
+            self._refused.put(key, _Span(now + REFUSAL_CACHE_SECONDS, app_id, question.version))
             raise
         return verdict
 
-    def _holds(self, kept: _Kept) -> bool:
-        return kept.app_id is None or (
-            self.view.now() < kept.until and self.view.version_of(kept.app_id) == kept.version
+    def _holds(self, span: _Span | None) -> bool:
+        return span is None or (
+            self.view.now() < span.until and self.view.version_of(span.app_id) == span.version
         )
 
 
@@ -355,12 +371,14 @@ def _digest_text(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
-def run(decision: Asking[Admission], ask: Callable[[Question], Answer]) -> Admission:
+def run(decision: Decision, ask: Callable[[Question], Answer]) -> Admission:
     """Drive a decision in this thread.
 
     Raises:
         Refusal: The decision's.
     """
+    if isinstance(decision, Admission):
+        return decision
     try:
         question = next(decision)
         while True:
@@ -375,15 +393,14 @@ def run(decision: Asking[Admission], ask: Callable[[Question], Answer]) -> Admis
         return admission
 
 
-async def run_async(
-    decision: Asking[Admission],
-    ask: Callable[[Question], Awaitable[Answer]],
-) -> Admission:
+async def run_async(decision: Decision, ask: Callable[[Question], Awaitable[Answer]]) -> Admission:
     """Drive a decision in this task.
 
     Raises:
         Refusal: The decision's.
     """
+    if isinstance(decision, Admission):
+        return decision
     try:
         question = next(decision)
         while True:

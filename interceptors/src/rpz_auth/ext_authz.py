@@ -27,8 +27,7 @@ from rpz.auth.ext_authz.v1 import check_pb2 as pb
 from rpz_auth import ext_authz_answers as answers
 from rpz_auth.address import UNKNOWN, Peer, parse_address
 from rpz_auth.authority import Authority, decider_for
-from rpz_auth.caller import Admission
-from rpz_auth.decide import Asking, Metadata, run, run_async
+from rpz_auth.decide import Decision, Metadata, run, run_async
 from rpz_auth.errors import ConfigurationError, Internal, Refusal
 from rpz_auth.policy import CLIENT, Policy, read_policies
 from rpz_auth.staleness import CHECK, WhenStale, WhenStaleTable
@@ -134,7 +133,7 @@ class ExtAuthz:
             return answers.denied(Internal(), is_grpc=_is_grpc(request))
         return answers.admitted(admission)
 
-    def _decide(self, request: pb.CheckRequest) -> Asking[Admission]:
+    def _decide(self, request: pb.CheckRequest) -> Decision:
         attributes = request.attributes
         route = attributes.context_extensions.get(ROUTE)
         path = attributes.request.http.path.partition("?")[0]

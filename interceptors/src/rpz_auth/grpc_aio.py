@@ -25,6 +25,7 @@ from rpz_auth.running import End, Lease
 _log = logging.getLogger("rpz_auth")
 
 Admit = Callable[[CallContext], Awaitable[Admission]]
+Parse = Callable[[bytes], Any]
 Enter = Callable[[Caller, End], Lease]
 Begin = Callable[[NativeContext], Awaitable[tuple[Any, CallContext]]]
 
@@ -40,9 +41,12 @@ def guard(
     if not handler.response_streaming:
         if not inspect.iscoroutinefunction(behaviour):
             behaviour = threads.unary(behaviour)
-        return grpc.stream_unary_rpc_method_handler(
-            _coroutine(behaviour, begin), None, handler.response_serializer
+        call = (
+            _coroutine(behaviour, begin)
+            if handler.request_streaming
+            else _unary(behaviour, admit, deserialiser_of(handler))
         )
+        return grpc.stream_unary_rpc_method_handler(call, None, handler.response_serializer)
     if inspect.iscoroutinefunction(behaviour):
         wrapped = _coroutine(behaviour, begin)
     else:
@@ -52,16 +56,25 @@ def guard(
     return grpc.stream_stream_rpc_method_handler(wrapped, None, handler.response_serializer)
 
 
+def _unary(behaviour: Callable[..., Any], admit: Admit, parse: Parse) -> Callable[..., Any]:
+    async def call(_messages: AsyncIterator[bytes], native: NativeContext) -> Any:
+        context = CallContext(native, parse)
+        CURRENT.set(await _admit(admit, context))
+        return await behaviour(await context.read_one(), context)
+
+    return call
+
+
 def _begin(handler: grpc.RpcMethodHandler[Any, Any], admit: Admit, enter: Enter) -> Begin:
-    """Decide first, and only then read what the handler takes."""
+    """Decide first, and only then read what the handler of a stream takes."""
     parse, one_message = deserialiser_of(handler), not handler.request_streaming
-    streams = handler.request_streaming or handler.response_streaming
 
     async def begin(native: NativeContext) -> tuple[Any, CallContext]:
         context = CallContext(native, parse)
         admission = await _admit(admit, context)
         CURRENT.set(admission)
-        if streams and admission.caller is not None:
+        context.read_facts()
+        if admission.caller is not None:
             await context.hold(enter, admission.caller)
         try:
             return (await context.read_one() if one_message else Messages(context)), context

@@ -4,7 +4,8 @@ grpc ends the process (SIGSEGV) when it is asked for the peer of a call that has
 the call's metadata from memory that is somebody else's by now. Handlers do get that far: a client can
 let its deadline pass at any moment, after which plain functions still run in their threads, and
 asynchronous generators still run their `finally`. So the facts of the call are read when it begins, and
-nothing reaches grpc when it has ended.
+nothing reaches grpc when it has ended. Only what few ask for, the authentication context, is read when it
+is asked for where the handler cannot outlive its call; a task that such a handler leaves behind is told so.
 
 It is also where a running stream ends when its credential does: no message passes any more, the client is
 told at once, whatever the handler is doing, and then the handler is cancelled.
@@ -36,6 +37,14 @@ _LAST_WORD = 1.0
 class CallContext:
     """A `grpc.aio.ServicerContext` for as long as the call lasts, and harmless afterwards."""
 
+    _identity_key: str | None = None
+    _auth_context: Any = None
+    _lease: Lease | None = None
+    _refused = False
+    _sending = False
+    _sent: asyncio.Future[None] | None = None
+    _expulsion: asyncio.Task[None] | None = None
+
     def __init__(self, context: NativeContext, parse: Callable[[bytes], Any]) -> None:
         """Read the facts of the connection; to be called in the call's own task.
 
@@ -50,13 +59,6 @@ class CallContext:
         self._metadata: Metadata = tuple(context.invocation_metadata() or ())
         self._peer = context.peer()
         self._identities = context.peer_identities()
-        self._identity_key = context.peer_identity_key()
-        self._auth_context = context.auth_context()
-        self._lease: Lease | None = None
-        self._refused = False
-        self._sending = False
-        self._sent: asyncio.Future[None] | None = None
-        self._expulsion: asyncio.Task[None] | None = None
 
     def __getattr__(self, name: str) -> Any:
         """What needs no call: code, details, trailing metadata, compression, times."""
@@ -75,12 +77,21 @@ class CallContext:
         return self._identities
 
     def peer_identity_key(self) -> str | None:
-        """As read when the call began."""
+        """As read when it was first asked for, while the call lasted."""
+        if self._identity_key is None and self._identities is not None:
+            self._identity_key = self._live().peer_identity_key()
         return self._identity_key
 
     def auth_context(self) -> Any:
-        """As read when the call began."""
+        """As read when it was first asked for, while the call lasted."""
+        if self._auth_context is None:
+            self._auth_context = self._live().auth_context()
         return self._auth_context
+
+    def read_facts(self) -> None:
+        """Read the facts that few ask for, and late: for handlers that may go on after the call's end."""
+        self.peer_identity_key()
+        self.auth_context()
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
         """Call back, with this context, when the call has ended."""
@@ -89,7 +100,8 @@ class CallContext:
     async def read(self) -> Any:
         """The next message, or `grpc.aio.EOF`."""
         raw = await self._live().read()
-        await self.check()
+        if self._lease is not None:
+            await self.check()
         if not isinstance(raw, bytes):
             return raw
         try:

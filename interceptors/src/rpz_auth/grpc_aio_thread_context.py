@@ -23,6 +23,7 @@ class ThreadContext(grpc.ServicerContext):
 
     def __init__(self, context: CallContext) -> None:
         """Stand for a call; to be made in its loop."""
+        context.read_facts()
         self._context = context
         self._loop = asyncio.get_running_loop()
         self._callbacks: list[Callable[[], None]] | None = []

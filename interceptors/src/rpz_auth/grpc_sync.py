@@ -27,6 +27,7 @@ _log = logging.getLogger("rpz_auth")
 _NOTHING = object()
 
 Admit = Callable[[grpc.ServicerContext], Admission]
+Parse = Callable[[bytes], Any]
 Enter = Callable[[Caller, grpc.ServicerContext], Lease]
 Begin = Callable[[grpc.ServicerContext], Callable[[], None]]
 """Decides, and gives what every message of the call has to pass."""
@@ -39,14 +40,16 @@ def guard(
     """Put `admit` before a handler, or before the answer that there is none; `enter` leases streams."""
     if handler is None:
         return grpc.stream_stream_rpc_method_handler(_refuse_unknown(admit))
-    behaviour = behaviour_of(handler)
-    begin = _begin(admit, enter if handler.request_streaming or handler.response_streaming else None)
-    read = functools.partial(
-        _all_messages if handler.request_streaming else _one_message, deserialiser_of(handler)
-    )
+    behaviour, parse = behaviour_of(handler), deserialiser_of(handler)
+    if not handler.request_streaming and not handler.response_streaming:
+        return grpc.stream_unary_rpc_method_handler(
+            _unary(behaviour, admit, parse), None, handler.response_serializer
+        )
+    begin = _begin(admit, enter)
+    read = functools.partial(_all_messages if handler.request_streaming else _one_message, parse)
     if not handler.response_streaming:
         return grpc.stream_unary_rpc_method_handler(
-            _unary(behaviour, begin, read), None, handler.response_serializer
+            _answering(behaviour, begin, read), None, handler.response_serializer
         )
     wrap = _callback if getattr(behaviour, "experimental_non_blocking", False) else _streaming
     return grpc.stream_stream_rpc_method_handler(
@@ -54,11 +57,19 @@ def guard(
     )
 
 
-def _begin(admit: Admit, enter: Enter | None) -> Begin:
+def _unary(behaviour: Callable[..., Any], admit: Admit, parse: Parse) -> Callable[..., Any]:
+    def call(messages: Iterator[bytes], context: grpc.ServicerContext) -> Any:
+        CURRENT.set(_admit(admit, context))
+        return behaviour(_one_message(parse, messages, context), context)
+
+    return call
+
+
+def _begin(admit: Admit, enter: Enter) -> Begin:
     def begin(context: grpc.ServicerContext) -> Callable[[], None]:
         admission = _admit(admit, context)
         CURRENT.set(admission)
-        if enter is None or admission.caller is None:
+        if admission.caller is None:
             return _pass
         try:
             lease = enter(admission.caller, context)
@@ -82,7 +93,7 @@ def _check(lease: Lease, context: grpc.ServicerContext) -> None:
         _abort(context, refusal)
 
 
-def _unary(behaviour: Callable[..., Any], begin: Begin, read: Read) -> Callable[..., Any]:
+def _answering(behaviour: Callable[..., Any], begin: Begin, read: Read) -> Callable[..., Any]:
     def call(messages: Iterator[bytes], context: grpc.ServicerContext) -> Any:
         check = begin(context)
         answer = behaviour(read(messages, context, check), context)
@@ -145,7 +156,7 @@ def _abort(context: grpc.ServicerContext, refusal: Refusal) -> NoReturn:
 
 
 def _all_messages(
-    parse: Callable[[bytes], Any],
+    parse: Parse,
     messages: Iterator[bytes],
     context: grpc.ServicerContext,
     check: Callable[[], None],
@@ -158,10 +169,10 @@ def _all_messages(
 
 
 def _one_message(
-    parse: Callable[[bytes], Any],
+    parse: Parse,
     messages: Iterator[bytes],
     context: grpc.ServicerContext,
-    _check: Callable[[], None],
+    _check: Callable[[], None] = _pass,
 ) -> Any:
     raw = next(messages, _NOTHING)
     if not isinstance(raw, bytes):
@@ -169,7 +180,7 @@ def _one_message(
     return _parse(parse, context, raw)
 
 
-def _parse(parse: Callable[[bytes], Any], context: grpc.ServicerContext, raw: bytes) -> Any:
+def _parse(parse: Parse, context: grpc.ServicerContext, raw: bytes) -> Any:
     try:
         return parse(raw)
     except Exception:  # noqa: BLE001 - each serialiser raises its own

@@ -127,13 +127,15 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
 
         def admit(context: grpc.ServicerContext) -> Admission:
             metadata, peer = context.invocation_metadata(), peer_of(context)
-            decision = self._decider.decide(self.policies.get(method), metadata, peer, when_stale)
             try:
-                return self._admitted(run(decision, self._authority.ask), metadata)
+                decision = self._decider.decide(policy, metadata, peer, when_stale)
+                if not isinstance(decision, Admission):
+                    decision = run(decision, self._authority.ask)
+                return self._admitted(decision, metadata)
             except Refusal as refusal:
                 return self._observe(method, refusal, peer)
 
-        when_stale = self._when_stale.of(method)
+        policy, when_stale = self.policies.get(method), self._when_stale.of(method)
 
         def enter(caller: Caller, context: grpc.ServicerContext) -> Lease:
             # A stream that is busy ends by itself at its next message, and its client is told why; nothing
@@ -149,15 +151,17 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
     def _guard_async(self, handler: Handler | None, method: str) -> Handler:
         async def admit(context: CallContext) -> Admission:
             metadata, peer = context.invocation_metadata(), peer_of(context)
-            decision = self._decider.decide(self.policies.get(method), metadata, peer, when_stale)
             try:
-                return self._admitted(await run_async(decision, self._authority.ask_async), metadata)
+                decision = self._decider.decide(policy, metadata, peer, when_stale)
+                if not isinstance(decision, Admission):
+                    decision = await run_async(decision, self._authority.ask_async)
+                return self._admitted(decision, metadata)
             except Refusal as refusal:
                 if self._on_refusal is not None:
                     await self._on_refusal(refusal, self._decider.resolve(peer, metadata))
                 return self._observe(method, refusal, peer)
 
-        when_stale = self._when_stale.of(method)
+        policy, when_stale = self.policies.get(method), self._when_stale.of(method)
         return grpc_aio.guard(handler, admit, self._lease_for(method))
 
     def _lease_for(self, method: str) -> Callable[[Caller, End], Lease]:
@@ -249,5 +253,6 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
 def peer_of(context: Any) -> Peer:
     """Read the other end of a call from its context, of either stack."""
     peer = parse_peer(context.peer())
-    names = certificate_names(context.auth_context())
-    return Peer(peer.address, unix=peer.unix, names=names) if names else peer
+    if not context.peer_identities():  # without a certificate, and all else takes much longer to read
+        return peer
+    return Peer(peer.address, unix=peer.unix, names=certificate_names(context.auth_context()))
