@@ -186,8 +186,15 @@ def test_value_that_was_shown_is_gone_when_the_page_is_left(window: Window, cons
     page.get_by_role("link", name="Whitelist").click()
     with contextlib.suppress(Error):  # a page that a form has made is not kept; the browser says so
         page.go_back(timeout=10_000)
-    page.wait_for_load_state()
-    assert not CREDENTIAL.search(page.content())
+    assert not CREDENTIAL.search(source(page))
+
+
+def source(page: Page) -> str:
+    """Of the page that is shown when the browser has done with going from one to the next."""
+    while True:
+        page.wait_for_load_state()
+        with contextlib.suppress(Error):  # it has gone on meanwhile
+            return page.content()
 
 
 class OrderService(orders_pb2_grpc.OrderServiceServicer):
