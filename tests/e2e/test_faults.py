@@ -13,11 +13,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import rpz_auth
 from rpz.auth.v1 import app_service_pb2 as app_pb
+from rpz.auth.v1.verification_service_pb2_grpc import VerificationServiceStub
+from rpz_auth.caller import Verdict
+from rpz_auth.connection_file import VerifierFile
+from rpz_auth.decide import Answer, Question
+from rpz_auth.questions import Questions
 from support.authority import AuthorityProcess, Client, running_authority
 from support.service import Service, access_token, api_token
 from support.tcp_proxy import TcpProxy, running_proxy
@@ -27,6 +34,8 @@ pytestmark = pytest.mark.timeout(240)
 STALENESS = 3.0
 BOUND = STALENESS + 1.0
 """Seconds for which the last word of a silent authority holds: `max_staleness`, and one answer to `CHECK`."""
+ANSWER = 150
+"""Bytes, at least, of an answer about an API token."""
 SLACK = 3.0
 """For what a busy machine adds."""
 DEADLINE = 60.0
@@ -141,6 +150,75 @@ def test_a_slow_network_delays_a_revocation_by_its_delay_and_no_more(
         lock(authority, client)
         assert wait_for("TOKEN_INVALID", service, token) < proxy.delay + SLACK
         assert service.auth.status().state is rpz_auth.State.FRESH
+
+
+class OnTheWire:
+    """What a service asks goes by a connection of its own, whose answers can be held up."""
+
+    def __init__(self, service: Service, proxy: TcpProxy, verifier: Path) -> None:
+        self.proxy = proxy
+        self.answers: list[object] = []
+        file = VerifierFile.read(verifier)
+        credential = rpz_auth.ApiToken(file.app_id, file.api_token)
+        self.channel = rpz_auth.secure_channel(proxy.address, credential, tls=file.transport())
+        connection = service.connection
+        assert connection._running is not None
+        questions = Questions(VerificationServiceStub(self.channel), connection._clock)
+        connection._running = replace(connection._running, questions=questions)
+        self._ask, questions.ask = questions.ask, self.ask  # type: ignore[method-assign] # to see what was answered
+
+    def ask(self, question: Question) -> Answer:
+        answer = self._ask(question)
+        self.answers.append(answer)
+        return answer
+
+    def wait_for_answer(self) -> None:
+        """Return once an answer is under way; it is longer than whatever else HTTP/2 has to say."""
+        began, pause = time.monotonic(), threading.Event()
+        while self.proxy.held < ANSWER:
+            assert time.monotonic() - began < DEADLINE
+            pause.wait(0.005)
+
+
+def revoke_token(authority: AuthorityProcess, client: Client, token_id: str) -> None:
+    authority.revoke_api_token(client, token_id)
+
+
+def lock_app(authority: AuthorityProcess, client: Client, _token_id: str) -> None:
+    lock(authority, client)
+
+
+@pytest.mark.parametrize("revoke", [revoke_token, lock_app])
+def test_r077_a_good_verdict_that_its_revocation_passes_on_the_wire_lets_nothing_through(
+    authority: AuthorityProcess, tmp_path: Path, revoke: Callable[[AuthorityProcess, Client, str], None]
+) -> None:
+    client = authority.create_client()
+    (token, token_id), (other, _) = (
+        api_token(authority, client),
+        api_token(authority, authority.create_client()),
+    )
+    with (
+        connected(authority, tmp_path) as (_, service),
+        running_proxy(authority.address) as proxy,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        wire = OnTheWire(service, proxy, tmp_path / "orders.json")
+        assert service.outcome(other).startswith("app:")  # the connection stands
+        proxy.hold_answers()
+        called = pool.submit(service.outcome, token)
+        wire.wait_for_answer()
+        view, learned = service.connection.view, threading.Event()
+        view.follow(lambda _: learned.set())
+        revoke(authority, client, token_id)
+        assert learned.wait(DEADLINE)
+        assert not called.done()
+        proxy.resume()
+        assert called.result(DEADLINE) == "TOKEN_INVALID"
+        good = wire.answers[1]
+        assert isinstance(good, Verdict), "what was under way was no verdict"
+        assert good.token_id == token_id
+        assert service.outcome(token) == "TOKEN_INVALID", "the verdict was kept"
+        wire.channel.close()
 
 
 @pytest.mark.parametrize("shift", [-3600, 3600])

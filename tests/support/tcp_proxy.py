@@ -21,6 +21,8 @@ class TcpProxy:
         self._loop = asyncio.new_event_loop()
         self._flowing = asyncio.Event()
         self._flowing.set()
+        self._held: list[tuple[asyncio.StreamWriter, bytes]] | None = None
+        """What was kept from clients, in order; None while nothing is."""
         self._accepting = True
         self._writers: set[asyncio.StreamWriter] = set()
         self._started = threading.Event()
@@ -43,6 +45,15 @@ class TcpProxy:
     def stall(self) -> None:
         """Carry nothing any more, and keep every connection open."""
         self._do(self._flowing.clear)
+
+    def hold_answers(self) -> None:
+        """Carry what clients send, and nothing of what they are sent."""
+        self._do(self._hold_answers)
+
+    @property
+    def held(self) -> int:
+        """Bytes that are on their way to clients and held."""
+        return sum(len(data) for _, data in self._held or ())
 
     def half_close(self) -> None:
         """Tell the clients that nothing more will come, and take no more."""
@@ -67,6 +78,9 @@ class TcpProxy:
         for writer in self._writers:
             writer.transport.abort()
 
+    def _hold_answers(self) -> None:
+        self._held = []
+
     def _half_close(self) -> None:
         self._accepting = False
         for writer in self._writers:
@@ -76,6 +90,9 @@ class TcpProxy:
     def _resume(self) -> None:
         self._accepting = True
         self._flowing.set()
+        held, self._held = self._held, None
+        for writer, data in held or ():
+            writer.write(data)
 
     async def _serve(self) -> None:
         server = await asyncio.start_server(self._carry, "127.0.0.1", 0)
@@ -100,7 +117,9 @@ class TcpProxy:
             return
         self._writers |= {writer, upstream_writer}
         try:
-            await asyncio.gather(self._pump(reader, upstream_writer), self._pump(upstream_reader, writer))
+            await asyncio.gather(
+                self._pump(reader, upstream_writer), self._pump(upstream_reader, writer, answers=True)
+            )
         except (OSError, asyncio.CancelledError):
             pass
         finally:
@@ -108,8 +127,13 @@ class TcpProxy:
             writer.transport.abort()
             upstream_writer.transport.abort()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool = False
+    ) -> None:
         while data := await reader.read(_CHUNK):
+            if answers and self._held is not None:
+                self._held.append((writer, data))
+                continue
             await self._flowing.wait()
             await asyncio.sleep(self.delay)
             writer.write(data)
