@@ -434,3 +434,11 @@ async def test_guessers_wait_for_their_answers_and_only_so_many_are_held(
     # What is no guess is answered at once.
     for harmless in (RateLimited(), BackendUnavailable(), ClientInvalid()):
         await limiter.hold_back(harmless, peer)
+
+
+async def test_a106_guessers_are_answered_one_by_one_however_many_guess_at_once() -> None:
+    limiter = Limiter(Limits(), Clock())
+    turns = [limiter._turn() for _ in range(1001)]
+    assert turns == sorted(turns)
+    assert turns[0] == pytest.approx(limits._HELD_FOR, abs=0.1)
+    assert turns[-1] == pytest.approx(limits._HELD_FOR + 1000 * limits._BETWEEN, abs=0.5)

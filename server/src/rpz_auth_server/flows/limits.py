@@ -38,8 +38,10 @@ _KEPT = 65_536
 """Levels and successes that are remembered; the least recently used go first."""
 _LONGEST_NAME = 64
 _HELD_FOR = 0.5
-"""Seconds that a guesser waits for an answer."""
-_MOST_HELD = 1000
+"""Seconds that a guesser waits for an answer at least."""
+_BETWEEN = 0.005
+"""Seconds between two answers to guessers."""
+_MOST_HELD = 2000
 _SUSPICIOUS = frozenset({"guess", "peer", "app", "misuse", "genuine"})
 _TOLD_FROM = 0.25
 """The part of its allowance from which on a level concerns other processes; what is less would fill the
@@ -100,6 +102,8 @@ class Limiter:
         self._right: OrderedDict[str, None] = OrderedDict()
         self.refusals = RefusalCounts(now)
         self._holding = 0
+        self._answered_at = 0.0
+        """When the last guesser that is held will be answered, on the loop's clock."""
         self.held_up: dict[str, int] = dict.fromkeys(self._limits, 0)
         """How many calls each kind of limit has refused in this process."""
 
@@ -203,8 +207,11 @@ class Limiter:
     async def hold_back(self, refusal: Refusal, peer: Peer) -> None:
         """Let a guesser wait for the answer; to be awaited before a refusal is answered.
 
-        Whoever waits for one answer before the next guess is slowed down by that, at the price of a timer. Of
-        those who do not wait, so many are held that the memory they take stays small.
+        Whoever waits for one answer before the next guess is slowed down by that, at the price of a timer. The
+        answers go out one by one: guesses that were answered together would come back together, and a
+        rightful call among them would wait for them all. So, however many guess at once, refusing them takes
+        only a part of the processor. Of those who do not wait, so many are held that the memory they take
+        stays small.
         """
         if isinstance(refusal, TokenInvalid | KeyUnknown) and not isinstance(refusal, ApiTokenInvalid):
             keys = [f"peer {prefix_of(peer)}"]
@@ -216,9 +223,15 @@ class Limiter:
         if flooding and self._holding < _MOST_HELD:
             self._holding += 1
             try:
-                await asyncio.sleep(_HELD_FOR)
+                await asyncio.sleep(self._turn())
             finally:
                 self._holding -= 1
+
+    def _turn(self) -> float:
+        """In how many seconds the next guesser is answered."""
+        now = asyncio.get_running_loop().time()
+        self._answered_at = max(self._answered_at + _BETWEEN, now + _HELD_FOR)
+        return self._answered_at - now
 
     def untold(self, *, limit: int) -> Sequence[Charge]:
         """Hand over up to `limit` charges that other processes should know of."""
