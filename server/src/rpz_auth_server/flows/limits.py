@@ -207,8 +207,8 @@ class Limiter:
     async def hold_back(self, refusal: Refusal, peer: Peer) -> None:
         """Let a guesser wait for the answer; to be awaited before a refusal is answered.
 
-        Whoever waits for one answer before the next guess is slowed down by that, at the price of a timer. The
-        answers go out one by one: guesses that were answered together would come back together, and a
+        Whoever waits for one answer before the next guess is slowed down by that, at the price of a timer.
+        The answers go out one by one: guesses that were answered together would come back together, and a
         rightful call among them would wait for them all. So, however many guess at once, refusing them takes
         only a part of the processor. Of those who do not wait, so many are held that the memory they take
         stays small.
