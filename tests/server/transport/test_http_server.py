@@ -19,6 +19,7 @@ from rpz_auth_server.transport.http import guard, protocol, server
 from rpz_auth_server.transport.http.guard import Guard, peer_of
 from rpz_auth_server.transport.http.server import HttpServer
 from rpz_auth_server.transport.http.tls import server_context
+from rpz_auth_server.transport.log_budget import FAULTS
 from rpz_auth_server.transport.tls import ensure_development_files, issue_client_certificate
 from server.authority import TestAuthority
 from starlette.requests import Request
@@ -231,6 +232,81 @@ async def test_a148_request_that_two_parsers_could_read_differently_is_refused(h
         answer = await raw(port, head)
         assert answer.startswith(b"HTTP/1.1 400 ")
         assert answer.count(b"HTTP/1.1 ") == 1
+
+
+HOSTS = [
+    *(b"", b"[", b"[::1", b"[zz]", b"x]", b"a b", b"a,b", b"a@b", b"a/b", b"a?b", b"a#b", b"a\\b", b"%00"),
+    *(
+        b"\xff\xfe",
+        "℀.example".encode(),
+        "bücher.example".encode(),
+        b"x:",
+        b"x:a",
+        b"x:123456",
+        b"x" * 20_000,
+    ),
+]
+
+
+@pytest.mark.parametrize("path", ["/console", "/sign-in", "/oauth/authorize", "/oauth/jwks.json", "/nothing"])
+async def test_a61_a146_host_that_is_none_is_refused_and_not_echoed(
+    authority: TestAuthority, path: str
+) -> None:
+    for host in HOSTS:
+        answer = await authority.http.get(path, headers=[(b"host", host)])
+        assert (answer.status_code, answer.text) == (400, "The request's address cannot be read.\n")
+    for host in (b"evil.example", b"EVIL.example:65535", b"[2001:db8::1]:443", b"under_score"):
+        answer = await authority.http.get(path, headers=[(b"host", host)])
+        assert answer.status_code in (200, 303, 400, 404)
+        assert b"evil" not in answer.content.lower()
+        assert "evil" not in answer.headers.get("location", "").lower()
+    logged = authority.logged.getvalue()
+    assert '"level": "error"' not in logged
+    assert "bücher" not in logged
+
+
+@pytest.mark.parametrize(
+    "target", ["http://evil.example/peer", "https://[/peer", "*", "evil.example:1", "peer"]
+)
+async def test_a60_a61_target_that_is_no_path_is_refused(target: str) -> None:
+    async with serving() as port:
+        for method in ("GET", "POST", "OPTIONS", "CONNECT"):
+            sent = f"{method} {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+            answer = await raw(port, sent.encode())
+            assert answer.startswith(b"HTTP/1.1 400 ")
+            assert b"evil" not in answer
+
+
+async def test_client_that_hangs_up_or_sends_nonsense_in_its_body_is_no_fault(
+    authority: TestAuthority,
+) -> None:
+    head = (
+        b"POST /length HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
+    )
+    async with serving() as port:
+        assert (await raw(port, head + b"5\r\nhelloXX")).startswith(b"HTTP/1.1 400 ")
+        for begun in (head, head + b"5\r\nhel"):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(begun)
+            await writer.drain()
+            writer.transport.abort()
+        # Of a request that was answered before its body came.
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head.replace(b"/length", b"/nothing"))
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"XX\r\n")
+        assert b"HTTP/1.1" not in await asyncio.wait_for(reader.read(), TIMEOUT)
+        writer.close()
+    records = [json.loads(line) for line in authority.logged.getvalue().splitlines()]
+    assert [record for record in records if record["level"] == "error"] == []
+    assert {record["status"] for record in records if record["event"] == "request"} == {404, 499}
+
+
+async def test_a111_flood_of_faults_does_not_flood_the_log(authority: TestAuthority) -> None:
+    async with serving() as port, plain_client(port) as client:
+        for _ in range(3 * FAULTS):
+            assert (await client.get("/fault")).status_code == 500
+    assert authority.logged.getvalue().count('"a request failed"') == FAULTS
 
 
 async def test_a149_other_methods_are_refused_and_echo_nothing(authority: TestAuthority) -> None:

@@ -225,6 +225,8 @@ class _Source:
         self._certificate = certificate
         self._key = key
         self._client_ca = client_ca
+        self._fault = ""
+        """As it was told; each handshake finds it again."""
         self._seen: object = None
         self._lock = threading.Lock()
 
@@ -244,6 +246,7 @@ class _Source:
             raise ConfigurationError(f"{self._key} is not the key of the certificate in {self._certificate}")
         if self._client_ca is not None and client_ca is not None:
             _parse_certificate(client_ca, self._client_ca)
+        self._fault = ""
         return grpc.ssl_server_certificate_configuration([(key, chain)], client_ca)
 
     def changed(self) -> grpc.ServerCertificateConfiguration | None:
@@ -252,7 +255,9 @@ class _Source:
             try:
                 return None if self._state() == self._seen else self.read()
             except (OSError, ConfigurationError) as error:
-                _log.warning("the TLS files cannot be used; those read before stay in use", reason=str(error))
+                if str(error) != self._fault:
+                    self._fault = str(error)
+                    _log.warning("the TLS files cannot be used; those before stay in use", reason=self._fault)
                 return None
 
     def _state(self) -> object:

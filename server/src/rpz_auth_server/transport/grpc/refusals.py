@@ -19,6 +19,7 @@ from rpz_auth.status import rpc_status
 
 from rpz_auth_server.domain.refusal import NotImplementedYet, RequestInvalid
 from rpz_auth_server.flows.limits import Limiter
+from rpz_auth_server.transport.log_budget import FAULT_SECONDS, FAULTS, LogBudget
 
 _log = structlog.get_logger("rpz_auth_server")
 
@@ -32,6 +33,7 @@ class RefusalInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, limiter: Limiter) -> None:
         """Have wrapped nothing yet; `limiter` counts, and holds guessers back."""
         self._limiter = limiter
+        self._faults = LogBudget(_log, records=FAULTS, seconds=FAULT_SECONDS)
         self.took: Callable[[str, float], None] | None = None
         """Told of each unary call's method and seconds, if anybody wants to know before the first."""
         self.refused: Callable[[Reason], None] | None = None
@@ -64,7 +66,8 @@ class RefusalInterceptor(grpc.aio.ServerInterceptor):
             case NotImplementedError():  # from the generated base of a service
                 refusal = NotImplementedYet()
             case _:
-                _log.error("a call failed", exc_info=error)
+                if self._faults.take():
+                    _log.error("a call failed", exc_info=error)
                 refusal = Internal()
         if self.refused is not None:
             self.refused(refusal.reason)

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rpz_auth_server.transport.http.answers import failed, plain, refused
+from rpz_auth_server.transport.log_budget import FAULT_SECONDS, FAULTS, LogBudget
 
 _log = structlog.get_logger("rpz_auth_server.http")
 
@@ -42,7 +43,11 @@ SECURITY_HEADERS: Sequence[tuple[bytes, bytes]] = (
 """On every answer that does not bring its own of the same name (RFC 9700 §4.16, §4.2.4)."""
 _HSTS = (b"strict-transport-security", b"max-age=31536000")
 
-_HOST = re.compile(rb"(?:localhost|127(?:\.[0-9]{1,3}){3}|\[::1\])(?::[0-9]{1,5})?", re.IGNORECASE)
+_PORT = rb"(?::[0-9]{1,5})?"
+_HOST = re.compile(rb"(?:[A-Z0-9._-]{1,253}|\[[0-9A-F:.]{2,45}\])" + _PORT, re.IGNORECASE)
+_OWN_HOST = re.compile(rb"(?:localhost|127(?:\.[0-9]{1,3}){3}|\[::1\])" + _PORT, re.IGNORECASE)
+_GONE = 499
+"""In the log, of a client that did not wait for its answer; nginx has made it a custom."""
 
 
 class Guard:
@@ -57,7 +62,8 @@ class Guard:
         """
         self._app = app
         self._proxies = TrustedProxies(trusted_proxies)
-        self._budget = _Budget()
+        self._refusals = LogBudget(_log, records=_LOGGED_REFUSALS, seconds=1.0)
+        self._faults = LogBudget(_log, records=FAULTS, seconds=FAULT_SECONDS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -70,6 +76,8 @@ class Guard:
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT):
                 await self._serve(scope, _Body(scope, receive), answer)
+        except _Gone:
+            answer.status = answer.status or _GONE
         except _TooLarge:
             await answer.give(scope, plain(413, "The body is too large."))
         except _TooSlow:
@@ -79,17 +87,23 @@ class Guard:
         except Refusal as refusal:
             await answer.give(scope, refused(refusal))
         except Exception as error:  # noqa: BLE001 - uvicorn would log it with the request
-            _log.error("a request failed", exc_info=error, path=_shown(scope))
+            if self._faults.take():
+                _log.error("a request failed", exc_info=error, path=_shown(scope))
             await answer.give(scope, failed())
         finally:
             self._record(scope, answer.status, peer, time.monotonic() - began)
 
     async def _serve(self, scope: Scope, body: _Body, answer: _Answer) -> None:
-        host = [value for key, value in scope["headers"] if key == b"host"]
+        hosts = [value for key, value in scope["headers"] if key == b"host"]
         # Without TLS no certificate proves the name, and a page may have let its own lead here (DNS
         # rebinding): only names that are always this machine are taken.
-        if scope["scheme"] != "https" and not (len(host) == 1 and _HOST.fullmatch(host[0])):
+        if scope["scheme"] != "https" and not any(map(_OWN_HOST.fullmatch, hosts)):
             await answer.give(scope, plain(421, "Use the address that rpz-auth-server printed."))
+            return
+        # A whole URL as the target is what proxies get, which this is not. HTTP/1.0 has no host; whatever it
+        # is, no link is ever made of it (A61, A146).
+        if scope["raw_path"][:1] != b"/" or len(hosts) > 1 or not all(map(_HOST.fullmatch, hosts)):
+            await answer.give(scope, plain(400, "The request's address cannot be read."))
             return
         body.check_length()
         await self._app(scope, body.receive, answer.send)
@@ -108,7 +122,7 @@ class Guard:
 
     def _record(self, scope: Scope, status: int, peer: Peer, seconds: float) -> None:
         """Write the access log: no query, no header, nothing that could hold a credential."""
-        if status >= 400 and not self._budget.take():  # noqa: PLR2004 - where refusals begin
+        if status >= 400 and not self._refusals.take():  # noqa: PLR2004 - where refusals begin
             return
         _log.info(
             "request",
@@ -130,6 +144,10 @@ def _shown(scope: Scope) -> str:
     return str(scope["path"])[:100]
 
 
+class _Gone(Exception):  # noqa: N818 - nobody's fault
+    pass
+
+
 class _TooLarge(Exception):  # noqa: N818 - an answer, not a fault
     pass
 
@@ -145,6 +163,7 @@ class _Body:
         self._headers = scope["headers"]
         self._receive = receive
         self._size = 0
+        self._whole = False
         self._deadline: float | None = None
 
     def check_length(self) -> None:
@@ -163,10 +182,13 @@ class _Body:
                 message = await self._receive()
         except TimeoutError:
             raise _TooSlow from None
+        if message["type"] == "http.disconnect" and not self._whole:
+            raise _Gone
         self._size += len(message.get("body", b""))
         if self._size > MAX_BODY:
             raise _TooLarge
         if not message.get("more_body"):
+            self._whole = True
             self._deadline = loop.time() + REQUEST_TIMEOUT  # from here on only a disconnection can come
         return message
 
@@ -201,24 +223,3 @@ class _Answer:
 
 async def _nothing() -> Message:
     return {"type": "http.disconnect"}
-
-
-class _Budget:
-    """So many a second."""
-
-    def __init__(self) -> None:
-        self._second = 0
-        self._left = 0
-        self._dropped = 0
-
-    def take(self) -> bool:
-        second = int(time.monotonic())
-        if second != self._second:
-            if self._dropped:
-                _log.info("refused requests that were not logged one by one", count=self._dropped)
-            self._second, self._left, self._dropped = second, _LOGGED_REFUSALS, 0
-        if self._left == 0:
-            self._dropped += 1
-            return False
-        self._left -= 1
-        return True

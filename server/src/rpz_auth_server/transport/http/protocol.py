@@ -7,8 +7,11 @@ import ssl
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import h11
 from rpz_auth.address import certificate_names
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from rpz_auth_server.transport.http.guard import SECURITY_HEADERS
 
 MAX_CONNECTIONS = 1000
 HEAD_TIMEOUT = 10.0
@@ -36,6 +39,31 @@ class Protocol(H11Protocol):
         super().data_received(data)
         if self.cycle is not cycle:
             self._set_deadline(None)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what cannot be read, and hang up.
+
+        The request that it belongs to may be in the hands of the application, or answered already: then that
+        gets no more of it, and nobody writes where an answer has been. uvicorn would fault, once for each.
+        """
+        if self.cycle is not None and not self.cycle.response_complete:  # type: ignore[redundant-expr] # None at first
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            body = f"{msg}\n".encode("ascii")
+            head = h11.Response(
+                status_code=400,
+                headers=[
+                    *SECURITY_HEADERS,
+                    (b"content-type", b"text/plain; charset=utf-8"),
+                    (b"content-length", str(len(body)).encode()),
+                    (b"connection", b"close"),
+                ],
+                reason=b"Bad Request",
+            )
+            for event in (head, h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def on_response_complete(self) -> None:
         """Wait for the next request."""

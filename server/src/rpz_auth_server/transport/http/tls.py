@@ -37,6 +37,8 @@ class _Source:
         self._certificate = certificate
         self._key = key
         self._client_ca = client_ca
+        self._fault = ""
+        """As it was told; each handshake finds it again."""
         self._seen: object = None
         self._context: ssl.SSLContext | None = None
 
@@ -62,6 +64,7 @@ class _Source:
             ) from None
         except OSError as error:
             raise ConfigurationError(f"TLS file {error.filename}: {error.strerror}") from None
+        self._fault = ""
         return context
 
     def renew(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
@@ -70,7 +73,9 @@ class _Source:
             if self._state() != self._seen:
                 self._context = self.read()
         except (OSError, ConfigurationError) as error:
-            _log.warning("the TLS files cannot be used; those read before stay in use", reason=str(error))
+            if str(error) != self._fault:
+                self._fault = str(error)
+                _log.warning("the TLS files cannot be used; those before stay in use", reason=self._fault)
         if self._context is not None:
             connection.context = self._context
 
