@@ -6,13 +6,15 @@ import asyncio
 import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import grpc
 import pytest
 import rpz_auth
 from rpz_auth.address import UNKNOWN
-from rpz_auth.decide import Decider, run
+from rpz_auth.caller import Verdict
+from rpz_auth.decide import Answer, Decider, Decision, Question, run
 from rpz_auth.errors import Reason, Refusal
 from rpz_auth.running import RunningStreams
 from rpz_auth.testing import FakeAuthority
@@ -378,7 +380,7 @@ def test_a_stream_that_cannot_be_ended_keeps_no_other_from_its_end(authority: Fa
     def fail(_refusal: Refusal) -> None:
         raise RuntimeError("the loop is closed")
 
-    leases = [streams.lease(caller, end) for end in (fail, ended.append, fail)]
+    leases = [streams.lease(caller, end, _unasked) for end in (fail, ended.append, fail)]
     authority.lock()
     assert [lease.refusal is not None for lease in leases] == [True] * 3
     assert [refusal.reason for refusal in ended] == [Reason.TOKEN_INVALID]
@@ -389,10 +391,125 @@ def test_a_stream_ends_when_a_question_brings_the_news(authority: FakeAuthority)
     """While the authority is silent, what a call learns by asking counts for streams that are served."""
     authority.start()
     streams, ended = _streams_of(authority)
-    streams.lease(_caller(authority), ended.append)
+    streams.lease(_caller(authority), ended.append, _unasked)
     view = authority.view
     view.take(Standing((), (), SigningKeys('{"keys": []}', locked=True)), view.moment())
     assert [refusal.reason for refusal in ended] == [Reason.TOKEN_INVALID]
+
+
+def _unasked() -> Decision:
+    raise AssertionError("what an access token says of itself does not change")
+
+
+class Changing(FakeAuthority):
+    """An authority whose API tokens lose what is taken from their App, and which may be slow to say so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left: dict[str, Any] = {}
+        """What its answers say instead."""
+        self.asked: queue.SimpleQueue[Question] = queue.SimpleQueue()
+        self.answering = threading.Event()
+        self.answering.set()
+        self.deaf = False
+
+    def ask(self, question: Question) -> Answer:
+        self.asked.put(question)
+        assert self.answering.wait(TIMEOUT)
+        if self.deaf:
+            raise rpz_auth.BackendUnavailable
+        answer = super().ask(question)
+        return replace(answer, **self.left) if isinstance(answer, Verdict) else answer
+
+    def take(self, **left: Any) -> None:
+        """Change what the App's tokens are good for, and tell that the App has changed."""
+        self.left = left
+        self.whitelist([])
+
+
+@pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
+@pytest.mark.parametrize(("stack", "kind"), KINDS, ids=lambda value: getattr(value, "value", value))
+def test_a_stream_ends_when_its_api_token_loses_the_scope(stack: Stack, kind: str, *, busy: bool) -> None:
+    authority, shape, handlers = Changing(), Shape.STREAM_STREAM, Handlers()
+    behaviour = shape.handler(getattr(handlers, kind)(shape, busy=busy))
+    token = authority.api_token(resource=RESOURCE, scopes=[SCOPE])
+    with (
+        interceptor(authority) as auth,
+        serve(stack, Generic({shape.path(): behaviour}), [auth]) as port,
+        connect(port) as channel,
+    ):
+        stream = Stream(channel, shape, (("authorization", token.field_value()),), busy=busy)
+        assert handlers.began.wait(TIMEOUT)
+        authority.take(scopes=frozenset({"other"}))
+        try:
+            told = (_C.PERMISSION_DENIED, Reason.SCOPE_INSUFFICIENT)
+            assert stream.outcome() in expected(stack, told)
+        finally:
+            handlers.release.set()
+        assert handlers.ended.wait(TIMEOUT)
+        assert not auth._streams._leases
+
+
+def test_a_stream_of_an_api_token_that_keeps_what_it_needs_goes_on_until_its_new_end() -> None:
+    authority = Changing()
+    authority.start()
+    streams, ended = _streams_of(authority)
+    caller, again = _caller_by_api_token(authority)
+    done: queue.SimpleQueue[Refusal] = queue.SimpleQueue()
+    leases = [streams.lease(caller, end, again) for end in (done.put, ended.append)]
+    while not authority.asked.empty():
+        authority.asked.get()
+    authority.take(expires_at=authority.view.now() + 0.5)
+    assert done.get(timeout=TIMEOUT).reason is Reason.TOKEN_EXPIRED
+    assert leases[0].caller.verdict.expires_at < authority.view.now()
+    assert authority.asked.qsize() == 1, "both were decided about by one answer"
+
+
+def test_a_question_without_an_answer_is_repeated_for_as_long_as_the_authority_works() -> None:
+    authority = Changing()
+    authority.start()
+    streams, _ = _streams_of(authority)
+    caller, again = _caller_by_api_token(authority)
+    done: queue.SimpleQueue[Refusal] = queue.SimpleQueue()
+    lease = streams.lease(caller, done.put, again, when_stale=rpz_auth.serve(until=60))
+    while not authority.asked.empty():
+        authority.asked.get()
+    authority.deaf = True
+    authority.take()
+    for _ in range(2):
+        authority.asked.get(timeout=TIMEOUT)
+    assert lease.refusal is None
+    authority.fall_silent()
+    assert done.get(timeout=TIMEOUT).reason is Reason.BACKEND_UNAVAILABLE
+
+
+def test_timers_run_while_a_question_waits_for_its_answer() -> None:
+    """On a synchronous server it is a timer that ends an idle stream."""
+    authority = Changing()
+    authority.start()
+    streams, ended = _streams_of(authority)
+    caller = _caller(authority)
+    authority.fall_silent()
+    authority.answering.clear()
+    streams.lease(caller, ended.append, _unasked)
+    authority.asked.get(timeout=TIMEOUT)
+    ran = threading.Event()
+    streams.later(0.0, ran.set)
+    assert ran.wait(LATEST)
+    authority.answering.set()
+
+
+def _caller_by_api_token(authority: FakeAuthority) -> tuple[rpz_auth.Caller, Callable[[], Decision]]:
+    decider = Decider(authority.view, issuer=authority.issuer, resource=RESOURCE)
+    token = authority.api_token(resource=RESOURCE, scopes=[SCOPE])
+    metadata = (("authorization", token.field_value()),)
+
+    def again() -> Decision:
+        return decider.decide(rpz_auth.scopes(SCOPE), metadata, UNKNOWN)
+
+    caller = run(again(), authority.ask).caller
+    assert caller is not None
+    return caller, again
 
 
 def _streams_of(authority: FakeAuthority) -> tuple[RunningStreams, list[Refusal]]:

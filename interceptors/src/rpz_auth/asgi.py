@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rpz_auth import query_token
@@ -27,7 +27,7 @@ from rpz_auth.asgi_exchange import Exchange, Receive, Scope, Send
 from rpz_auth.authority import Authority, decider_for
 from rpz_auth.caller import CURRENT, Admission
 from rpz_auth.credentials import OWN_KEY, STANDARD_KEY
-from rpz_auth.decide import Metadata, run_async
+from rpz_auth.decide import Asking, Metadata, run_async
 from rpz_auth.errors import BackendUnavailable, Internal, Refusal
 from rpz_auth.health import AuthStatus, Watchman, state_of
 from rpz_auth.observe import Observer
@@ -115,8 +115,10 @@ class AuthMiddleware:
             hides_url=self._query_token,
         )
         metadata, peer = _metadata(scope), _peer(scope)
+        in_url = query_token.strip(scope) if self._query_token else ()
+        decide = functools.partial(self._decide, policy, metadata, peer, in_url)
         try:
-            admission = await self._decide(scope, policy, metadata, peer)
+            admission = await run_async(decide(), self._authority.ask_async)
         except Refusal as refusal:
             if self._observer is None:
                 await exchange.refuse(refusal)
@@ -128,7 +130,9 @@ class AuthMiddleware:
             await exchange.refuse(Internal())
             return
         note = None if self._observer is None else functools.partial(self._observer.note, _route_path(scope))
-        lease = functools.partial(self._streams.lease, when_stale=self._when_stale, observe=note)
+        lease = functools.partial(
+            self._streams.lease, again=decide, when_stale=self._when_stale, observe=note
+        )
         token = CURRENT.set(admission)
         try:
             await exchange.run(self._app, admission.caller, lease)
@@ -143,19 +147,20 @@ class AuthMiddleware:
             None if scope["method"] == WEBSOCKET else self.policies.find(scope["method"], _route_path(scope))
         )
 
-    async def _decide(self, scope: Scope, policy: Policy | None, metadata: Metadata, peer: Peer) -> Admission:
+    def _decide(
+        self, policy: Policy | None, metadata: Metadata, peer: Peer, in_url: Sequence[str]
+    ) -> Asking[Admission]:
         """Decide by the header, and only without one by the URL.
 
         Raises:
             Refusal: The request must not pass.
         """
-        in_url = query_token.strip(scope) if self._query_token else ()
         has_header = any(key in (OWN_KEY, STANDARD_KEY) for key, _ in metadata)
         by_url = bool(in_url) and not has_header and (policy is None or policy.demand is Demand.SCOPES)
         if by_url:
             metadata = [*metadata, (STANDARD_KEY, query_token.as_field(in_url))]
         decision = self._decider.decide(policy, metadata, peer, self._when_stale)
-        admission = await run_async(decision, self._authority.ask_async)
+        admission = decision if isinstance(decision, Admission) else (yield from decision)
         if by_url and admission.caller is not None:
             self._decider.view.check_query_token(admission.caller.verdict)
         return admission

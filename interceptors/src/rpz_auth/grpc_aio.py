@@ -7,6 +7,7 @@ go on for as long as their credential holds; a unary one that was let in is let 
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -26,7 +27,7 @@ _log = logging.getLogger("rpz_auth")
 
 Admit = Callable[[CallContext], Awaitable[Admission]]
 Parse = Callable[[bytes], Any]
-Enter = Callable[[Caller, End], Lease]
+Enter = Callable[[CallContext, Caller, End], Lease]
 Begin = Callable[[NativeContext], Awaitable[tuple[Any, CallContext]]]
 
 
@@ -75,7 +76,7 @@ def _begin(handler: grpc.RpcMethodHandler[Any, Any], admit: Admit, enter: Enter)
         CURRENT.set(admission)
         context.read_facts()
         if admission.caller is not None:
-            await context.hold(enter, admission.caller)
+            await context.hold(functools.partial(enter, context), admission.caller)
         try:
             return (await context.read_one() if one_message else Messages(context)), context
         except BaseException:

@@ -144,7 +144,7 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
                 if context.is_active():
                     context.cancel()
 
-            return lease(caller, lambda _: self._streams.later(CANCEL_AFTER, cancel))
+            return lease(context, caller, lambda _: self._streams.later(CANCEL_AFTER, cancel))
 
         return grpc_sync.guard(handler, admit, enter)
 
@@ -164,9 +164,16 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
         policy, when_stale = self.policies.get(method), self._when_stale.of(method)
         return grpc_aio.guard(handler, admit, self._lease_for(method))
 
-    def _lease_for(self, method: str) -> Callable[[Caller, End], Lease]:
+    def _lease_for(self, method: str) -> Callable[[Any, Caller, End], Lease]:
         note = None if self._observer is None else functools.partial(self._observer.note, method)
-        return functools.partial(self._streams.lease, when_stale=self._when_stale.of(method), observe=note)
+        policy, when_stale = self.policies.get(method), self._when_stale.of(method)
+
+        def lease(context: Any, caller: Caller, end: End) -> Lease:
+            facts = context.invocation_metadata(), peer_of(context)
+            again = functools.partial(self._decider.decide, policy, *facts, when_stale)
+            return self._streams.lease(caller, end, again, when_stale=when_stale, observe=note)
+
+        return lease
 
     def on_decision(self, told: OnDecision) -> None:
         """Tell of each decision its reason, None for a call that may pass; what is told must be quick."""

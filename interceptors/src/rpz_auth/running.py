@@ -7,44 +7,51 @@ names, so a revocation costs the same beside ten streams and beside ten thousand
 
 from __future__ import annotations
 
-import heapq
-import itertools
+import functools
 import logging
 import math
 import threading
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
-from rpz_auth.caller import Caller
-from rpz_auth.decide import Answer, Decider, Question, StandingQuestion
+from rpz_auth.batches import Batches
+from rpz_auth.caller import Caller, How
+from rpz_auth.decide import Answer, Decider, Decision, Question, StandingQuestion, run
 from rpz_auth.errors import BackendUnavailable, Internal, Refusal
 from rpz_auth.staleness import CHECK, WhenStale
+from rpz_auth.timers import Timers
 from rpz_auth.view import AppState, Change, Revocation, Standing
 
 _log = logging.getLogger("rpz_auth")
 
 End = Callable[[Refusal], None]
 """Ends a stream; called at most once, in any thread, and must not block."""
+Again = Callable[[], Decision]
+"""Makes the decision anew that let a stream begin."""
 
 _PAUSE = 0.25
 """Seconds until the next look at a stream that goes on although its time has come."""
 _QUESTION = 500
 """Streams that one question is about."""
-_LINGER = 5.0
-"""Seconds that the thread of the timers waits for another stream when the last has ended."""
 
 
 class Lease:
     """The right of one running stream to go on."""
 
     def __init__(
-        self, streams: RunningStreams, caller: Caller, end: End, when_stale: WhenStale, observe: End | None
+        self,
+        streams: RunningStreams,
+        caller: Caller,
+        end: End,
+        again: Again,
+        when_stale: WhenStale,
+        observe: End | None,
     ) -> None:
         """Use `RunningStreams.lease`."""
         self.caller = caller
         self.end = end
+        self.again = again
         self.when_stale = when_stale
         self.observe = observe
         self.confirmed_at = -math.inf
@@ -77,28 +84,36 @@ class RunningStreams:
         """Have no streams; `decider` says whether a caller may go on, and `ask` asks the authority."""
         self.decider = decider
         self._ask = ask
-        self._doubtful: set[Lease] = set()
+        self._doubtful = Batches(self._ask_about_all)
+        self._changed = Batches(self._decide_anew)
         self._leases: set[Lease] = set()
         self._index: defaultdict[str, set[Lease]] = defaultdict(set)
         self._changing = threading.Lock()
-        self._timers = _Timers()
+        self._timers = Timers()
         decider.view.follow(self._learn)
 
     def lease(
-        self, caller: Caller, end: End, *, when_stale: WhenStale = CHECK, observe: End | None = None
+        self,
+        caller: Caller,
+        end: End,
+        again: Again,
+        *,
+        when_stale: WhenStale = CHECK,
+        observe: End | None = None,
     ) -> Lease:
         """Let a stream begin.
 
         Args:
             caller: Who opened it.
             end: Called when it must end before its lease is released.
+            again: Makes the decision anew that let it begin.
             when_stale: What becomes of it while what is known may be out of date.
             observe: Told of what would have ended the stream, which goes on.
 
         Raises:
             Refusal: The credential has stopped to hold since it was decided about.
         """
-        lease = Lease(self, caller, end, when_stale, observe)
+        lease = Lease(self, caller, end, again, when_stale, observe)
         if not self.decider.view.is_fresh:
             lease.confirmed_at = self.decider.view.now()  # the decision took a question, just now
         with self._changing:
@@ -150,6 +165,9 @@ class RunningStreams:
             self.recheck(lease)
             if changes is None and not lease.released and not self.decider.view.is_fresh:
                 self._arm(lease)  # sooner than its timer runs
+            if lease.caller.verdict.how is How.API_TOKEN and not lease.released:
+                # What was taken from its App, or from the token's own time, is no part of what was learned.
+                self._changed.add(lease)
 
     def _affected(self, changes: Iterable[Change]) -> set[Lease]:
         affected: set[Lease] = set()
@@ -171,16 +189,34 @@ class RunningStreams:
             return
         if self.decider.wants_to_ask(lease.when_stale):
             self._doubtful.add(lease)
-            if len(self._doubtful) == 1:
-                self._timers.add(0.0, self._ask_about_doubtful)
             return
         self.recheck(lease)
         if lease in self._leases:
             self._arm(lease)
 
-    def _ask_about_doubtful(self) -> None:
+    def _decide_anew(self, leases: Collection[Lease]) -> None:
+        for lease in leases:
+            if lease not in self._leases:
+                continue
+            try:
+                admission = run(lease.again(), self._ask)
+            except BackendUnavailable as refusal:
+                if self.decider.view.is_fresh:  # so it does work, and only this question got no answer
+                    self._timers.add(_PAUSE, functools.partial(self._changed.add, lease))
+                else:
+                    self._end(lease, refusal)
+            except Refusal as refusal:
+                self._end(lease, refusal)
+            except Exception:  # noqa: BLE001 - whatever it is, the stream must not go on
+                _log.exception("rpz-auth: a running stream could not be decided about")
+                self._end(lease, Internal())
+            else:
+                before, lease.caller = lease.caller, admission.caller or lease.caller
+                if lease.caller.verdict.expires_at < before.verdict.expires_at:
+                    self._arm(lease)
+
+    def _ask_about_all(self, doubtful: Collection[Lease]) -> None:
         """Ask about many streams at once: when the authority falls silent, that concerns them all."""
-        doubtful, self._doubtful = self._doubtful, set()
         running = [lease for lease in doubtful if lease in self._leases]
         for start in range(0, len(running), _QUESTION):
             self._ask_about(running[start : start + _QUESTION])
@@ -220,44 +256,3 @@ def _names(caller: Caller) -> Iterable[str]:
     verdict = caller.verdict
     names = (verdict.app_id, verdict.token_id, verdict.grant_id, verdict.secret_id)
     return {name for name in names if name is not None}
-
-
-class _Timers:
-    """One thread for all timers of all streams, on both stacks; there is none without timers."""
-
-    def __init__(self) -> None:
-        self._due: list[tuple[float, int, Callable[[], object]]] = []
-        self._numbers = itertools.count()
-        self._changed = threading.Condition()
-        self._running = False
-
-    def add(self, seconds: float, action: Callable[[], object]) -> None:
-        with self._changed:
-            heapq.heappush(self._due, (time.monotonic() + seconds, next(self._numbers), action))
-            if not self._running:
-                self._running = True
-                threading.Thread(target=self._run, name="rpz-auth-streams", daemon=True).start()
-            elif self._due[0][2] is action:
-                self._changed.notify()
-
-    def _run(self) -> None:
-        while (action := self._next()) is not None:
-            try:
-                action()
-            except Exception:  # noqa: BLE001 - the other streams' timers must still run
-                _log.exception("rpz-auth: a timer of a running stream failed")
-
-    def _next(self) -> Callable[[], object] | None:
-        idle_until = time.monotonic() + _LINGER
-        with self._changed:
-            while True:
-                now = time.monotonic()
-                if self._due:
-                    if self._due[0][0] <= now:
-                        return heapq.heappop(self._due)[2]
-                    self._changed.wait(self._due[0][0] - now)
-                elif now < idle_until:
-                    self._changed.wait(idle_until - now)
-                else:
-                    self._running = False
-                    return None

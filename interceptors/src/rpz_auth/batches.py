@@ -1,0 +1,45 @@
+"""What may block, in a thread of its own: all that came while the last was being handled, at once."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Collection
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+_log = logging.getLogger("rpz_auth")
+
+
+class Batches(Generic[T]):
+    """Collects things while those that came before are being handled; has no thread while there are none."""
+
+    def __init__(self, handle: Callable[[Collection[T]], None]) -> None:
+        """Have nothing; `handle` is called by one thread at a time."""
+        self._handle = handle
+        self._waiting: set[T] = set()
+        self._changing = threading.Lock()
+        self._running = False
+
+    def add(self, item: T) -> None:
+        """Have something handled soon; what waits already waits once."""
+        with self._changing:
+            self._waiting.add(item)
+            if self._running:
+                return
+            self._running = True
+        threading.Thread(target=self._run, name="rpz-auth-questions", daemon=True).start()
+
+    def _run(self) -> None:
+        while items := self._take():
+            try:
+                self._handle(items)
+            except Exception:  # noqa: BLE001 - what comes later must still be handled
+                _log.exception("rpz-auth: running streams could not be asked about")
+
+    def _take(self) -> Collection[T]:
+        with self._changing:
+            items, self._waiting = self._waiting, set()
+            self._running = bool(items)
+            return items
