@@ -68,7 +68,7 @@ def test_handlers_keep_their_kind_and_plain_ones_get_the_usual_one(kind: str, sh
     async def admit(_context: Any) -> Any:
         raise AssertionError
 
-    def enter(_caller: Any, _end: Any) -> Any:
+    def enter(_context: Any, _caller: Any, _end: Any) -> Any:
         raise AssertionError
 
     behaviour = KINDS[Stack.ASYNCIO][kind](Servicer(), shape)

@@ -98,7 +98,7 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
         checked: tuple[int, int] | None = None
         with self._verifiers.connected(caller, resources, now()) as verifier:
             async for news in self._hub.news(Cursor.parse(request.cursor)):
-                # The stream outlives the decision that let it begin, and its lease does not know for what resources.
+                # The stream outlives the decision that let it begin, and its lease knows no resources.
                 version = self._authority.view.version_of(caller.app_id)
                 if version != checked:
                     await check_still_held(self._authority, caller.verdict)
