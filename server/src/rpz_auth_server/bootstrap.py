@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import structlog
 from rpz_auth.errors import ConfigurationError
@@ -31,6 +32,9 @@ from rpz_auth_server.storage.store import Commit, Store
 _log = structlog.get_logger("rpz_auth_server")
 
 FILE_NAME = "bootstrap.json"
+CLIENT_PAIR = ("client_certificate", "client_certificate_pem", "client_key", "client_key_pem")
+"""What an operator writes into the bootstrap file of an authority that demands client certificates."""
+
 _ACTOR = "bootstrap"
 _LIFETIME = 7 * 86400
 _LOOPBACK = ("127.0.0.0/8", "::1")
@@ -215,6 +219,16 @@ async def _succeed(authority: Authority, token: ApiToken, now: float) -> Commit:
     )
     event = revocation_of(authority, older.api_token_id, now)
     return Commit(rows=(successor, revoked), events=(event,), audit=(audit,))
+
+
+def read_connection(path: Path) -> dict[str, Any]:
+    """How clients connect, from the file that a start left; a file that is gone or damaged says nothing."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        known = {name: content[name] for name in ("grpc_address", "issuer", "ca_certificate", "insecure")}
+        return known | {name: content[name] for name in CLIENT_PAIR if name in content}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _read(path: Path) -> dict[str, str]:

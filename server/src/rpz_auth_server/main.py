@@ -22,6 +22,7 @@ from rpz_auth_server.crypto.handles import Handles
 from rpz_auth_server.crypto.keyring import ENVIRONMENT_VARIABLE as KEYRING_VARIABLE
 from rpz_auth_server.crypto.passwords import Passwords
 from rpz_auth_server.crypto.signing import SigningKeyring
+from rpz_auth_server.doctor.command import doctor
 from rpz_auth_server.flows.limits import Limiter
 from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.live.collector import collect_forever
@@ -52,9 +53,6 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("rpz_auth_server")
 
-_CLIENT_PAIR = ("client_certificate", "client_certificate_pem", "client_key", "client_key_pem")
-"""What an operator writes into the bootstrap file of an authority that demands client certificates."""
-
 _YOUNG = 20_000
 """Objects after which the garbage collector looks; Python's own choice is 700."""
 
@@ -67,6 +65,7 @@ app.add_typer(keys_command.app, name="keys")
 app.command()(backup_command.backup)
 app.command()(backup_command.restore)
 app.command()(move_command.move)
+app.command()(doctor)
 
 
 @app.callback()
@@ -160,7 +159,7 @@ def make_administrator(
     """
     flags = {name: value for name, value in locals().items() if value is not None}
     path = _load(flags).data_dir / bootstrap.FILE_NAME
-    recorded = _read_connection(path)
+    recorded = bootstrap.read_connection(path)
     settings = _load(
         {name: recorded[name] for name in ("grpc_address", "issuer") if name in recorded} | flags
     )
@@ -185,7 +184,7 @@ def make_sign_in_link(
     It is good on this machine only. Also while the authority runs; run it as the authority's own user.
     """
     flags = {name: value for name, value in locals().items() if value is not None and name != "user_name"}
-    recorded = _read_connection(_load(flags).data_dir / bootstrap.FILE_NAME)
+    recorded = bootstrap.read_connection(_load(flags).data_dir / bootstrap.FILE_NAME)
     settings = _load({name: recorded[name] for name in ("issuer",) if name in recorded} | flags)
     try:
         asyncio.run(_make_sign_in_link(settings, os.environ, user_name))
@@ -206,16 +205,6 @@ async def _make_sign_in_link(settings: Settings, environ: Mapping[str, str], use
     print(f"open the link in {link}")  # noqa: T201 - for the person who started it
 
 
-def _read_connection(path: Path) -> dict[str, Any]:
-    """How clients connect, from the file that a start left; a file that is gone or damaged says nothing."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        known = {name: content[name] for name in ("grpc_address", "issuer", "ca_certificate", "insecure")}
-        return known | {name: content[name] for name in _CLIENT_PAIR if name in content}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-
-
 async def _make_administrator(
     settings: Settings, environ: Mapping[str, str], path: Path, recorded: Mapping[str, object]
 ) -> None:
@@ -229,7 +218,7 @@ async def _make_administrator(
     if not port:
         raise ConfigurationError("name the port that the authority listens on by --grpc-address")
     connection = describe_connection(settings, port)
-    kept = ("ca_certificate", "insecure", *_CLIENT_PAIR)
+    kept = ("ca_certificate", "insecure", *bootstrap.CLIENT_PAIR)
     connection |= {name: recorded[name] for name in kept if name in recorded}
     async with AsyncExitStack() as cleanup:
         authority, _ = await open_authority(settings, environ, cleanup)

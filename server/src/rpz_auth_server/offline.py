@@ -41,7 +41,7 @@ def check_founded(settings: Settings) -> None:
     Raises:
         ConfigurationError: There is none.
     """
-    if settings.is_embedded and not settings.database_path.exists():
+    if not settings.data_dir.is_dir() or (settings.is_embedded and not settings.database_path.exists()):
         raise ConfigurationError(f"{settings.data_dir} holds no authority; name its directory by --data-dir")
 
 

@@ -23,6 +23,8 @@ from rpz_auth_server.cli.failures import Failure
 Cell = str | Sequence[str]
 """One value, or several that get a line each."""
 
+STATE_STYLES = {"ok": "green", "warning": "bold yellow", "error": "bold red"}
+
 _UNLIMITED = 10_000
 """Columns for output that goes into a file or another program, where nothing may be folded."""
 
@@ -78,6 +80,16 @@ def print_record(fields: Mapping[str, Cell]) -> None:
     for name, value in fields.items():
         if value:
             table.add_row(Text(name), _cell(value))
+    _console().print(table)
+
+
+def print_steps(steps: Iterable[tuple[str, str, Cell]]) -> None:
+    """Print what was looked at, a row each: how it stands (`STATE_STYLES`), its name, and what to say."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    for fixed in (True, True, False):
+        table.add_column(no_wrap=fixed, overflow="fold")
+    for state, name, text in steps:
+        table.add_row(Text(state, style=STATE_STYLES.get(state, "")), Text(escape(name)), _cell(text))
     _console().print(table)
 
 

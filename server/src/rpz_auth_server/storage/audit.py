@@ -21,9 +21,14 @@ def find_break(records: Iterable[AuditRecord]) -> int | None:
     """Return the sequence of the first record that does not follow from the one before; None if all do."""
     chain = Chain()
     for record in records:
-        if not chain.follows(_link(record.sequence, record.recorded_at, record.audit, record.digest)):
+        if not chain.follows(link_of(record)):
             return record.sequence
     return None
+
+
+def link_of(record: AuditRecord) -> Link:
+    """A record as the chain sees it."""
+    return _link(record.sequence, record.recorded_at, record.audit, record.digest)
 
 
 def _link(sequence: int, recorded_at: float, audit: Audit, claimed: bytes) -> Link:

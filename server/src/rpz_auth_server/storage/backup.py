@@ -34,7 +34,7 @@ def back_up(source: Path, target: Path, progress: Progress) -> None:
     """
     try:
         with _draft_of(target) as draft:
-            with contextlib.closing(_create(draft)) as copy, _reading(source) as reader:
+            with contextlib.closing(_create(draft)) as copy, reading(source) as reader:
                 reader.backup(
                     copy,
                     pages=_PAGES,
@@ -146,7 +146,8 @@ def _create(path: Path) -> sqlite3.Connection:
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """See one moment of a database that others may write to."""
     lock = FileLock(path.with_name(f"{path.name}.lock"))
     connection = connect(path, read_only=True)
     try:

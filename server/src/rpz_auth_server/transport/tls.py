@@ -201,6 +201,21 @@ def certificate_files(settings: Settings) -> tuple[Path, Path]:
     return paths.server, paths.server_key
 
 
+def check_pair(certificate: Path, key: Path) -> None:
+    """Let pass a certificate and the key that belongs to it.
+
+    Raises:
+        ConfigurationError: One is not what it should be, or they do not belong together.
+        OSError: One cannot be read.
+    """
+    _check_pair(certificate.read_bytes(), certificate, key.read_bytes(), key)
+
+
+def _check_pair(chain: bytes, certificate: Path, pem: bytes, key: Path) -> None:
+    if not _fit(_parse_certificate(chain, certificate), _parse_key(pem, key)):
+        raise ConfigurationError(f"{key} is not the key of the certificate in {certificate}")
+
+
 def server_credentials(settings: Settings) -> grpc.ServerCredentials:
     """Make credentials for a server's port, which follow their files when these are replaced.
 
@@ -242,8 +257,7 @@ class _Source:
             client_ca = self._client_ca.read_bytes() if self._client_ca else None
         except OSError as error:
             raise ConfigurationError(f"TLS file {error.filename}: {error.strerror}") from None
-        if not _fit(_parse_certificate(chain, self._certificate), _parse_key(key, self._key)):
-            raise ConfigurationError(f"{self._key} is not the key of the certificate in {self._certificate}")
+        _check_pair(chain, self._certificate, key, self._key)
         if self._client_ca is not None and client_ca is not None:
             _parse_certificate(client_ca, self._client_ca)
         self._fault = ""

@@ -1,0 +1,1 @@
+"""`rpz-auth-server doctor`: looks an authority over, and changes nothing."""
