@@ -35,16 +35,20 @@ class SmallProvider:
     algorithm: str = "ES256"
     metadata: dict[str, Any] = field(default_factory=dict)
     status: int = 200
+    base: str = ""
     issuer: str = ""
+    asked: int = 0
+    """How often for its metadata."""
     codes: dict[str, dict[str, str]] = field(default_factory=dict)
     published: ECKey = field(default_factory=lambda: ECKey.generate_key("P-256", {"kid": "one"}))
 
     async def configuration(self, _request: Request) -> Response:
+        self.asked += 1
         described = {
             "issuer": self.issuer,
-            "authorization_endpoint": f"{self.issuer}/authorize",
-            "token_endpoint": f"{self.issuer}/token",
-            "jwks_uri": f"{self.issuer}/keys",
+            "authorization_endpoint": f"{self.base}/authorize",
+            "token_endpoint": f"{self.base}/token",
+            "jwks_uri": f"{self.base}/keys",
         }
         return JSONResponse({**described, **self.metadata})
 
@@ -95,8 +99,8 @@ class SmallProvider:
 
 
 @contextlib.asynccontextmanager
-async def running_provider() -> AsyncIterator[SmallProvider]:
-    """Start one on loopback."""
+async def running_provider(ending: str = "") -> AsyncIterator[SmallProvider]:
+    """Start one on loopback, whose issuer ends with `ending`."""
     provider = SmallProvider()
     routes = [
         Route("/.well-known/openid-configuration", provider.configuration),
@@ -106,7 +110,8 @@ async def running_provider() -> AsyncIterator[SmallProvider]:
     ]
     server = HttpServer(Router(routes))
     port = server.listen("127.0.0.1:0", None)
-    provider.issuer = f"http://127.0.0.1:{port}"
+    provider.base = f"http://127.0.0.1:{port}"
+    provider.issuer = provider.base + ending
     await server.start()
     try:
         yield provider

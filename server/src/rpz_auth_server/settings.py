@@ -187,7 +187,8 @@ def _check_provider(issuer: str) -> str:
     host = rest.partition("/")[0].rpartition(":")[0].strip("[]")
     if scheme == "http" and _is_loopback(host):  # to try it out
         return issuer
-    return _check_issuer(issuer)
+    _check_issuer(issuer.removesuffix("/"))  # many end with one, and it is a part of the name
+    return issuer
 
 
 def split_dns_server(text: str) -> tuple[str, int]:

@@ -16,19 +16,21 @@ from rpz_auth.errors import ConfigurationError
 from rpz_auth_server.settings import Settings
 from rpz_auth_server.storage.store import Commit
 from rpz_auth_server.transport.console import cookies
-from rpz_auth_server.transport.console.provider import Journey
+from rpz_auth_server.transport.console.provider import MAX_BACK, Journey
 from server.authority import FakeTime, TestAuthority, running_authority
 from server.openid_provider import CLIENT_ID, CLIENT_SECRET, SmallProvider, running_provider, shared_secret
-from server.people import PASSWORD
+from server.people import PASSWORD, sign_in_again, signed_in
 from server.visitor import Visitor
 
 ACCOUNT = "/console/account"
 
 
 @contextlib.asynccontextmanager
-async def running(folder: Path, **fields: Any) -> AsyncIterator[tuple[TestAuthority, SmallProvider]]:
+async def running(
+    folder: Path, *, ending: str = "", **fields: Any
+) -> AsyncIterator[tuple[TestAuthority, SmallProvider]]:
     async with (
-        running_provider() as provider,
+        running_provider(ending) as provider,
         running_authority(
             folder,
             time=FakeTime(),
@@ -83,7 +85,7 @@ async def test_person_links_an_identity_and_signs_in_by_it(both: tuple[TestAutho
     assert "Continue with Shop <Directory>" in visitor.page
     entered = await arrive(visitor, "/console/account?x=1")
     assert entered.headers["location"] == "/console/account?x=1"
-    assert cookies.JOURNEY not in visitor.client.cookies
+    assert not any(name.startswith(cookies.JOURNEY) for name in visitor.client.cookies)
     await visitor.get(ACCOUNT)
     assert bob.person.subject in visitor.page
 
@@ -171,6 +173,53 @@ async def test_provider_that_names_another_issuer_is_not_asked(tmp_path: Path) -
         assert answer.status_code == 401
 
 
+async def test_issuer_may_end_with_a_slash(tmp_path: Path) -> None:
+    async with running(tmp_path / "authority", ending="/") as (authority, provider):
+        bob = await linked(authority)
+        (identity,) = await authority.store.external_identities(bob.person.account.account_id)
+        assert identity.issuer == provider.issuer == f"{provider.base}/"
+        assert (await arrive(Visitor(authority))).status_code == 303
+
+
+async def test_provider_that_is_down_is_asked_once_in_a_while_and_the_log_told_a_few_times(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path / "authority") as (authority, provider):
+        provider.metadata = {"issuer": "https://evil.example"}
+        for _ in range(30):
+            assert (await Visitor(authority).get("/sign-in/provider")).status_code == 401
+        assert provider.asked == 1
+        warned = authority.logged.getvalue().count("the outside provider cannot be used")
+        assert 0 < warned < 30
+
+
+async def test_r045_long_way_of_an_app_survives_the_way_to_the_provider(
+    both: tuple[TestAuthority, SmallProvider],
+) -> None:
+    authority, _ = both
+    await linked(authority)
+    visitor = Visitor(authority)
+    start = "/oauth/authorize?state="
+    back = start + "x" * (MAX_BACK - len(start))
+    entered = await arrive(visitor, back)
+    assert entered.headers["location"] == back
+    assert len(entered.headers.get_list("set-cookie")) > 4  # the parts are gone, too
+    refused = await visitor.get(f"/sign-in/provider?next={back}x")
+    assert refused.status_code == 414
+    assert "too long to be kept" in visitor.page
+
+
+async def test_r131_peer_may_bring_so_many_codes_that_are_worth_nothing(tmp_path: Path) -> None:
+    async with running(tmp_path / "authority", failure_limit=3) as (authority, provider):
+        await linked(authority)
+        visitor, answers = Visitor(authority), []
+        for _ in range(6):
+            place = await travel(visitor, await visitor.client.get("/sign-in/provider"))
+            provider.codes.clear()
+            answers.append((await visitor.get(place)).status_code)
+        assert answers == [401, 401, 401, 429, 429, 429]
+
+
 async def test_answer_fits_the_browser_that_left_and_only_once(
     both: tuple[TestAuthority, SmallProvider],
 ) -> None:
@@ -238,6 +287,26 @@ async def test_a140_link_needs_a_genuine_form_and_who_is_signed_in(
     assert await authority.store.external_identities(visitor.person.account.account_id) == []
 
 
+async def test_a140_a143_link_that_one_session_began_is_finished_in_no_other(
+    both: tuple[TestAuthority, SmallProvider],
+) -> None:
+    authority, _ = both
+    visitor = await Visitor.of(authority, "eve")
+    await visitor.get(ACCOUNT)
+    place = await travel(visitor, await visitor.send(f"{ACCOUNT}/link"))
+    bob = await signed_in(authority.authority, "bob")
+    visitor.take_session(bob.token)  # at the same browser, with the cookies of the journey
+    assert (await visitor.get(place)).status_code == 403
+    assert "Nothing was linked" in visitor.page
+    for account in (visitor.person.account, bob.person.account):
+        assert await authority.store.external_identities(account.account_id) == []
+    # Nor in a later session of the same person: whoever knows that it is meant begins again.
+    await visitor.get(ACCOUNT)
+    place = await travel(visitor, await visitor.send(f"{ACCOUNT}/link"))
+    visitor.take_session((await sign_in_again(authority.authority)).token)
+    assert (await visitor.get(place)).status_code == 403
+
+
 async def test_disabled_person_does_not_come_in_by_the_provider_either(
     both: tuple[TestAuthority, SmallProvider],
 ) -> None:
@@ -262,24 +331,31 @@ async def test_client_secret_and_journey_are_in_no_log(both: tuple[TestAuthority
     assert CLIENT_SECRET not in repr(authority.settings)
 
 
-@pytest.mark.parametrize("value", ["", "x", "{}", "W10", "é" * 9, "A" * 3000])
+@pytest.mark.parametrize("value", ["", "x", "{}", "W10", "é" * 9, "A" * 15_000])
 def test_cookie_that_is_no_journey_is_none(value: str) -> None:
     assert Journey.of_cookie(value) is None
 
 
 def test_journey_comes_back_as_it_left_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    journey = Journey.begin(back="/console?x=ü", links=True)
+    journey = Journey.begin(back="/console?x=ü", session_id="one")
     assert Journey.of_cookie(journey.to_cookie()) == journey
     assert journey.nonce not in repr(journey)
     monkeypatch.setattr("time.time", lambda: float(journey.until))
     assert Journey.of_cookie(journey.to_cookie()) is None
 
 
+def test_longest_way_fits_into_the_cookies() -> None:
+    longest = Journey.begin(back="/" + "x" * (MAX_BACK - 1), session_id="f" * 64)
+    assert len(longest.to_cookie()) <= cookies.LONGEST
+    assert Journey.of_cookie(longest.to_cookie()) == longest
+
+
 @pytest.mark.parametrize(
     "fields",
     [
         {"oidc_issuer": "http://op.example"},
-        {"oidc_issuer": "https://op.example/"},
+        {"oidc_issuer": "https://op.example//", "oidc_client_id": "x", "oidc_client_secret": "y"},
+        {"oidc_issuer": "https://op.example?x", "oidc_client_id": "x", "oidc_client_secret": "y"},
         {"oidc_issuer": "https://op.example"},
         {"oidc_issuer": "https://op.example", "oidc_client_id": "x"},
     ],

@@ -17,6 +17,12 @@ JOURNEY = "__Host-rpz-journey"
 
 THEMES = ("light", "dark")
 _YEAR = 365 * 86400
+_PART = 3500
+"""Characters; browsers keep 4096 bytes of a cookie, its name included (RFC 6265 §6.1)."""
+_PARTS = 4
+LONGEST = _PART * _PARTS
+"""Characters that `put_long` keeps."""
+
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
 
 
@@ -50,6 +56,35 @@ def put(response: Response, name: str, value: str, *, lasting: bool = False) -> 
     response.set_cookie(
         name, value, max_age=_YEAR if lasting else None, path="/", secure=True, httponly=True, samesite="lax"
     )
+
+
+def put_long(response: Response, name: str, value: str, *, lifetime: int) -> None:
+    """Set as many cookies as a value of up to `LONGEST` characters takes, for some seconds."""
+    for number in range(_PARTS):
+        part = value[number * _PART : (number + 1) * _PART]
+        if part:
+            response.set_cookie(
+                f"{name}-{number}",
+                part,
+                max_age=lifetime,
+                path="/",
+                secure=True,
+                httponly=True,
+                samesite="lax",
+            )
+        else:  # left from a longer one
+            drop(response, f"{name}-{number}")
+
+
+def long_of(request: Request, name: str) -> str:
+    """What `put_long` has set, unverified; empty without."""
+    return "".join(request.cookies.get(f"{name}-{number}", "") for number in range(_PARTS))
+
+
+def drop_long(response: Response, name: str) -> None:
+    """Remove what `put_long` has set."""
+    for number in range(_PARTS):
+        drop(response, f"{name}-{number}")
 
 
 def drop(response: Response, name: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 from rpz_auth.errors import Refusal
@@ -11,18 +11,40 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from rpz_auth_server.domain.refusal import ClientInvalid
 from rpz_auth_server.flows import external_identities
+from rpz_auth_server.flows.external_identities import OutsideIdentity
+from rpz_auth_server.flows.limits import prefix_of
 from rpz_auth_server.flows.sign_in import SignInRefused
 from rpz_auth_server.transport.console import cookies
 from rpz_auth_server.transport.console.desk import HOME, Desk, Visit
-from rpz_auth_server.transport.console.provider import Journey, Provider, ProviderFailed
+from rpz_auth_server.transport.console.provider import (
+    LIFETIME,
+    MAX_BACK,
+    Journey,
+    NotBelieved,
+    Provider,
+    ProviderFailed,
+)
 from rpz_auth_server.transport.console.sign_in import SignInPages, browser_of, own_path
+from rpz_auth_server.transport.log_budget import LogBudget
 
 _log = structlog.get_logger("rpz_auth_server")
+_WARNINGS = 10
+"""A minute, about the provider."""
 
 START = "/sign-in/provider"
 CALLBACK = START + "/callback"
 _FAILED = "Your sign-in provider did not say who you are in a way that can be believed. Try again."
+_UNREACHABLE = "Your sign-in provider cannot be reached at the moment. Try again."
+_TOO_LONG = (
+    "The App's link is too long to be kept while you are away at your sign-in provider. Sign in with your "
+    "password, or open the console, sign in there, and go back to the App."
+)
+_ANOTHER = (
+    "Somebody else has signed in at this browser since the linking was begun. Nothing was linked. "
+    "Begin again under Account."
+)
 _STRANGER = (
     "No account is linked with this identity. Sign in with your password and link it under Account, "
     "or ask an administrator for an invitation."
@@ -36,6 +58,7 @@ class OutsidePages:
     desk: Desk
     provider: Provider
     sign_in_pages: SignInPages
+    warnings: LogBudget = field(default_factory=lambda: LogBudget(_log, records=_WARNINGS, seconds=60.0))
 
     def routes(self) -> list[BaseRoute]:
         """All of them."""
@@ -49,11 +72,15 @@ class OutsidePages:
 
     async def start(self, request: Request) -> Response:
         """Send somebody who wants to sign in to the provider."""
-        return await self._leave(request, own_path(request.query_params.get("next", "")), links=False)
+        back = own_path(request.query_params.get("next", ""))
+        if len(back) > MAX_BACK:
+            return self._wrong(request, _TOO_LONG, status=414)
+        return await self._leave(request, Journey.begin(back=back))
 
     async def link(self, visit: Visit) -> Response:
         """Send somebody who is signed in to the provider, to link who it says that it is."""
-        return await self._leave(visit.request, HOME + "/account", links=True)
+        session_id = visit.person.session.session_id
+        return await self._leave(visit.request, Journey.begin(back=HOME + "/account", session_id=session_id))
 
     async def unlink(self, visit: Visit) -> Response:
         """Take a link away."""
@@ -63,9 +90,9 @@ class OutsidePages:
 
     async def callback(self, request: Request) -> Response:
         """Take somebody back, from a provider that this browser was sent to."""
-        journey = Journey.of_cookie(request.cookies.get(cookies.JOURNEY, ""))
+        journey = Journey.of_cookie(cookies.long_of(request, cookies.JOURNEY))
         answer = await self._arrive(request, journey)
-        cookies.drop(answer, cookies.JOURNEY)
+        cookies.drop_long(answer, cookies.JOURNEY)
         return answer
 
     async def _arrive(self, request: Request, journey: Journey | None) -> Response:
@@ -79,37 +106,69 @@ class OutsidePages:
         ):
             return self._wrong(request, _FAILED)
         try:
-            identity = await self.provider.come_back(journey, code, self._redirect_uri(request))
+            return await self._finish(request, journey, await self._identify(request, journey, code))
         except ProviderFailed as error:
-            _log.warning("the outside provider was not believed", reason=str(error))
-            return self._wrong(request, _FAILED)
-        try:
-            if journey.links:
-                person = await self.desk.who(request)
-                await external_identities.link(self.desk.authority, person, identity)
-                return self.desk.go(HOME + "/account", said="linked")
+            return self._wrong(request, _FAILED if isinstance(error, NotBelieved) else _UNREACHABLE)
+        except SignInRefused:
+            return self._wrong(request, _STRANGER)
+        except Refusal as refusal:
+            return self.desk.refused(request, refusal)
+
+    async def _finish(self, request: Request, journey: Journey, identity: OutsideIdentity) -> Response:
+        """Do what somebody left for.
+
+        Raises:
+            SignInRefused: Nobody may sign in by this identity, or nobody is signed in any more to link it.
+            RequestInvalid: It signs somebody else in.
+        """
+        if journey.session_id is None:
             signed_in = await external_identities.sign_in_with(
                 self.desk.authority,
                 identity,
                 browser_of(request),
                 may_sign_up=self.provider.settings.may_sign_up,
             )
-        except SignInRefused:
-            return self._wrong(request, _STRANGER)
-        except Refusal as refusal:
-            return self.desk.refused(request, refusal)
-        return self.sign_in_pages.enter(signed_in, own_path(journey.back))
+            return self.sign_in_pages.enter(signed_in, own_path(journey.back))
+        person = await self.desk.who(request)
+        if person.session.session_id != journey.session_id:
+            return self._wrong(request, _ANOTHER, status=403)
+        await external_identities.link(self.desk.authority, person, identity)
+        return self.desk.go(HOME + "/account", said="linked")
 
-    async def _leave(self, request: Request, back: str, *, links: bool) -> Response:
-        journey = Journey.begin(back=back, links=links)
+    async def _identify(self, request: Request, journey: Journey, code: str) -> OutsideIdentity:
+        """Ask the provider who a code stands for; each peer may bring so many that are worth nothing.
+
+        Raises:
+            RateLimited: It brought too many.
+            ProviderFailed: Nobody, or the provider cannot be reached.
+        """
+        peer = request.state.peer
+        try:
+            with self.desk.authority.limiter.guarded(f"provider {prefix_of(peer)}", peer):
+                try:
+                    return await self.provider.come_back(journey, code, self._redirect_uri(request))
+                except NotBelieved as error:
+                    raise ClientInvalid from error
+        except ClientInvalid as counted:
+            self._warn("the outside provider was not believed", counted.__cause__)
+            raise NotBelieved from None
+        except ProviderFailed as error:
+            self._warn("the outside provider cannot be used", error)
+            raise
+
+    async def _leave(self, request: Request, journey: Journey) -> Response:
         try:
             place = await self.provider.leave_for(journey, self._redirect_uri(request))
         except ProviderFailed as error:
-            _log.warning("the outside provider cannot be used", reason=str(error))
-            return self._wrong(request, "Your sign-in provider cannot be reached at the moment. Try again.")
+            self._warn("the outside provider cannot be used", error)
+            return self._wrong(request, _UNREACHABLE)
         answer = RedirectResponse(place, 303, {"Cache-Control": "no-store"})
-        cookies.put(answer, cookies.JOURNEY, journey.to_cookie())
+        cookies.put_long(answer, cookies.JOURNEY, journey.to_cookie(), lifetime=LIFETIME)
         return answer
+
+    def _warn(self, event: str, reason: BaseException | None) -> None:
+        if self.warnings.take():
+            _log.warning(event, reason=str(reason))
 
     def _redirect_uri(self, request: Request) -> str:
         """Back to where the cookie is: without TLS that is this machine, whose name was checked."""
@@ -117,6 +176,6 @@ class OutsidePages:
             return self.desk.authority.issuer + CALLBACK
         return f"http://{request.headers['host']}{self.desk.prefix}{CALLBACK}"
 
-    def _wrong(self, request: Request, text: str) -> Response:
+    def _wrong(self, request: Request, text: str, *, status: int = 401) -> Response:
         context = {"title": "Not signed in", "text": text, "signed_in": False, "again": True}
-        return self.desk.render(request, "message.html", context, status=401)
+        return self.desk.render(request, "message.html", context, status=status)

@@ -6,6 +6,7 @@ and times go (OpenID Connect Core §3.1.3.7).
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -23,6 +24,7 @@ from joserfc.jwk import KeySet
 from rpz_auth.errors import RpzAuthError
 
 from rpz_auth_server.flows.external_identities import OutsideIdentity
+from rpz_auth_server.transport.console.cookies import LONGEST
 
 ALGORITHMS = ["RS256", "PS256", "ES256", "EdDSA"]
 """Never one with a shared secret, and never `none`."""
@@ -33,11 +35,20 @@ _CACHED = 3600.0
 _TIMEOUT = 10.0
 _LEEWAY = 60
 _MAX_ANSWER = 256 * 1024
-_COOKIE = re.compile(r"[A-Za-z0-9_-]{1,2000}", re.ASCII)
+_RETRY_AFTER = 5.0
+"""Seconds for which a provider that could not be reached is not asked again, however many want to sign in."""
+_COOKIE = re.compile(rf"[A-Za-z0-9_-]{{1,{LONGEST}}}", re.ASCII)
+
+MAX_BACK = 10_000
+"""Characters of an address to go on to that fit into the cookies, with all else that stands there."""
 
 
 class ProviderFailed(RpzAuthError):  # noqa: N818 - an answer, not a fault
     """The provider did not say who it is, or not in a way that can be believed. The log has the detail."""
+
+
+class NotBelieved(ProviderFailed):
+    """It was there, and what the browser brought is worth nothing to it, or what it says nothing to us."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,22 +70,27 @@ class Journey:
     nonce: str = field(repr=False)
     code_verifier: str = field(repr=False)
     back: str
-    links: bool
-    """Whether the identity is to be linked to who is signed in."""
+    session_id: str | None
+    """The session that the identity is to be linked to, and no other: whoever signs in at this browser
+    meanwhile has not asked for it. None for somebody who signs in."""
     until: int
 
     @classmethod
-    def begin(cls, *, back: str, links: bool) -> Journey:
+    def begin(cls, *, back: str, session_id: str | None = None) -> Journey:
         """Draw what the answer must fit."""
-        until = int(time.time()) + LIFETIME
         draw = secrets.token_urlsafe
         return cls(
-            state=draw(32), nonce=draw(32), code_verifier=draw(48), back=back, links=links, until=until
+            state=draw(32),
+            nonce=draw(32),
+            code_verifier=draw(48),
+            back=back,
+            session_id=session_id,
+            until=int(time.time()) + LIFETIME,
         )
 
     def to_cookie(self) -> str:
         """As the cookie's value."""
-        fields = [self.state, self.nonce, self.code_verifier, self.back, self.links, self.until]
+        fields = [self.state, self.nonce, self.code_verifier, self.back, self.session_id, self.until]
         return base64.urlsafe_b64encode(json.dumps(fields).encode()).rstrip(b"=").decode()
 
     @classmethod
@@ -84,13 +100,13 @@ class Journey:
             return None
         try:
             fields = json.loads(base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)))
-            state, nonce, code_verifier, back, links, until = fields
+            state, nonce, code_verifier, back, session_id, until = fields
             journey = cls(
                 state=str(state),
                 nonce=str(nonce),
                 code_verifier=str(code_verifier),
                 back=str(back),
-                links=bool(links),
+                session_id=None if session_id is None else str(session_id),
                 until=int(until),
             )
         except (ValueError, TypeError):
@@ -106,6 +122,8 @@ class Provider:
         self.settings = settings
         self._metadata: dict[str, Any] = {}
         self._read_at = 0.0
+        self._retry_at = 0.0
+        self._reading = asyncio.Lock()
 
     async def leave_for(self, journey: Journey, redirect_uri: str) -> str:
         """The address at the provider to send a browser to.
@@ -131,7 +149,8 @@ class Provider:
         """Redeem the code, and find out who it is.
 
         Raises:
-            ProviderFailed: It does not say so, or not in a way that can be believed.
+            NotBelieved: It does not say so, or not in a way that can be believed.
+            ProviderFailed: It cannot be reached.
         """
         metadata = await self._describe()
         form = {
@@ -162,30 +181,41 @@ class Provider:
             claims = jwt.decode(id_token, KeySet.import_key_set(keys), algorithms=ALGORITHMS).claims  # type: ignore[arg-type] # untyped JSON
             registry.validate(claims)
         except (JoseError, ValueError, TypeError, KeyError, RecursionError) as error:
-            raise ProviderFailed("the ID token cannot be believed") from error
+            raise NotBelieved("the ID token cannot be believed") from error
         subject, party = claims["sub"], claims.get("azp", self.settings.client_id)
         if not isinstance(subject, str) or not 0 < len(subject) <= 255 or party != self.settings.client_id:  # noqa: PLR2004 - Core §2
-            raise ProviderFailed("the ID token is not for this client, or its subject is malformed")
+            raise NotBelieved("the ID token is not for this client, or its subject is malformed")
         return OutsideIdentity(
             issuer=self.settings.issuer, subject=subject, name=str(claims.get("name", ""))[:100]
         )
 
     async def _describe(self) -> dict[str, Any]:
-        if time.monotonic() - self._read_at > _CACHED or not self._metadata:
-            metadata = await self._ask("GET", f"{self.settings.issuer}/.well-known/openid-configuration")
-            if metadata.get("issuer") != self.settings.issuer:  # Discovery §4.3
-                raise ProviderFailed("its metadata name another issuer")
-            secure = self.settings.issuer.startswith("https://")
-            for name in ("authorization_endpoint", "token_endpoint", "jwks_uri"):
-                if secure and not str(metadata.get(name, "")).startswith("https://"):
-                    raise ProviderFailed(f"its {name} is not https")
-            self._metadata, self._read_at = metadata, time.monotonic()
-        return self._metadata
+        async with self._reading:
+            if time.monotonic() - self._read_at > _CACHED or not self._metadata:
+                if time.monotonic() < self._retry_at:
+                    raise ProviderFailed("it could not be reached a moment ago")
+                self._retry_at = time.monotonic() + _RETRY_AFTER
+                self._metadata = await self._read_metadata()
+                self._read_at, self._retry_at = time.monotonic(), 0.0
+            return self._metadata
+
+    async def _read_metadata(self) -> dict[str, Any]:
+        issuer = self.settings.issuer
+        # "any terminating / MUST be removed" (Discovery §4.1), and is a part of the issuer all the same.
+        metadata = await self._ask("GET", f"{issuer.removesuffix('/')}/.well-known/openid-configuration")
+        if metadata.get("issuer") != issuer:  # Discovery §4.3
+            raise ProviderFailed("its metadata name another issuer")
+        for name in ("authorization_endpoint", "token_endpoint", "jwks_uri"):
+            if issuer.startswith("https://") and not str(metadata.get(name, "")).startswith("https://"):
+                raise ProviderFailed(f"its {name} is not https")
+        return metadata
 
     async def _ask(self, method: str, url: str, **request: Any) -> dict[str, Any]:
         try:
             async with httpx.AsyncClient(timeout=_TIMEOUT, follow_redirects=False) as client:
                 answer = await client.request(method, url, **request)
+            if method == "POST" and answer.status_code == httpx.codes.BAD_REQUEST:  # invalid_grant
+                raise NotBelieved("it knows no such code")
             if answer.status_code != httpx.codes.OK or len(answer.content) > _MAX_ANSWER:
                 raise ProviderFailed(f"it answered {answer.status_code}")
             content = answer.json()
