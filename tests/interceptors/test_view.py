@@ -322,6 +322,22 @@ def test_forgetting_is_never_too_early_and_always_comes(
     assert (view._revoked, view._forgetting) == ({}, [])
 
 
+@pytest.mark.parametrize("by_snapshot", [True, False], ids=["snapshot", "event"])
+def test_a_deleted_app_is_forgotten_when_no_token_of_it_can_be_alive(
+    view: View, clock: Clock, *, by_snapshot: bool
+) -> None:
+    gone, other = _app(2, deleted=True, forget_at=2000.0), replace(_app(2, locked=True), app_id="other")
+    if by_snapshot:
+        view.replace(Snapshot(KEYS, (), (gone, other)))
+    else:
+        view.apply([_app(1), other, gone, gone, _app(1)])
+    for now, answer in ((1000.0, TokenInvalid), (2000.0, TokenInvalid), (2000.001, None)):
+        clock.now = now
+        view.apply([])
+        assert _answer(view) is answer
+    assert (set(view._apps), view._deleted) == ({"other"}, [])
+
+
 # Keys
 
 

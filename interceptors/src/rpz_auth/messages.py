@@ -69,6 +69,7 @@ def read_app(item: pb.AppState) -> AppState:
         epoch=item.epoch,
         whitelist=tuple(item.whitelist),
         query_token_allowed=item.query_token_allowed,
+        forget_at=seconds(item.forget_time) if item.HasField("forget_time") else None,
     )
 
 

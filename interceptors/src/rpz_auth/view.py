@@ -42,6 +42,8 @@ class AppState:
     whitelist: tuple[str, ...] = ()
     query_token_allowed: bool = False
     """Whether its API tokens may travel in a URL (`?token=`)."""
+    forget_at: float | None = None
+    """Of a deleted App, in seconds since the epoch; until then some access token of it might be alive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,7 @@ class View:
         self._apps: dict[str, _App] = {}
         self._revoked: dict[str, float] = {}
         self._forgetting: list[tuple[float, str]] = []
+        self._deleted: list[tuple[float, str]] = []
         self._writing = threading.Lock()
         self._followers: list[Follower] = []
 
@@ -171,12 +174,16 @@ class View:
         apps: dict[str, _App] = {}
         for state in snapshot.apps:
             _put(apps, state)
+        deleted = [
+            (app.state.forget_at, app_id) for app_id, app in apps.items() if app.state.forget_at is not None
+        ]
+        heapq.heapify(deleted)
         with self._writing:
             # First what refuses: a reader in between must not see the new Apps without it.
             for revocation in snapshot.revocations:
                 self._revoke(revocation)
             self._take_keys(keys, locked=snapshot.keys.locked)
-            self._apps = apps
+            self._apps, self._deleted = apps, deleted
             self._snapshots += 1
             self._forget()
             self.known = True
@@ -196,7 +203,7 @@ class View:
                         case Revocation():
                             self._revoke(change)
                         case AppState():
-                            _put(self._apps, change)
+                            self._put(change)
                         case SigningKeys():
                             self._take_keys(_import_keys(change), locked=change.locked)
                 self._forget()
@@ -220,7 +227,7 @@ class View:
                 self._revoke(revocation)
             if self._snapshots == asked.snapshots:  # versions before and after a snapshot do not compare
                 for state in standing.apps:
-                    _put(self._apps, state)
+                    self._put(state)
                 if self._key_changes == asked.keys:
                     if (standing.keys.locked, keys.keys()) != (self.locked, self.keys.keys()):
                         changes.append(standing.keys)  # concerns every stream, so only if it is news
@@ -326,18 +333,26 @@ class View:
             self._revoked[revocation.id] = revocation.forget_at
             heapq.heappush(self._forgetting, (revocation.forget_at, revocation.id))
 
+    def _put(self, state: AppState) -> None:
+        if _put(self._apps, state) and state.forget_at is not None:
+            heapq.heappush(self._deleted, (state.forget_at, state.app_id))
+
     def _forget(self) -> None:
         now = self.now()
+        while self._deleted and self._deleted[0][0] < now:
+            self._apps.pop(heapq.heappop(self._deleted)[1], None)
         while self._forgetting and self._forgetting[0][0] < now:
             forget_at, identifier = heapq.heappop(self._forgetting)
             if self._revoked[identifier] == forget_at:
                 del self._revoked[identifier]
 
 
-def _put(apps: dict[str, _App], state: AppState) -> None:
+def _put(apps: dict[str, _App], state: AppState) -> bool:
     held = apps.get(state.app_id)
-    if held is None or held.state.version < state.version:
-        apps[state.app_id] = _App(state, Whitelist(state.whitelist))
+    if held is not None and held.state.version >= state.version:
+        return False
+    apps[state.app_id] = _App(state, Whitelist(state.whitelist))
+    return True
 
 
 def _import_keys(keys: SigningKeys) -> Mapping[str, ECKey]:

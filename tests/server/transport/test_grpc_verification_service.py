@@ -16,7 +16,9 @@ from rpz.auth.v1 import verification_service_pb2 as pb
 from rpz_auth.errors import Reason
 from rpz_auth.messages import read_snapshot
 from rpz_auth.view import Revocation
+from rpz_auth_server.domain.grant import MARGIN
 from rpz_auth_server.storage.store import Commit
+from rpz_auth_server.transport.grpc.messages import require_time
 from server.authority import (
     ORDERS,
     STOCK,
@@ -159,7 +161,15 @@ async def test_state_of_an_app_is_told_also_when_it_is_deleted(authority: TestAu
         app_id=app.app_id, version=2, locked=True, epoch=1, whitelist=["192.0.2.1"]
     )
     await authority.admin.apps.DeleteApp(app_pb.DeleteAppRequest(app_id=app.app_id))
-    assert await state() == pb.AppState(app_id=app.app_id, version=3, deleted=True, epoch=2)
+    gone = await authority.store.app(app.app_id)
+    assert gone is not None
+    assert await state() == pb.AppState(
+        app_id=app.app_id,
+        version=3,
+        deleted=True,
+        epoch=2,
+        forget_time=require_time(gone.updated_at + MARGIN),
+    )
     for app_id in ("", "x", "00000000-0000-4000-8000-000000000000"):
         found = verifier.verification.GetAppState(pb.GetAppStateRequest(app_id=app_id))
         assert await refusal(found) == Reason.NOT_FOUND

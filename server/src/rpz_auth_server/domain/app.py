@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from rpz_auth.view import AppState
 
-from rpz_auth_server.domain.grant import Lifetimes
+from rpz_auth_server.domain.grant import MARGIN, Lifetimes
 
 
 class AppKind(enum.StrEnum):
@@ -85,6 +85,7 @@ class App:
             epoch=self.epoch,
             whitelist=self.effective_whitelist,
             query_token_allowed=self.query_token_allowed,
+            forget_at=self.updated_at + MARGIN if self.deleted else None,  # its row does not change any more
         )
 
     def lifetimes(self, default: Lifetimes) -> Lifetimes:

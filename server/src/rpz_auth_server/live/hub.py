@@ -14,6 +14,7 @@ from rpz_auth.view import AppState, SigningKeys, Snapshot, Standing, View
 
 from rpz_auth_server.crypto.signing import SigningKeyring
 from rpz_auth_server.domain.event import BEGINNING, Cursor, Event, StoredSnapshot
+from rpz_auth_server.domain.grant import MARGIN
 from rpz_auth_server.storage.store import Store
 
 _log = structlog.get_logger("rpz_auth_server")
@@ -88,7 +89,7 @@ class Hub:
         Raises:
             BackendUnavailable: The database takes no write, so that what it says may be out of date.
         """
-        await self._store.heartbeat()
+        now = await self._store.heartbeat()
         await self._advance()
         cursor = self._cursor
         revocations = tuple(
@@ -96,7 +97,10 @@ class Hub:
         )
         apps = [(name, await self._store.app(name)) for name in app_ids]
         states = tuple(
-            AppState(app_id=name, version=0, deleted=True) if app is None else app.state for name, app in apps
+            AppState(app_id=name, version=0, deleted=True, forget_at=now + MARGIN)
+            if app is None
+            else app.state
+            for name, app in apps
         )
         return Standing(revocations, states, self.keys()), cursor
 

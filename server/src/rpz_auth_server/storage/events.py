@@ -14,6 +14,7 @@ from dataclasses import asdict
 from rpz_auth.view import AppState, Change, Revocation, SigningKeys
 
 from rpz_auth_server.domain.event import BEGINNING, Cursor, Event, StoredSnapshot
+from rpz_auth_server.domain.grant import MARGIN
 from rpz_auth_server.storage.rows import to_json
 from rpz_auth_server.storage.steps import Steps, sql
 
@@ -108,7 +109,8 @@ def snapshot(now: float) -> Steps[StoredSnapshot]:
         now,
     )
     apps = yield sql(
-        "SELECT app_id, version, locked, deleted, epoch, whitelist, resolved, query_token_allowed FROM apps"
+        "SELECT app_id, version, locked, deleted, epoch, whitelist, resolved, query_token_allowed, updated_at"
+        " FROM apps"
         " WHERE locked = 1 OR deleted = 1 OR epoch > 0 OR whitelist <> '[]'"
         " OR query_token_allowed = 1 ORDER BY app_id"
     )
@@ -125,8 +127,19 @@ def snapshot(now: float) -> Steps[StoredSnapshot]:
                 epoch=epoch,
                 whitelist=(*json.loads(whitelist), *json.loads(resolved)),
                 query_token_allowed=bool(query_token_allowed),
+                forget_at=updated_at + MARGIN if deleted else None,
             )
-            for app_id, version, locked, deleted, epoch, whitelist, resolved, query_token_allowed in apps.rows
+            for (
+                app_id,
+                version,
+                locked,
+                deleted,
+                epoch,
+                whitelist,
+                resolved,
+                query_token_allowed,
+                updated_at,
+            ) in apps.rows
         ),
     )
 

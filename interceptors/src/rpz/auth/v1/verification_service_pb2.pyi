@@ -201,6 +201,7 @@ class AppState(google.protobuf.message.Message):
     EPOCH_FIELD_NUMBER: builtins.int
     WHITELIST_FIELD_NUMBER: builtins.int
     QUERY_TOKEN_ALLOWED_FIELD_NUMBER: builtins.int
+    FORGET_TIME_FIELD_NUMBER: builtins.int
     app_id: builtins.str
     version: builtins.int
     """Grows with every change; a lower one never replaces a higher one."""
@@ -215,6 +216,10 @@ class AppState(google.protobuf.message.Message):
         DNS. An entry that a verifier cannot read matches nobody.
         """
 
+    @property
+    def forget_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Set when the App is deleted: until then at least, some access token of it might be alive."""
+
     def __init__(
         self,
         *,
@@ -225,8 +230,10 @@ class AppState(google.protobuf.message.Message):
         epoch: builtins.int = ...,
         whitelist: collections.abc.Iterable[builtins.str] | None = ...,
         query_token_allowed: builtins.bool = ...,
+        forget_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["app_id", b"app_id", "deleted", b"deleted", "epoch", b"epoch", "locked", b"locked", "query_token_allowed", b"query_token_allowed", "version", b"version", "whitelist", b"whitelist"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["forget_time", b"forget_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["app_id", b"app_id", "deleted", b"deleted", "epoch", b"epoch", "forget_time", b"forget_time", "locked", b"locked", "query_token_allowed", b"query_token_allowed", "version", b"version", "whitelist", b"whitelist"]) -> None: ...
 
 global___AppState = AppState
 

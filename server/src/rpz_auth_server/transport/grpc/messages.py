@@ -247,6 +247,7 @@ def write_app_state(state: AppState) -> verification_service_pb2.AppState:
         epoch=state.epoch,
         whitelist=state.whitelist,
         query_token_allowed=state.query_token_allowed,
+        forget_time=write_time(state.forget_at),
     )
 
 
