@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -270,6 +272,23 @@ def test_an_authority_that_is_not_there_is_named(verifier: Path, tmp_path: Path)
             connection.view.check_fresh()
     finally:
         connection.close()
+
+
+def test_a_service_that_was_cut_off_tries_again_soon_and_often(verifier: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closing:
+        address = "{}:{}".format(*closing.getsockname())
+        elsewhere = tmp_path / "elsewhere.json"
+        elsewhere.write_text(json.dumps({**json.loads(verifier.read_text()), "grpc_address": address}))
+        connection = rpz_auth.connect(elsewhere)
+        connection.start()
+        closing.settimeout(6)  # grpc by itself would come the fifth time after more than seven seconds
+        started = time.monotonic()
+        try:
+            for _ in range(5):
+                closing.accept()[0].close()
+            assert time.monotonic() - started < 6
+        finally:
+            connection.close()
 
 
 @pytest.mark.timeout(240)

@@ -34,6 +34,9 @@ LONGEST_STALENESS = 300.0
 """Beyond it, a service would go on without revocations for longer than anybody wants to explain."""
 _MAX_BACKOFF = 5.0
 _CHANNEL_OPTIONS = (
+    # grpc's own would be up to two minutes, in which a stream that is tried again finds no connection.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
