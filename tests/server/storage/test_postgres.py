@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from rpz_auth.errors import BackendUnavailable, ConfigurationError
+from rpz_auth.errors import BackendUnavailable, ConfigurationError, Reason
 from rpz_auth.view import Revocation
 from rpz_auth_server.domain.event import BEGINNING
-from rpz_auth_server.domain.refusal import Conflict
+from rpz_auth_server.domain.refusal import Conflict, Overloaded
 from rpz_auth_server.storage.postgres import reader, writer
 from rpz_auth_server.storage.postgres.dialect import translate
 from rpz_auth_server.storage.postgres.session import Address
@@ -152,12 +152,17 @@ async def test_commit_beyond_what_may_wait_is_refused_at_once(
     with held_up(admin):
         first = asyncio.create_task(store.heartbeat())
         await waiting_for_a_lock(admin)
-        tasks = [asyncio.create_task(store.heartbeat()) for _ in range(8)]
+        tasks = [asyncio.create_task(store.collect(limit=1)) for _ in range(8)]
         await asyncio.sleep(0)
-        with pytest.raises(BackendUnavailable) as refused:
+        with pytest.raises(Overloaded) as refused:
+            await store.collect(limit=1)
+        assert (refused.value.reason, refused.value.retry_after) == (Reason.RATE_LIMITED, 1.0)
+        heartbeats = [asyncio.create_task(store.heartbeat()) for _ in range(8)]  # have room all the same
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
             await store.heartbeat()
-        assert refused.value.retry_after == 1.0
-    assert await asyncio.gather(first, *tasks) == [NOW] * 9
+    assert await asyncio.gather(first, *heartbeats) == [NOW] * 9
+    assert await asyncio.gather(*tasks) == [0] * 8
 
 
 async def test_read_beyond_what_may_wait_is_refused_at_once(
@@ -166,9 +171,9 @@ async def test_read_beyond_what_may_wait_is_refused_at_once(
     monkeypatch.setattr(reader, "WAITING", 8)
     tasks = [asyncio.create_task(store.app(new_id())) for _ in range(8)]
     await asyncio.sleep(0)
-    with pytest.raises(BackendUnavailable) as refused:
+    with pytest.raises(Overloaded) as refused:
         await store.app(APP_ID)
-    assert refused.value.retry_after == 1.0
+    assert (refused.value.reason, refused.value.retry_after) == (Reason.RATE_LIMITED, 1.0)
     assert await asyncio.gather(*tasks) == [None] * 8
 
 

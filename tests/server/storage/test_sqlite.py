@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from rpz_auth.errors import BackendUnavailable, ConfigurationError
+from rpz_auth.errors import BackendUnavailable, ConfigurationError, Reason
 from rpz_auth.view import Revocation
 from rpz_auth_server.domain.event import BEGINNING
-from rpz_auth_server.domain.refusal import Conflict
+from rpz_auth_server.domain.refusal import Conflict, Overloaded
 from rpz_auth_server.storage import writer
 from rpz_auth_server.storage.lock import FileLock
 from rpz_auth_server.storage.sqlite import SqliteStore
@@ -114,11 +114,24 @@ async def test_one_transaction_takes_a_bounded_number_of_commits(store: SqliteSt
 
 async def test_commit_beyond_what_may_wait_is_refused_at_once(store: SqliteStore, path: Path) -> None:
     with held_up(path):
-        tasks = [asyncio.create_task(store.heartbeat()) for _ in range(writer.QUEUE)]
+        tasks = [asyncio.create_task(store.collect(limit=1)) for _ in range(writer.QUEUE)]
         await asyncio.sleep(0)
-        with pytest.raises(BackendUnavailable):
+        with pytest.raises(Overloaded) as refused:
+            await store.collect(limit=1)
+        assert (refused.value.reason, refused.value.retry_after) == (Reason.RATE_LIMITED, 1.0)
+        heartbeat = asyncio.create_task(store.heartbeat())  # has room all the same
+        await asyncio.sleep(0)
+    assert await asyncio.gather(*tasks) == [0] * writer.QUEUE
+    assert await heartbeat == NOW
+
+
+async def test_heartbeats_too_are_refused_at_last(store: SqliteStore, path: Path) -> None:
+    with held_up(path):
+        tasks = [asyncio.create_task(store.heartbeat()) for _ in range(2 * writer.QUEUE)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
             await store.heartbeat()
-    assert await asyncio.gather(*tasks) == [NOW] * writer.QUEUE
+    assert await asyncio.gather(*tasks) == [NOW] * (2 * writer.QUEUE)
 
 
 async def test_close_carries_out_more_than_one_batch(store: SqliteStore, path: Path) -> None:

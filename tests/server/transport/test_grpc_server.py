@@ -18,6 +18,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from rpz.auth.v1 import app_service_pb2, policy_pb2, token_service_pb2, verification_service_pb2
 from rpz_auth.errors import BackendUnavailable, Reason
+from rpz_auth.status import retry_delay_of
+from rpz_auth_server.storage import writer
+from rpz_auth_server.storage.lock import FileLock
 from server.authority import (
     ORDERS,
     Client,
@@ -426,6 +429,37 @@ async def test_flow_that_loses_every_race_is_a_conflict(authority: TestAuthority
     found = await refusal(authority.update_app(app.app_id, display_name="x"))
     assert found == Reason.CONFLICT
     assert authority.store.calls.count("commit") > 10
+
+
+async def test_overload_is_told_at_once_with_a_delay_and_harms_neither_what_waits_nor_heartbeats(
+    authority: TestAuthority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await authority.create_client()
+    tokens = [(await authority.sign_in(client)).refresh_token for _ in range(12)]
+    monkeypatch.setattr(writer, "QUEUE", 8)
+    path = authority.settings.database_path
+    lock = FileLock(path.with_name(f"{path.name}.lock"))
+    with lock.held():  # the disk takes its time
+        waiting = {asyncio.create_task(outcome(authority.refresh(client, token))) for token in tokens}
+        refused, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED, timeout=3)
+        beating = asyncio.create_task(authority.hub._pulse())
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await authority.refresh(client, tokens[0])
+        assert retry_delay_of(error.value) == 1.0
+        assert read_refusal(error.value) == Reason.RATE_LIMITED
+        answer = await authority.http.post(
+            "/oauth/token",
+            data={"grant_type": "refresh_token", "refresh_token": tokens[0], **client.body},
+        )
+        assert (answer.status_code, answer.headers["Retry-After"]) == (429, "1")
+        assert answer.json()["error"] == "temporarily_unavailable"
+    await beating
+    found = [task.result() for task in refused] + list(await asyncio.gather(*waiting))
+    renewed = [answer for answer in found if not isinstance(answer, Refused)]
+    assert 0 < len(renewed) <= writer.QUEUE
+    assert all(answer == Reason.RATE_LIMITED for answer in found if isinstance(answer, Refused))
+    for token in tokens:  # nothing was done for those who were refused, so that they come again
+        assert (await authority.refresh(client, token)).access_token
 
 
 async def test_r128_authority_whose_store_takes_no_writes_stops_deciding(authority: TestAuthority) -> None:

@@ -15,12 +15,14 @@
     ├── NotImplementedYet
     ├── RateLimited
     ├── Conflict
-    └── ApiTokenInvalid            by way of rpz_auth.errors.TokenInvalid
+    ├── ApiTokenInvalid            by way of rpz_auth.errors.TokenInvalid
+    ├── DatabaseMoved              by way of rpz_auth.errors.BackendUnavailable
+    └── Overloaded                 by way of rpz_auth.errors.BackendUnavailable
 """
 
 from __future__ import annotations
 
-from rpz_auth.errors import Reason, Refusal, TokenInvalid
+from rpz_auth.errors import BackendUnavailable, Reason, Refusal, TokenInvalid
 
 
 class ClientInvalid(Refusal):
@@ -111,3 +113,16 @@ class Conflict(Refusal):
 
 class ApiTokenInvalid(TokenInvalid):
     """An API token that was looked at where the authority is called; counted there."""
+
+
+class DatabaseMoved(BackendUnavailable):
+    """The database was moved to another server, and this authority with it: what is left here has ended."""
+
+    default_message = "the database has been moved; call the authority on the other one"
+
+
+class Overloaded(BackendUnavailable):
+    """More waits for the database than can be answered in time; nothing was done."""
+
+    reason = Reason.RATE_LIMITED  # to be told from a database that does not answer
+    default_message = "the authority has more to do than it can at the moment"

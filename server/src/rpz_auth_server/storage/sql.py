@@ -52,12 +52,19 @@ It gives no row when the database has been moved: what would be written here wou
 """
 
 
+INCOMING = "moved here, not finished"
+"""The mark of a database that another is being moved to; nobody opens it yet."""
+
+
 def check_not_moved(moved_to: str | None) -> None:
     """Let pass a database that was not moved to another.
 
     Raises:
-        ConfigurationError: It was; two that are written to would tell two stories.
+        ConfigurationError: It was, or the move to it is not finished; two that are written to would tell two
+            stories.
     """
+    if moved_to == INCOMING:
+        raise ConfigurationError("an authority is being moved to this database, and that is not finished")
     if moved_to is not None:
         raise ConfigurationError(
             f"this database was moved ({moved_to}) and is not used any more; name the other by --database"
@@ -84,13 +91,16 @@ class SqlStore(abc.ABC):
         """Run statements that see one state of the database; `long` if they read without a bound."""
 
     @abc.abstractmethod
-    async def _write(self, work: Work[T], *, single: bool = False, announce: bool = False) -> T:
+    async def _write(
+        self, work: Work[T], *, single: bool = False, announce: bool = False, vital: bool = False
+    ) -> T:
         """Write durably, and to the end also when the caller is cancelled.
 
         Args:
             work: The steps.
             single: They are one statement, which writes one row or none.
             announce: They write an event.
+            vital: They are not refused for want of room before all others are.
         """
 
     async def issuer(self) -> Issuer | None:
@@ -300,7 +310,7 @@ class SqlStore(abc.ABC):
 
     async def heartbeat(self) -> float:
         """See `Store.heartbeat`."""
-        return await self._write(_nothing)
+        return await self._write(_nothing, vital=True)  # else overload would stop verification, too
 
     async def collect(self, *, limit: int, audit_kept: float = AUDIT_KEPT) -> int:
         """See `Store.collect`."""

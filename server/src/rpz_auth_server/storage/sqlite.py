@@ -150,9 +150,10 @@ class SqliteStore(SqlStore):
         *,
         single: bool = False,  # noqa: ARG002 - a savepoint costs next to nothing here
         announce: bool = False,
+        vital: bool = False,
     ) -> T:
         # A cancelled caller cancels the future that it awaits, and not what is queued.
-        return await self._writer.submit(work, announce=announce)
+        return await self._writer.submit(work, announce=announce, vital=vital)
 
     def _read_aside(self, steps: Callable[[], Steps[T]]) -> T:
         if self._closed:

@@ -13,6 +13,7 @@ from typing import Any
 
 from rpz_auth.errors import BackendUnavailable
 
+from rpz_auth_server.domain.refusal import DatabaseMoved, Overloaded
 from rpz_auth_server.storage.clock import DatabaseClock
 from rpz_auth_server.storage.file import run
 from rpz_auth_server.storage.lock import FileLock
@@ -78,19 +79,23 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="rpz-auth-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, work: Work[T], *, announce: bool = False) -> asyncio.Future[T]:
+    def submit(self, work: Work[T], *, announce: bool = False, vital: bool = False) -> asyncio.Future[T]:
         """Queue an operation. It is carried out also when the future is cancelled.
 
         Args:
             work: The steps.
             announce: They write an event.
+            vital: There is room for it where there is none for others.
 
         Raises:
-            BackendUnavailable: Too much waits already, or the store is closed.
+            Overloaded: Too much waits already.
+            BackendUnavailable: The store is closed.
         """
         answer: asyncio.Future[T] = self._loop.create_future()
         with self._waiting:
-            if self._stopping or len(self._jobs) >= QUEUE:
+            if self._stopping:
+                raise unavailable(None)
+            if len(self._jobs) >= (2 * QUEUE if vital else QUEUE):
                 raise overloaded()
             self._jobs.append(_Job(work, answer, announce))
             self._waiting.notify()
@@ -119,7 +124,8 @@ class Writer:
                     outcomes = self._transact(batch)
             except Exception as error:  # noqa: BLE001 - whatever it is, everybody who waits needs an answer
                 batch = batch or self._take()
-                outcomes = [_Failed(unavailable(error)) for _ in batch]
+                told = error if isinstance(error, DatabaseMoved) else unavailable(error)
+                outcomes = [_Failed(told) for _ in batch]
             with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits for an answer
                 self._loop.call_soon_threadsafe(self._answer, batch, outcomes)
 
@@ -155,7 +161,7 @@ class Writer:
         now = self._clock.now()
         written = self._connection.execute(TICK, (now, now)).fetchone()
         if written is None:
-            raise BackendUnavailable("the database has been moved; call the authority on the other one")
+            raise DatabaseMoved
         (now,) = written
         self._clock.catch_up(now)
         return float(now)
@@ -201,6 +207,6 @@ def unreadable() -> BackendUnavailable:
     return BackendUnavailable("the database cannot be read at the moment; try again")
 
 
-def overloaded() -> BackendUnavailable:
-    """What a caller is told at once when too much waits already; nothing was done."""
-    return BackendUnavailable("the database has more to do than it can at the moment", retry_after=1.0)
+def overloaded() -> Overloaded:
+    """What a caller is told at once when too much waits already."""
+    return Overloaded(retry_after=1.0)

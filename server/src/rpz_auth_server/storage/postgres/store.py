@@ -19,7 +19,7 @@ from rpz_auth_server.storage.postgres.schema import migrate
 from rpz_auth_server.storage.postgres.session import Address, OutcomeUnknown, Session, connected
 from rpz_auth_server.storage.postgres.writer import ServerTime, Writer, begin
 from rpz_auth_server.storage.rows import R, Table
-from rpz_auth_server.storage.sql import SqlStore, check_not_moved
+from rpz_auth_server.storage.sql import INCOMING, SqlStore, check_not_moved
 from rpz_auth_server.storage.steps import Steps, T, Work
 from rpz_auth_server.storage.store import WriteLoad
 from rpz_auth_server.storage.writer import unavailable
@@ -154,8 +154,10 @@ class PostgresStore(SqlStore):
 
         return await self._reader.read(query)
 
-    async def _write(self, work: Work[T], *, single: bool = False, announce: bool = False) -> T:
-        return await self._writer.submit(work, single=single, announce=announce)
+    async def _write(
+        self, work: Work[T], *, single: bool = False, announce: bool = False, vital: bool = False
+    ) -> T:
+        return await self._writer.submit(work, single=single, announce=announce, vital=vital)
 
     async def _connect(self) -> Session:
         """Connect to a server that proves by a commit that it is the one that takes writes now."""
@@ -190,6 +192,24 @@ async def make_tables(address: Address) -> None:
         async with connected(address) as session:
             with session.limit(60):
                 await migrate(session)
+    except (psycopg.Error, OutcomeUnknown, OSError) as error:
+        raise unavailable(error) from error
+
+
+async def is_incoming(address: Address) -> bool:
+    """Whether an authority is being moved to a database at the moment.
+
+    Raises:
+        ConfigurationError: It cannot or must not be used.
+        BackendUnavailable: It does not answer just now.
+    """
+    try:
+        async with connected(address) as session:
+            with session.limit():
+                cursor = await session.connection.execute("SELECT moved_to FROM meta")
+                return (INCOMING,) in await cursor.fetchall()
+    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn):
+        return False  # `open` makes them
     except (psycopg.Error, OutcomeUnknown, OSError) as error:
         raise unavailable(error) from error
 

@@ -12,6 +12,7 @@ import psycopg
 import structlog
 from rpz_auth.errors import ConfigurationError
 
+from rpz_auth_server.domain.refusal import DatabaseMoved
 from rpz_auth_server.storage.clock import DatabaseClock
 from rpz_auth_server.storage.postgres.dialect import translate
 from rpz_auth_server.storage.postgres.session import OutcomeUnknown, Session, delays, result_of
@@ -81,7 +82,7 @@ async def begin(session: Session, clock: DatabaseClock, server_time: ServerTime)
         cursor = await session.connection.execute(_TICK, [now, now])
         written = await cursor.fetchone()
     if written is None:
-        raise unavailable(None)  # the database has been moved
+        raise DatabaseMoved
     now, server_now = written
     server_time.observe(server_now)
     clock.catch_up(now)
@@ -127,20 +128,22 @@ class Writer:
         self._session: Session | None = None
         self._task = asyncio.create_task(self._run())
 
-    async def submit(self, work: Work[T], *, single: bool, announce: bool) -> T:
+    async def submit(self, work: Work[T], *, single: bool, announce: bool, vital: bool = False) -> T:
         """Carry out an operation, also when the caller is cancelled.
 
         Args:
             work: Its steps.
             single: It is one statement, which writes one row or none.
             announce: It writes an event.
+            vital: There is room for it where there is none for others.
 
         Raises:
+            Overloaded: Too much waits already.
             BackendUnavailable: It did not happen, or nobody can say.
         """
         if self._stopping:
             raise unavailable(None)
-        if len(self._jobs) >= QUEUE:
+        if len(self._jobs) >= (2 * QUEUE if vital else QUEUE):
             raise overloaded()
         answer: asyncio.Future[T] = self._loop.create_future()
         self._jobs.append(_Job(work, single, announce, answer, self._loop.time() + PATIENCE))
@@ -202,7 +205,7 @@ class Writer:
         await asyncio.sleep(next(waits))
 
     async def _fail(self, batch: Sequence[_Job], error: Exception) -> None:
-        if not isinstance(error, ConfigurationError):
+        if not isinstance(error, ConfigurationError | DatabaseMoved):
             error = unavailable(error)
         for job in batch:
             if not job.answer.done():
