@@ -21,6 +21,7 @@ from typing import Any
 import structlog
 
 from rpz_auth_server import log
+from rpz_auth_server.worker import MOVED
 
 _log = structlog.get_logger("rpz_auth_server")
 
@@ -35,7 +36,7 @@ _STEADY = 60.0
 
 
 class CannotStart(Exception):  # noqa: N818 - says what happened
-    """A worker has ended, or said nothing for two minutes, before it was ready; it has told why."""
+    """A worker has ended, or said nothing for two minutes, before it was ready, or was never made."""
 
 
 @dataclass(slots=True, eq=False)
@@ -58,6 +59,7 @@ class Supervisor:
         self._leaving: set[_Worker] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
+        self._moved = self._failed = False
         self._roll = asyncio.Event()
 
     async def run(self) -> int:
@@ -76,41 +78,69 @@ class Supervisor:
             return 1
         print(self._workers[0].greeting, flush=True)  # noqa: T201 - for the person or script that started it
         _log.info("workers are ready", workers=self._count)
-        rolling = asyncio.create_task(self._roll_forever())
+        self._do(self._roll_forever())
         await self._stopping.wait()
         _log.info("stopping the workers")
-        rolling.cancel()
         await self._stop()
-        return 0
+        return MOVED if self._moved else int(self._failed)
 
     async def _start(self) -> _Worker:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                *self._command, "--control", str(theirs.fileno()), pass_fds=[theirs.fileno()]
-            )
-        worker = _Worker(process, ours)
-        ours.setblocking(False)
         try:
-            async with asyncio.timeout(_READY):
-                worker.greeting = await _read_all(ours)
+            worker = await self._spawn()
+        except OSError as error:  # too many processes or files, no memory, or the program is being replaced
+            _log.error("a worker cannot be made", reason=error.strerror)
+            raise CannotStart from error
+        try:
+            worker.greeting = await _read_all(worker.control)
         except TimeoutError:
-            process.kill()
+            worker.process.kill()
         if not worker.greeting:
-            code = await process.wait()
-            ours.close()
+            code = await worker.process.wait()
+            worker.control.close()
             _log.error("a worker ended before it was ready", code=code)
             raise CannotStart
         return worker
 
+    async def _spawn(self) -> _Worker:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        try:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    *self._command, "--control", str(theirs.fileno()), pass_fds=[theirs.fileno()]
+                )
+        except BaseException:
+            ours.close()
+            raise
+        return _Worker(process, ours)
+
     def _keep(self, worker: _Worker) -> None:
+        if len(self._workers) >= self._count:  # one that crashes while it is replaced has two successors
+            self._dismiss(worker)
+            return
         self._workers.append(worker)
         self._do(self._watch(worker))
+
+    def _dismiss(self, worker: _Worker) -> None:
+        """Let a worker go in its own time."""
+        with contextlib.suppress(ProcessLookupError):
+            worker.process.send_signal(signal.SIGUSR1)
+        self._leaving.add(worker)
+        self._do(self._let_go(worker))
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Nobody awaits it, and without it workers are missing sooner or later: let whoever started this
+            # program start it again.
+            _log.error("the supervisor has failed; it stops", exc_info=error)
+            self._failed = True
+            self._stopping.set()
 
     async def _watch(self, worker: _Worker) -> None:
         """Wait for the end of a worker, and put another into its place unless it was told to go."""
@@ -119,6 +149,9 @@ class Supervisor:
         if worker not in self._workers:
             return
         self._workers.remove(worker)
+        if code == MOVED:  # as it is for all
+            self._moved = True
+            self._stopping.set()
         delay = _FIRST_DELAY
         steady = time.monotonic() - worker.started > _STEADY
         while not self._stopping.is_set():
@@ -133,6 +166,7 @@ class Supervisor:
                 self._keep(await self._start())
             except CannotStart:
                 continue
+            _log.info("another worker has taken its place")
             return
 
     async def _roll_forever(self) -> None:
@@ -145,9 +179,7 @@ class Supervisor:
                     new = await self._start()
                     if old in self._workers:
                         self._workers.remove(old)
-                        old.process.send_signal(signal.SIGUSR1)
-                        self._leaving.add(old)
-                        self._do(self._let_go(old))
+                        self._dismiss(old)
                     self._keep(new)
             except CannotStart:
                 _log.error("the new workers do not start; the old ones stay")
@@ -156,9 +188,12 @@ class Supervisor:
 
     async def _let_go(self, worker: _Worker) -> None:
         await worker.process.wait()
+        worker.control.close()
         self._leaving.discard(worker)
 
     async def _stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
         going = [*self._workers, *self._leaving]
         self._workers.clear()
         for worker in going:
@@ -172,16 +207,22 @@ class Supervisor:
                 _log.error("a worker did not stop in time", pid=worker.process.pid)
                 worker.process.kill()
                 await worker.process.wait()
-        for task in self._tasks:
-            task.cancel()
 
 
 async def _read_all(control: socket.socket) -> str:
+    """Read a greeting, and the lines before it by which a worker says that it goes on waiting.
+
+    Raises:
+        TimeoutError: It has said nothing for too long.
+    """
     loop = asyncio.get_running_loop()
     read = b""
-    while part := await loop.sock_recv(control, 4096):
+    while True:
+        async with asyncio.timeout(_READY):
+            part = await loop.sock_recv(control, 4096)
+        if not part:
+            return read.decode().strip()
         read += part
-    return read.decode()
 
 
 def reserve(address: str) -> tuple[socket.socket, str]:

@@ -7,6 +7,9 @@ import signal
 import socket
 import sys
 
+MOVED = 3
+"""The exit code of an authority whose database was moved to another: it cannot be started as it was."""
+
 
 class Life:
     """When a process is to end: at once, with a few seconds for the calls in flight, or in its own time."""
@@ -28,6 +31,11 @@ class Life:
             loop.add_signal_handler(signal.SIGUSR1, self._leaving.set)
             loop.add_signal_handler(signal.SIGHUP, lambda: None)  # the supervisor's business
             loop.add_reader(self._control, self._read)
+
+    def wait_on(self) -> None:
+        """Tell the supervisor that it is not ready and yet all right."""
+        if self._control is not None:
+            self._control.send(b"\n")
 
     def greet(self, text: str) -> None:
         """Say that it is ready: to the supervisor, or to the person or script that started it."""
