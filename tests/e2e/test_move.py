@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 import grpc
+import psycopg
 import pytest
 from rpz_auth.errors import ConfigurationError
 from rpz_auth_server.storage import file, rows
@@ -18,11 +24,13 @@ from rpz_auth_server.storage import move as moving
 from rpz_auth_server.storage.lock import FileLock
 from rpz_auth_server.storage.postgres.session import Address
 from rpz_auth_server.storage.postgres.store import PostgresStore, make_tables
+from rpz_auth_server.storage.sql import INCOMING
 from rpz_auth_server.storage.sqlite import SqliteStore
 from rpz_auth_server.storage.store import Commit
+from rpz_auth_server.worker import MOVED
 from server.storage.build import APP_ID, a_grant, an_app, statement
-from support.authority import AuthorityProcess, reason, running_authority
-from support.orders import orders_service
+from support.authority import START_TIMEOUT, AuthorityProcess, reason
+from support.orders import Service, orders_service
 from support.postgres import PostgresServer
 
 ISSUER = ("--issuer", "https://auth.example")
@@ -40,7 +48,59 @@ def move(data_dir: Path, url: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_live_authority_moves_and_nothing_is_lost(postgres: PostgresServer, tmp_path: Path) -> None:
+class Verifying:
+    """A service with the default staleness that is called without a pause."""
+
+    def __init__(self, service: Service, credential: str) -> None:
+        self._service = service
+        self._credential = credential
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._call)
+        self.calls = 0
+        self.refused: list[str | None] = []
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _call(self) -> None:
+        while not self._stop.wait(0.01):
+            self.calls += 1
+            if (answer := self._service.answer(self._credential)) is not None:
+                self.refused.append(answer)
+
+
+@contextlib.contextmanager
+def waiting_authority(data_dir: Path, url: str, *flags: str) -> Iterator[Future[AuthorityProcess]]:
+    """An authority that was started on a database which another is being moved to."""
+    with psycopg.connect(url, autocommit=True) as connection:  # as the move does first
+        connection.execute("UPDATE meta SET moved_to = %s", [INCOMING])
+    logs = set(data_dir.parent.glob("*.log"))
+    with ThreadPoolExecutor(1) as pool:
+        starting = pool.submit(AuthorityProcess, data_dir, *flags, "--database", url)
+        deadline = time.monotonic() + START_TIMEOUT
+        while not any(
+            "is being moved to this database" in log.read_text()
+            for log in set(data_dir.parent.glob("*.log")) - logs
+        ):
+            assert not starting.done(), starting.result()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)  # another process is at it
+        try:
+            yield starting
+        finally:
+            authority = starting.result(START_TIMEOUT)
+            if authority.process.poll() is None:
+                authority.kill()
+
+
+def test_live_authority_moves_and_nothing_is_lost_while_verification_goes_on(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
     data_dir, url = tmp_path / "data", postgres.create_database()
     config = tmp_path / "config.toml"
     config.write_text("refresh_limit = 0\n")
@@ -52,7 +112,7 @@ def test_live_authority_moves_and_nothing_is_lost(postgres: PostgresServer, tmp_
     old.revoke(client, revoked.refresh_token)
     newest = {number: token.refresh_token for number, token in enumerate(tokens)}
     calls = 0
-    ended: list[str | None] = []
+    ended: list[grpc.StatusCode] = []
 
     def refresh() -> None:  # until the source is fenced
         nonlocal calls
@@ -61,37 +121,41 @@ def test_live_authority_moves_and_nothing_is_lost(postgres: PostgresServer, tmp_
                 try:
                     newest[number] = old.refresh(client, token).refresh_token
                 except grpc.RpcError as error:
-                    ended.append(reason(error))
+                    ended.append(error.code())
                     return
                 calls += 1
 
     verifier_file = old.create_verifier(tmp_path / "verifier.json")
-    with orders_service(verifier_file) as service:
+    asyncio.run(make_tables(Address(url)))
+    here = ("--grpc-address", old.address)
+    with (
+        orders_service(verifier_file) as service,
+        waiting_authority(data_dir, url, *flags, *here) as starting,
+        Verifying(service, f"Bearer {tokens[0].access_token}") as verifying,
+    ):
         load = threading.Thread(target=refresh)
         load.start()
         done = move(data_dir, url)
         assert done.returncode == 0, done.stderr
         load.join(30)
         assert calls
-        assert ended == ["BACKEND_UNAVAILABLE"]
-        assert service.answer(f"Bearer {tokens[0].access_token}") is None
-    with pytest.raises(grpc.RpcError) as refused:
-        old.issue_code(client)
-    assert reason(refused.value) == "BACKEND_UNAVAILABLE"
-    old.stop()
-    with pytest.raises(AssertionError, match="was moved"):
-        AuthorityProcess(data_dir, *flags)
-    assert "finished" in move(data_dir, url).stderr
-    with running_authority(data_dir, *flags, "--database", url) as new:
+        assert ended == [grpc.StatusCode.UNAVAILABLE]
+        new = starting.result(START_TIMEOUT)
+        assert old.wait() == MOVED, old.log.read_text()
         for token in newest.values():
             assert new.refresh(client, token).access_token
         with pytest.raises(grpc.RpcError) as refused:
             new.refresh(client, revoked.refresh_token)
         assert reason(refused.value) == "GRANT_INVALID"
-        verifier_file.write_text(verifier_file.read_text().replace(old.address, new.address))
-        with orders_service(verifier_file) as service:
-            assert service.answer(f"Bearer {tokens[0].access_token}") is None
-            assert service.answer(f"Bearer {revoked.access_token}") == "TOKEN_INVALID"
+        new.revoke(client, newest[1])
+        service.wait_for(f"Bearer {tokens[1].access_token}", "TOKEN_INVALID")
+        assert service.answer(f"Bearer {revoked.access_token}") == "TOKEN_INVALID"
+        assert new.stop() == 0
+    assert verifying.calls
+    assert verifying.refused == []
+    with pytest.raises(AssertionError, match="was moved"):
+        AuthorityProcess(data_dir, *flags)
+    assert "finished" in move(data_dir, url).stderr
 
 
 def _silent(_what: str, _done: int, _total: int) -> None:

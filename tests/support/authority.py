@@ -100,14 +100,15 @@ class AuthorityProcess:
         for channel in self._channels:
             channel.close()
         self.process.send_signal(signal.SIGTERM)
-        return self._wait()
+        return self.wait()
 
     def kill(self) -> None:
         """End it as a power cut would."""
         self.process.kill()
-        self._wait()
+        self.wait()
 
-    def _wait(self) -> int:
+    def wait(self) -> int:
+        """Wait for its end, and return its exit code."""
         code = self.process.wait(timeout=30)
         if self.process.stdout is not None:
             self.process.stdout.close()

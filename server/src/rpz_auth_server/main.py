@@ -10,6 +10,7 @@ import sys
 import urllib.parse
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -23,8 +24,10 @@ from rpz_auth_server.crypto.keyring import ENVIRONMENT_VARIABLE as KEYRING_VARIA
 from rpz_auth_server.crypto.passwords import Passwords
 from rpz_auth_server.crypto.signing import SigningKeyring
 from rpz_auth_server.doctor.command import doctor
+from rpz_auth_server.domain.refusal import DatabaseMoved
 from rpz_auth_server.flows.limits import Limiter
 from rpz_auth_server.flows.pipeline import Authority
+from rpz_auth_server.handover import end_when_moved, patiently, wait_for_move
 from rpz_auth_server.live.collector import collect_forever
 from rpz_auth_server.live.dns import Dns
 from rpz_auth_server.live.expiry import warn_forever
@@ -46,7 +49,7 @@ from rpz_auth_server.transport.http.server import HttpServer
 from rpz_auth_server.transport.http.tls import server_context
 from rpz_auth_server.transport.metrics import Metrics
 from rpz_auth_server.transport.tls import DevelopmentFiles, server_credentials
-from rpz_auth_server.worker import Life
+from rpz_auth_server.worker import MOVED, Life
 
 if TYPE_CHECKING:
     from rpz_auth_server.transport.traces import Traces
@@ -134,6 +137,8 @@ def serve(  # noqa: PLR0913, PLR0917 - one for each setting
         _supervise(settings)
     try:
         asyncio.run(run(settings, os.environ, control=control))
+    except DatabaseMoved:
+        raise SystemExit(MOVED) from None
     except (ConfigurationError, Refusal) as error:
         raise SystemExit(f"rpz-auth-server: {error}") from None
 
@@ -268,12 +273,14 @@ async def run(settings: Settings, environ: Mapping[str, str], *, control: int | 
 
     Raises:
         ConfigurationError: It cannot start as it is set up.
+        DatabaseMoved: It has ended because it lives on another database now.
     """
     log.configure(log_format=settings.log_format, log_level=settings.log_level)
     life = Life(control)
 
     async with AsyncExitStack() as cleanup:
         traces = _open_traces(cleanup) if settings.traces else None
+        patience = 0.0 if settings.is_embedded else await wait_for_move(settings.database, life.wait_on)
         authority, hub = await open_authority(settings, environ, cleanup, traces=traces)
         server = GrpcServer(
             authority,
@@ -286,13 +293,12 @@ async def run(settings: Settings, environ: Mapping[str, str], *, control: int | 
         )
         if settings.insecure:
             _log.warning("INSECURE: credentials travel without TLS; for development on this machine only")
-        port = server.listen(
-            settings.grpc_address, None if settings.insecure else server_credentials(settings)
-        )
+        credentials = None if settings.insecure else server_credentials(settings)
+        port = await patiently(patience, lambda: server.listen(settings.grpc_address, credentials))
         connection = describe_connection(settings, port)
         beside = Running(hub, server.verifiers)
         http = HttpServer(build(authority, settings, Connection(**connection), beside))
-        address, console = _listen_http(http, settings, share_port=control is not None)
+        address, console = await _listen_http(http, settings, patience, share_port=control is not None)
         await bootstrap.ensure_administrator(authority, settings.data_dir, connection)
         link = await first_sign_in.ensure_first_person(authority, settings.data_dir, console)
         if settings.metrics_address != OFF:
@@ -304,6 +310,7 @@ async def run(settings: Settings, environ: Mapping[str, str], *, control: int | 
         await http.start()
         for work in (resolver.keep_forever(), *_background_work(authority, settings, environ)):
             cleanup.callback(asyncio.create_task(work).cancel)
+        cleanup.callback(asyncio.create_task(end_when_moved(hub.moved, life.stopping)).cancel)
         _settle()
         life.greet(
             f"rpz-auth-server listens on {connection['grpc_address']} as {settings.issuer}\n"
@@ -318,6 +325,8 @@ async def run(settings: Settings, environ: Mapping[str, str], *, control: int | 
         await asyncio.gather(server.stop(hub), http.stop())
         await record(authority.store, authority.uses)
     _log.info("stopped")
+    if hub.moved.is_set():
+        raise DatabaseMoved
 
 
 def _settle() -> None:
@@ -363,14 +372,18 @@ def _serve_metrics(
     _log.info("metrics are served", port=port)
 
 
-def _listen_http(http: HttpServer, settings: Settings, *, share_port: bool) -> tuple[str, str]:
+async def _listen_http(
+    http: HttpServer, settings: Settings, patience: float, *, share_port: bool
+) -> tuple[str, str]:
     """Take the ports of HTTP; return the URL that everybody uses, and that of the console on this machine."""
     context = None if settings.insecure else server_context(settings)
-    port = http.listen(settings.http_address, context, share_port=share_port)
+    listen = partial(http.listen, share_port=share_port)
+    port = await patiently(patience, lambda: listen(settings.http_address, context))
     address = f"{'http' if settings.insecure else 'https'}://{_connectable(settings.http_address, port)}"
     if settings.console_address == OFF:
         return address, address + urllib.parse.urlsplit(settings.issuer).path
-    port = http.listen(settings.console_address, None, flag="--console-address", share_port=share_port)
+    flag = "--console-address"
+    port = await patiently(patience, lambda: listen(settings.console_address, None, flag=flag))
     return address, _console_url(settings, port)
 
 

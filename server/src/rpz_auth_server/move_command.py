@@ -40,9 +40,9 @@ def move(
 ) -> None:
     """Move the authority from SQLite to PostgreSQL while it runs.
 
-    It goes on while the bulk is copied. Then its database is fenced for good: what still runs on it takes no
-    writes, sends no heartbeat, and cannot be started again. Stop it, and start it with --database; tokens,
-    keys and verifiers stay as they are. The master keys (keyring.json) stay where they are, too.
+    It goes on while the bulk is copied. Meanwhile start the new one with --database and the same master keys
+    (keyring.json): it waits, and takes over. At the end the old database is fenced for good: what still runs
+    on it takes no write, ends, and cannot be started again. Tokens, keys and verifiers stay as they are.
 
     If anything fails, run it again. The URL may hold a password; name it by RPZ_AUTH_MOVE_TO then.
     """
@@ -70,6 +70,6 @@ def move(
                 lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
             )
     typer.echo(
-        f"{rows} rows are in {address}, compared; {path} is fenced. Stop the authority, and start it again "
-        "with --database and that URL."
+        f"{rows} rows are in {address}, compared; {path} is fenced, and the authority on it ends. Start it "
+        "with --database and that URL, unless one waits there already."
     )

@@ -16,6 +16,7 @@ from rpz_auth_server.live.hub import Beat, Hub, News
 from rpz_auth_server.storage.sqlite import SqliteStore
 from rpz_auth_server.storage.store import Commit
 from server.authority import FakeTime, HeldStore
+from server.storage.build import statement
 
 TIMEOUT = 20.0
 RING = KeyRing({1: b"1" * 32}, minting=1)
@@ -325,6 +326,17 @@ async def test_hub_goes_on_after_a_fault_that_nobody_expected(tmp_path: Path) ->
         assert ids(news.content) == ["a"]
         assert process.hub.view.is_revoked("a")
         assert all(not task.done() for task in process.hub._tasks)
+
+
+async def test_hub_ends_its_heartbeats_once_the_database_was_moved(tmp_path: Path) -> None:
+    async with running(tmp_path / "auth.db", heartbeat_interval=0.01) as process:
+        assert not process.hub.moved.is_set()
+        await process.store.inner._write(statement("UPDATE meta SET moved_to = 'elsewhere'"))
+        async with asyncio.timeout(TIMEOUT):
+            await process.hub.moved.wait()
+        process.time.passed += 1
+        with pytest.raises(BackendUnavailable):
+            process.hub.view.check_fresh()
 
 
 async def test_hub_does_not_start_on_a_store_that_takes_no_writes(tmp_path: Path) -> None:

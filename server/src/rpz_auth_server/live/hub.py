@@ -15,6 +15,7 @@ from rpz_auth.view import AppState, SigningKeys, Snapshot, Standing, View
 from rpz_auth_server.crypto.signing import SigningKeyring
 from rpz_auth_server.domain.event import BEGINNING, Cursor, Event, StoredSnapshot
 from rpz_auth_server.domain.grant import MARGIN
+from rpz_auth_server.domain.refusal import DatabaseMoved
 from rpz_auth_server.storage.store import Store
 
 _log = structlog.get_logger("rpz_auth_server")
@@ -72,6 +73,8 @@ class Hub:
         """Up to where everything was committed before the beat."""
         self._news = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self.moved = asyncio.Event()
+        """Set once the database was moved to another, which has ended this authority."""
         self._dismissed = False
         self._locked = False
         self._reading_keys = asyncio.Lock()
@@ -258,6 +261,9 @@ class Hub:
             await asyncio.sleep(self.heartbeat_interval)
             try:
                 await self._pulse()
+            except DatabaseMoved:
+                self.moved.set()
+                return
             except BackendUnavailable:
                 # Followers hear nothing and grow stale, which is the truth.
                 _log.error("the database takes no writes; no heartbeat was sent")

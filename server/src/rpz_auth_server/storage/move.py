@@ -23,18 +23,16 @@ from rpz_auth.errors import ConfigurationError
 
 from rpz_auth_server.storage.file import connect
 from rpz_auth_server.storage.lock import FileLock
+from rpz_auth_server.storage.sql import INCOMING
 
 Row: TypeAlias = tuple[Any, ...]
 Target: TypeAlias = "psycopg.Connection[Row]"
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with what is done at the moment, how much of it, and of how much."""
 
-INCOMING = "moved here, not finished"
-"""The mark of a target that is not to be opened yet."""
-
 _REFERRED_TO = ("apps", "accounts")
 _BATCH = 5_000
-_LITTLE = 1_000
+_LITTLE = 100
 """Changed rows that are worth stopping the source for; more are copied while it goes on."""
 _ROUNDS = 20
 
@@ -48,6 +46,10 @@ class _Table:
     @property
     def places(self) -> list[int]:
         return [self.columns.index(column) for column in self.key]
+
+
+_Changed: TypeAlias = tuple[_Table, list[Any], Row | None]
+"""A row that has changed: its table, its key, and what it is now, if it is there."""
 
 
 class _Digest:
@@ -197,7 +199,7 @@ def _copy_all(path: Path, target: Target, tables: Sequence[_Table], progress: Pr
 
 def _catch_up(source: sqlite3.Connection, lock: FileLock, target: Target, tables: Iterable[_Table]) -> int:
     """Copy the rows that have changed since the last time; return how many those were."""
-    changed: list[tuple[_Table, list[Any], Row | None]] = []
+    changed: list[_Changed] = []
     # The source waits for as long as they are read, and not until they are written. If that fails, all of
     # it begins anew.
     with lock.held(), _transaction(source):
@@ -216,8 +218,8 @@ def _catch_up(source: sqlite3.Connection, lock: FileLock, target: Target, tables
             if row is None:
                 delete = pg.SQL("DELETE FROM {} WHERE {}")
                 target.execute(delete.format(pg.Identifier(table.name), _condition(table)), key)
-    for table, key, row in changed:
-        if _get(target, table, key) != row:
+    for (table, _, row), found in zip(changed, _get(target, changed), strict=True):
+        if found != row:
             raise ConfigurationError(f"a row of {table.name} does not come back as it was copied")
     return len(changed)
 
@@ -239,12 +241,20 @@ def _put(target: Target, table: _Table, row: Row) -> None:
     )
 
 
-def _get(target: Target, table: _Table, key: Sequence[Any]) -> Row | None:
-    columns = pg.SQL(", ").join(map(pg.Identifier, table.columns))
-    select = pg.SQL("SELECT {} FROM {} WHERE {}").format(
-        columns, pg.Identifier(table.name), _condition(table)
-    )
-    return target.execute(select, key).fetchone()
+def _get(target: Target, changed: Iterable[_Changed]) -> list[Row | None]:
+    with target.pipeline():  # one round trip for all
+        cursors = [
+            target.execute(
+                pg.SQL("SELECT {} FROM {} WHERE {}").format(
+                    pg.SQL(", ").join(map(pg.Identifier, table.columns)),
+                    pg.Identifier(table.name),
+                    _condition(table),
+                ),
+                key,
+            )
+            for table, key, _ in changed
+        ]
+    return [cursor.fetchone() for cursor in cursors]
 
 
 def _condition(table: _Table) -> pg.Composed:
