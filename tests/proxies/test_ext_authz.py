@@ -172,6 +172,18 @@ def test_names_that_a_client_gives_itself_never_arrive(edge: Edge) -> None:
     assert not [key for key in CALLER_HEADERS if key in arrived]
 
 
+@pytest.mark.parametrize("path", [READ, STATUS])
+def test_a58_nothing_that_looks_like_ours_arrives_under_another_spelling(edge: Edge, path: str) -> None:
+    """Services behind WSGI and CGI cannot tell `-` from `_` in a header's name."""
+    alike = [("x_rpz_auth", "Bearer x"), ("x_rpz_app_id", "1"), ("x-rpz_subject", "2"), ("x_rpz-scopes", "3")]
+    arrived = edge.call(path, bearer(edge.token()), *alike, *alike, ("x_rpz_other", "4"))
+    assert isinstance(arrived, dict)
+    assert not arrived.keys() & {key for key, _ in alike}
+    assert arrived["x_rpz_other"] == "4"
+    _, _, listed = edge.get("/status", {"X_Rpz_Subject": "2", "X-Rpz_App-Id": "1"})
+    assert not [key for key, _ in listed if "rpz" in key]
+
+
 def test_r120_refusals_carry_the_same_code_and_reason_as_the_interceptors(edge: Edge) -> None:
     revoked = edge.token()
     edge.authority.revoke(revoked)

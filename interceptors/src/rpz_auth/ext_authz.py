@@ -121,7 +121,7 @@ class ExtAuthz:
         except Exception:  # noqa: BLE001 - whatever it is, the request must not pass
             _log.exception("rpz-auth: a decision for Envoy failed")
             return answers.denied(Internal(), is_grpc=_is_grpc(request))
-        return answers.admitted(admission)
+        return answers.admitted(admission, (key for key, _ in _metadata(request)))
 
     async def _check_async(self, request: pb.CheckRequest, _context: Any) -> pb.CheckResponse:
         try:
@@ -131,7 +131,7 @@ class ExtAuthz:
         except Exception:  # noqa: BLE001 - whatever it is, the request must not pass
             _log.exception("rpz-auth: a decision for Envoy failed")
             return answers.denied(Internal(), is_grpc=_is_grpc(request))
-        return answers.admitted(admission)
+        return answers.admitted(admission, (key for key, _ in _metadata(request)))
 
     def _decide(self, request: pb.CheckRequest) -> Decision:
         attributes = request.attributes

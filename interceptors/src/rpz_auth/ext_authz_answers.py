@@ -4,35 +4,46 @@ from __future__ import annotations
 
 import base64
 import urllib.parse
+from collections.abc import Iterable
 
 from rpz.auth.ext_authz.v1 import check_pb2 as pb
 
 from rpz_auth import http_status
 from rpz_auth.caller import Admission
+from rpz_auth.credentials import OWN_KEY
 from rpz_auth.errors import Refusal
 from rpz_auth.status import TABLE, rpc_status
 
 _OVERWRITE = 2
 APP_ID_HEADER, SUBJECT_HEADER, SCOPES_HEADER = "x-rpz-app-id", "x-rpz-subject", "x-rpz-scopes"
 _CALLER_HEADERS = (APP_ID_HEADER, SUBJECT_HEADER, SCOPES_HEADER)
+_OURS = frozenset({OWN_KEY, *_CALLER_HEADERS})
 _SAFE = ":/@._~-"
 
 
-def admitted(admission: Admission) -> pb.CheckResponse:
-    """Let a request pass, with the caller in headers that no client can have set; subjects are %-encoded."""
+def admitted(admission: Admission, keys: Iterable[str]) -> pb.CheckResponse:
+    """Let a request pass, with the caller in headers that no client can have set; subjects are %-encoded.
+
+    Args:
+        admission: What was decided.
+        keys: Of the request's headers. Those that look like ours to services which take `_` for `-`, as WSGI
+            and CGI do, are removed: nobody has read them.
+    """
     caller = admission.caller
+    alike = [key for key in keys if _plain(key) in _OURS and key not in _OURS]
     if caller is None:
         return pb.CheckResponse(
-            status=pb.Status(), ok_response=pb.OkHttpResponse(headers_to_remove=_CALLER_HEADERS)
+            status=pb.Status(), ok_response=pb.OkHttpResponse(headers_to_remove=[*_CALLER_HEADERS, *alike])
         )
     return pb.CheckResponse(
         status=pb.Status(),
         ok_response=pb.OkHttpResponse(
+            headers_to_remove=alike,
             headers=[
                 _header(APP_ID_HEADER, caller.app_id),
                 _header(SUBJECT_HEADER, urllib.parse.quote(caller.subject, safe=_SAFE)),
                 _header(SCOPES_HEADER, " ".join(sorted(caller.scopes))),
-            ]
+            ],
         ),
     )
 
@@ -57,6 +68,10 @@ def denied(refusal: Refusal, *, is_grpc: bool) -> pb.CheckResponse:
             status=pb.HttpStatus(code=wire.http), headers=headers, body=body
         ),
     )
+
+
+def _plain(key: str) -> str:
+    return key.lower().replace("_", "-")
 
 
 def _header(key: str, value: str) -> pb.HeaderValueOption:
