@@ -13,9 +13,10 @@ from rpz_auth.errors import Reason, Refusal
 _log = logging.getLogger("rpz_auth")
 
 _EVERY = 10.0
-"""Seconds between two log lines about the same method and reason."""
-_MOST = 1_000
-"""Pairs of method and reason that are told apart in the log; callers can make up method names."""
+"""Seconds in which refusals of one method for one reason are logged once."""
+_MOST = 50
+"""Pairs of method and reason that are logged in that time: callers can make up any number of names, and must
+neither fill the log nor, by having filled it once, silence it for those that come later."""
 
 
 class Observer:
@@ -25,7 +26,9 @@ class Observer:
         """Have seen nothing; `monotonic` is in seconds from anywhere."""
         self._monotonic = monotonic
         self._counts: collections.Counter[Reason] = collections.Counter()
-        self._quiet_until: dict[tuple[str, Reason], float] = {}
+        self._told: set[tuple[str, Reason]] = set()
+        self._untold = 0
+        self._ends = 0.0
         self._noting = threading.Lock()
 
     @property
@@ -35,10 +38,21 @@ class Observer:
 
     def note(self, method: str, refusal: Refusal) -> None:
         """Count a refusal, and log it if its like was not just logged."""
-        key, now = (method, refusal.reason), self._monotonic()
+        key, untold = (method, refusal.reason), 0
         with self._noting:
             self._counts[refusal.reason] += 1
-            if now < self._quiet_until.get(key, 0.0) or len(self._quiet_until) > _MOST:
+            now = self._monotonic()
+            if now >= self._ends:
+                untold, self._untold = self._untold, 0
+                self._told.clear()
+                self._ends = now + _EVERY
+            if key in self._told:
                 return
-            self._quiet_until[key] = now + _EVERY
-        _log.warning("rpz-auth observes: %s would be refused: %s (%s)", method, refusal.reason, refusal)
+            if len(self._told) >= _MOST:
+                self._untold += 1
+                return
+            self._told.add(key)
+        if untold:
+            _log.warning("rpz-auth observes: %d more would have been refused, of other methods", untold)
+        name = ascii(method)[1:-1]  # a path may hold any character, the end of a line among them
+        _log.warning("rpz-auth observes: %s would be refused: %s (%s)", name, refusal.reason, refusal)
