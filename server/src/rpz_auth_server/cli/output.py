@@ -23,7 +23,7 @@ from rpz_auth_server.cli.failures import Failure
 Cell = str | Sequence[str]
 """One value, or several that get a line each."""
 
-STATE_STYLES = {"ok": "green", "warning": "bold yellow", "error": "bold red"}
+STATE_STYLES = {"ok": "green", "warning": "bold yellow", "error": "bold red", "refused": "bold red"}
 
 _UNLIMITED = 10_000
 """Columns for output that goes into a file or another program, where nothing may be folded."""

@@ -15,6 +15,7 @@ from rpz_auth_server.cli import (
     audit,
     client_secrets,
     codes,
+    explain,
     grants,
     issuer,
     output,
@@ -37,6 +38,7 @@ app.add_typer(tokens.app, name="tokens")
 app.add_typer(grants.app, name="grants")
 app.add_typer(subjects.app, name="subjects")
 app.add_typer(refusals.app, name="refusals")
+app.command("explain")(explain.explain)
 app.add_typer(audit.app, name="audit")
 app.add_typer(issuer.issuer, name="issuer")
 app.add_typer(issuer.signing_keys, name="signing-keys")

@@ -9,9 +9,16 @@ import google.protobuf.descriptor
 import google.protobuf.duration_pb2
 import google.protobuf.field_mask_pb2
 import google.protobuf.internal.containers
+import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.protobuf.timestamp_pb2
+import sys
 import typing
+
+if sys.version_info >= (3, 10):
+    import typing as typing_extensions
+else:
+    import typing_extensions
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
@@ -371,6 +378,114 @@ class IntrospectTokenResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["active", b"active", "aud", b"aud", "client_id", b"client_id", "exp", b"exp", "iat", b"iat", "iss", b"iss", "jti", b"jti", "scopes", b"scopes", "sub", b"sub", "token_type", b"token_type"]) -> None: ...
 
 global___IntrospectTokenResponse = IntrospectTokenResponse
+
+@typing.final
+class ExplainCredentialRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CREDENTIAL_FIELD_NUMBER: builtins.int
+    RESOURCE_FIELD_NUMBER: builtins.int
+    SCOPES_FIELD_NUMBER: builtins.int
+    PEER_FIELD_NUMBER: builtins.int
+    CERTIFICATE_NAMES_FIELD_NUMBER: builtins.int
+    ORIGIN_FIELD_NUMBER: builtins.int
+    credential: builtins.str
+    """The value of `x-rpz-auth` or `authorization` as the App sends it, or an access token or API token alone."""
+    resource: builtins.str
+    """The identifier of the service that was called. This and what follows is not looked at where it is empty."""
+    peer: builtins.str
+    """The IP address from which the service sees the call, behind the proxies that it trusts; or `unix`."""
+    origin: builtins.str
+    """RFC 6454 §7, of a call from a page in a browser."""
+    @property
+    def scopes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Which the method demands."""
+
+    @property
+    def certificate_names(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """DNS names in the client certificate that the service has verified."""
+
+    def __init__(
+        self,
+        *,
+        credential: builtins.str = ...,
+        resource: builtins.str = ...,
+        scopes: collections.abc.Iterable[builtins.str] | None = ...,
+        peer: builtins.str = ...,
+        certificate_names: collections.abc.Iterable[builtins.str] | None = ...,
+        origin: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["certificate_names", b"certificate_names", "credential", b"credential", "origin", b"origin", "peer", b"peer", "resource", b"resource", "scopes", b"scopes"]) -> None: ...
+
+global___ExplainCredentialRequest = ExplainCredentialRequest
+
+@typing.final
+class ExplainCredentialResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    class _Outcome:
+        ValueType = typing.NewType("ValueType", builtins.int)
+        V: typing_extensions.TypeAlias = ValueType
+
+    class _OutcomeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[ExplainCredentialResponse._Outcome.ValueType], builtins.type):
+        DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+        OUTCOME_UNSPECIFIED: ExplainCredentialResponse._Outcome.ValueType  # 0
+        OUTCOME_PASSED: ExplainCredentialResponse._Outcome.ValueType  # 1
+        OUTCOME_REFUSED: ExplainCredentialResponse._Outcome.ValueType  # 2
+        OUTCOME_NOT_LOOKED_AT: ExplainCredentialResponse._Outcome.ValueType  # 3
+        """Because the request does not say what to compare with."""
+
+    class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper): ...
+    OUTCOME_UNSPECIFIED: ExplainCredentialResponse.Outcome.ValueType  # 0
+    OUTCOME_PASSED: ExplainCredentialResponse.Outcome.ValueType  # 1
+    OUTCOME_REFUSED: ExplainCredentialResponse.Outcome.ValueType  # 2
+    OUTCOME_NOT_LOOKED_AT: ExplainCredentialResponse.Outcome.ValueType  # 3
+    """Because the request does not say what to compare with."""
+
+    @typing.final
+    class Step(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        NAME_FIELD_NUMBER: builtins.int
+        OUTCOME_FIELD_NUMBER: builtins.int
+        REASON_FIELD_NUMBER: builtins.int
+        TEXT_FIELD_NUMBER: builtins.int
+        name: builtins.str
+        """`credential`, `genuine`, `resource`, `expiry`, `revocation`, `app`, `whitelist`, `scopes`."""
+        outcome: global___ExplainCredentialResponse.Outcome.ValueType
+        reason: builtins.str
+        """In the ErrorInfo of a service that refuses by this step."""
+        text: builtins.str
+        def __init__(
+            self,
+            *,
+            name: builtins.str = ...,
+            outcome: global___ExplainCredentialResponse.Outcome.ValueType = ...,
+            reason: builtins.str = ...,
+            text: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["name", b"name", "outcome", b"outcome", "reason", b"reason", "text", b"text"]) -> None: ...
+
+    STEPS_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    APP_ID_FIELD_NUMBER: builtins.int
+    reason: builtins.str
+    """With which a service refuses; empty if nothing that was looked at does."""
+    app_id: builtins.str
+    @property
+    def steps(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ExplainCredentialResponse.Step]:
+        """In the order in which a service decides; those behind the first that refuses are told all the same."""
+
+    def __init__(
+        self,
+        *,
+        steps: collections.abc.Iterable[global___ExplainCredentialResponse.Step] | None = ...,
+        reason: builtins.str = ...,
+        app_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["app_id", b"app_id", "reason", b"reason", "steps", b"steps"]) -> None: ...
+
+global___ExplainCredentialResponse = ExplainCredentialResponse
 
 @typing.final
 class RevokeSubjectRequest(google.protobuf.message.Message):

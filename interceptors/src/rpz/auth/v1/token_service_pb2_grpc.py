@@ -71,6 +71,11 @@ class TokenServiceStub(object):
                 request_serializer=rpz_dot_auth_dot_v1_dot_token__service__pb2.IntrospectTokenRequest.SerializeToString,
                 response_deserializer=rpz_dot_auth_dot_v1_dot_token__service__pb2.IntrospectTokenResponse.FromString,
                 _registered_method=True)
+        self.ExplainCredential = channel.unary_unary(
+                '/rpz.auth.v1.TokenService/ExplainCredential',
+                request_serializer=rpz_dot_auth_dot_v1_dot_token__service__pb2.ExplainCredentialRequest.SerializeToString,
+                response_deserializer=rpz_dot_auth_dot_v1_dot_token__service__pb2.ExplainCredentialResponse.FromString,
+                _registered_method=True)
         self.RevokeSubject = channel.unary_unary(
                 '/rpz.auth.v1.TokenService/RevokeSubject',
                 request_serializer=rpz_dot_auth_dot_v1_dot_token__service__pb2.RevokeSubjectRequest.SerializeToString,
@@ -173,6 +178,15 @@ class TokenServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainCredential(self, request, context):
+        """Tells an App's owner, or an administrator, step by step what a service makes of one of its credentials.
+        NOT_FOUND if it is not genuine, or its App not the caller's; only an administrator is told which. Nothing
+        is counted as a failure, and as often as a verifier may introspect, a caller may ask.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RevokeSubject(self, request, context):
         """Revokes every grant of a user.
         """
@@ -262,6 +276,11 @@ def add_TokenServiceServicer_to_server(servicer, server):
                     servicer.IntrospectToken,
                     request_deserializer=rpz_dot_auth_dot_v1_dot_token__service__pb2.IntrospectTokenRequest.FromString,
                     response_serializer=rpz_dot_auth_dot_v1_dot_token__service__pb2.IntrospectTokenResponse.SerializeToString,
+            ),
+            'ExplainCredential': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainCredential,
+                    request_deserializer=rpz_dot_auth_dot_v1_dot_token__service__pb2.ExplainCredentialRequest.FromString,
+                    response_serializer=rpz_dot_auth_dot_v1_dot_token__service__pb2.ExplainCredentialResponse.SerializeToString,
             ),
             'RevokeSubject': grpc.unary_unary_rpc_method_handler(
                     servicer.RevokeSubject,
@@ -473,6 +492,33 @@ class TokenService(object):
             '/rpz.auth.v1.TokenService/IntrospectToken',
             rpz_dot_auth_dot_v1_dot_token__service__pb2.IntrospectTokenRequest.SerializeToString,
             rpz_dot_auth_dot_v1_dot_token__service__pb2.IntrospectTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainCredential(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rpz.auth.v1.TokenService/ExplainCredential',
+            rpz_dot_auth_dot_v1_dot_token__service__pb2.ExplainCredentialRequest.SerializeToString,
+            rpz_dot_auth_dot_v1_dot_token__service__pb2.ExplainCredentialResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -77,6 +77,15 @@ class TokenServiceStub:
     ]
     """Tells what a token means (RFC 7662), for the resources of the calling verifier."""
 
+    ExplainCredential: grpc.UnaryUnaryMultiCallable[
+        rpz.auth.v1.token_service_pb2.ExplainCredentialRequest,
+        rpz.auth.v1.token_service_pb2.ExplainCredentialResponse,
+    ]
+    """Tells an App's owner, or an administrator, step by step what a service makes of one of its credentials.
+    NOT_FOUND if it is not genuine, or its App not the caller's; only an administrator is told which. Nothing
+    is counted as a failure, and as often as a verifier may introspect, a caller may ask.
+    """
+
     RevokeSubject: grpc.UnaryUnaryMultiCallable[
         rpz.auth.v1.token_service_pb2.RevokeSubjectRequest,
         rpz.auth.v1.token_service_pb2.RevokeSubjectResponse,
@@ -186,6 +195,15 @@ class TokenServiceAsyncStub:
         rpz.auth.v1.token_service_pb2.IntrospectTokenResponse,
     ]
     """Tells what a token means (RFC 7662), for the resources of the calling verifier."""
+
+    ExplainCredential: grpc.aio.UnaryUnaryMultiCallable[
+        rpz.auth.v1.token_service_pb2.ExplainCredentialRequest,
+        rpz.auth.v1.token_service_pb2.ExplainCredentialResponse,
+    ]
+    """Tells an App's owner, or an administrator, step by step what a service makes of one of its credentials.
+    NOT_FOUND if it is not genuine, or its App not the caller's; only an administrator is told which. Nothing
+    is counted as a failure, and as often as a verifier may introspect, a caller may ask.
+    """
 
     RevokeSubject: grpc.aio.UnaryUnaryMultiCallable[
         rpz.auth.v1.token_service_pb2.RevokeSubjectRequest,
@@ -308,6 +326,17 @@ class TokenServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[rpz.auth.v1.token_service_pb2.IntrospectTokenResponse, collections.abc.Awaitable[rpz.auth.v1.token_service_pb2.IntrospectTokenResponse]]:
         """Tells what a token means (RFC 7662), for the resources of the calling verifier."""
+
+    @abc.abstractmethod
+    def ExplainCredential(
+        self,
+        request: rpz.auth.v1.token_service_pb2.ExplainCredentialRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[rpz.auth.v1.token_service_pb2.ExplainCredentialResponse, collections.abc.Awaitable[rpz.auth.v1.token_service_pb2.ExplainCredentialResponse]]:
+        """Tells an App's owner, or an administrator, step by step what a service makes of one of its credentials.
+        NOT_FOUND if it is not genuine, or its App not the caller's; only an administrator is told which. Nothing
+        is counted as a failure, and as often as a verifier may introspect, a caller may ask.
+        """
 
     @abc.abstractmethod
     def RevokeSubject(

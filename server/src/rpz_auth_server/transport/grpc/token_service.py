@@ -12,6 +12,7 @@ from rpz.auth.v1 import token_service_pb2_grpc as pb_grpc
 from rpz_auth_server.flows import api_tokens, grants
 from rpz_auth_server.flows.credentials import expiry_warnings
 from rpz_auth_server.flows.exchange_token import ExchangeToken, exchange_token
+from rpz_auth_server.flows.explain_credential import explain_credential
 from rpz_auth_server.flows.introspect_token import introspect_token
 from rpz_auth_server.flows.issue_code import IssueCode, issue_code
 from rpz_auth_server.flows.pipeline import Authority
@@ -19,7 +20,7 @@ from rpz_auth_server.flows.refresh import Refresh, refresh
 from rpz_auth_server.flows.revoke_subject import revoke_subject
 from rpz_auth_server.flows.revoke_token import RevokeToken, revoke_token
 from rpz_auth_server.flows.token_exchange import ACCESS_TOKEN_TYPE, TokenExchange, token_exchange
-from rpz_auth_server.transport.grpc import messages
+from rpz_auth_server.transport.grpc import explanations, messages
 
 _BEARER = "Bearer"
 
@@ -132,6 +133,15 @@ class TokenService(pb_grpc.TokenServiceServicer):
             iss=self._authority.issuer,
             jti=verdict.token_id,
         )
+
+    async def ExplainCredential(
+        self, request: pb.ExplainCredentialRequest, _context: Any
+    ) -> pb.ExplainCredentialResponse:
+        """Why a service refuses it."""
+        explained = await explain_credential(
+            self._authority, rpz_auth.caller(), explanations.read_call(request)
+        )
+        return explanations.write_explanation(explained)
 
     async def RevokeSubject(
         self, request: pb.RevokeSubjectRequest, _context: Any
