@@ -8,7 +8,9 @@ guard is taken out, and the tests that run its line are run until one fails. Wha
 from __future__ import annotations
 
 import argparse
+import bisect
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -49,6 +51,8 @@ _LEFT_OUT = {f"{LIBRARY}/testing.py"}
 _FEW = 40
 _SECONDS = 300
 """After which a run of tests has failed: a guard less may mean a loop without end."""
+_ENOUGH = 60
+"""Seconds that the tests which are run took together, at most; some lines are run by all tests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,17 +217,23 @@ def _try(mutant: Mutant, record: Mapping[str, Any]) -> Outcome:
     tests = record["lines"].get(str(mutant.path), {}).get(str(mutant.line), [])
     if not tests:
         return Outcome("unreached")
+    chosen = _shortest(tests, record["seconds"])
     file = TREE / mutant.path
     whole = file.read_text(encoding="utf-8")
     _write(file, mutant.text)
     try:
-        for some in (tests[:_FEW], tests[_FEW:]):
+        for some in (chosen[:_FEW], chosen[_FEW:]):
             failed = _pytest(["-x", "--timeout=30", *some], timeout=_SECONDS) if some else None
             if failed is not None:
                 return Outcome("killed", failed)
     finally:
         _write(file, whole)
-    return Outcome("survived", f"{len(tests)} tests")
+    return Outcome("survived", f"{len(chosen)} of {len(tests)} tests that run it")
+
+
+def _shortest(tests: Sequence[str], seconds: Mapping[str, float]) -> Sequence[str]:
+    together = itertools.accumulate(seconds[test] for test in tests)
+    return tests[: max(1, bisect.bisect(list(together), _ENOUGH))]
 
 
 def _write(file: Path, text: str) -> None:
