@@ -45,6 +45,7 @@ from rpz_auth_server.settings import Settings
 from rpz_auth_server.storage.sqlite import SqliteStore
 from rpz_auth_server.transport.console.running import Running
 from rpz_auth_server.transport.console.try_it import Connection
+from rpz_auth_server.transport.grpc.patience import LONGEST
 from rpz_auth_server.transport.grpc.server import GrpcServer
 from rpz_auth_server.transport.http.app import build
 from rpz_auth_server.transport.http.server import HttpServer
@@ -465,6 +466,7 @@ async def running_authority(
     time: FakeTime | None = None,
     people: People | None = None,
     traces: Traces | None = None,
+    longest_call: float = LONGEST,
     **fields: Any,
 ) -> AsyncIterator[TestAuthority]:
     """Start an authority on a free port, over TLS; with the machine's clocks when no time is given."""
@@ -485,6 +487,7 @@ async def running_authority(
             offer_reflection=settings.reflection,
             trusted_proxies=settings.trusted_proxies,
             streams_per_verifier=settings.streams_per_verifier,
+            longest_call=longest_call,
             traces=traces,
         )
         port = server.listen(settings.grpc_address, server_credentials(settings))

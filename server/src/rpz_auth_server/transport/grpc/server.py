@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from rpz_auth_server.live.verifiers import MOST, Verifiers
 from rpz_auth_server.transport import sockets
 from rpz_auth_server.transport.grpc.administration_service import AdministrationService
 from rpz_auth_server.transport.grpc.app_service import AppService
+from rpz_auth_server.transport.grpc.patience import LONGEST, PatienceInterceptor
 from rpz_auth_server.transport.grpc.refusals import RefusalInterceptor
 from rpz_auth_server.transport.grpc.token_service import TokenService
 from rpz_auth_server.transport.grpc.verification_service import VerificationService
@@ -63,6 +65,20 @@ _OPTIONS: Sequence[tuple[str, Any]] = (
 )
 
 
+_MOST_CONNECTIONS = 20_000
+_OTHER_FILES = 256
+"""Descriptors for the database, for HTTPS and for what else a process opens."""
+
+
+def _most_connections() -> tuple[str, int]:
+    """How many are accepted: a flood of them must not take the descriptors that the rest needs."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = (
+        _MOST_CONNECTIONS if files == resource.RLIM_INFINITY else min(_MOST_CONNECTIONS, files - _OTHER_FILES)
+    )
+    return ("grpc.max_allowed_incoming_connections", max(1, most))
+
+
 def _sharing(connection_age: float | None) -> Sequence[tuple[str, Any]]:
     if connection_age is None:
         # Else a second server on the same port starts without an error and takes half of the calls.
@@ -82,6 +98,7 @@ class GrpcServer:
         trusted_proxies: Iterable[str] = (),
         streams_per_verifier: int = MOST,
         connection_age: float | None = None,
+        longest_call: float = LONGEST,
         traces: Traces | None = None,
     ) -> None:
         """Put the services together; nothing listens yet.
@@ -94,13 +111,15 @@ class GrpcServer:
             streams_per_verifier: That may be open at once.
             connection_age: For one of several workers on a port: seconds after which a connection is asked to
                 be made anew, on whichever of them.
+            longest_call: Seconds within which a unary call is complete, or refused.
             traces: Make spans of calls.
         """
         policies = {_HEALTH: rpz_auth.PUBLIC}
         if offer_reflection:
             policies[_REFLECTION] = rpz_auth.scopes(scope.APPS)
-        # Authentication comes first, so that nothing else runs for callers that are refused; refusals
-        # stand next to the handlers, whose exceptions they turn into status.
+        # Patience comes before authentication, which may wait for a message; authentication before all else,
+        # so that nothing else runs for callers that are refused; refusals stand next to the handlers, whose
+        # exceptions they turn into status.
         auth = rpz_auth.AuthInterceptor(
             LocalAuthority(authority),
             resource=authority.issuer,
@@ -112,14 +131,18 @@ class GrpcServer:
             on_refusal=_refusals_of(authority.limiter),
         )
         self._refusals = RefusalInterceptor(authority.limiter)
-        interceptors: list[grpc.aio.ServerInterceptor] = [auth, self._refusals]
+        interceptors: list[grpc.aio.ServerInterceptor] = [
+            PatienceInterceptor(longest_call),
+            auth,
+            self._refusals,
+        ]
         if traces is not None:
             interceptors.insert(0, traces.interceptor())  # so that a span has the decision, too
             auth.on_decision(traces.decided)
             self._refusals.refused = traces.decided
         self._server = grpc.aio.server(
             interceptors=interceptors,
-            options=[*_OPTIONS, *_sharing(connection_age)],
+            options=[*_OPTIONS, *_sharing(connection_age), _most_connections()],
         )
         self._connection_age = connection_age or 0.0
         self._port = 0
