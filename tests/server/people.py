@@ -9,7 +9,7 @@ import argon2
 from rpz_auth.address import Peer, parse_address
 from rpz_auth_server.crypto.passwords import Passwords
 from rpz_auth_server.domain.account import Role
-from rpz_auth_server.flows import accounts, sign_in
+from rpz_auth_server.flows import accounts, passwords, sign_in
 from rpz_auth_server.flows.accounts import AccountFields
 from rpz_auth_server.flows.person import Person
 from rpz_auth_server.flows.pipeline import Authority
@@ -39,7 +39,7 @@ async def a_person(authority: Authority, user_name: str = "bob", **fields: Any) 
 async def signed_in(authority: Authority, user_name: str = "bob", **fields: Any) -> SignedIn:
     """As `a_person`, with the cookie's value."""
     invited = await accounts.make_account(authority, user_name, AccountFields(**fields), actor="test")
-    return await accounts.choose_password(
+    return await passwords.choose_password(
         authority,
         account_id=invited.account.account_id,
         code=invited.code,

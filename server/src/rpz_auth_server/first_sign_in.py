@@ -14,7 +14,7 @@ from rpz_auth_server import files
 from rpz_auth_server.bootstrap import alone_with
 from rpz_auth_server.domain.account import Account, Role
 from rpz_auth_server.domain.refusal import RequestInvalid
-from rpz_auth_server.flows import accounts
+from rpz_auth_server.flows import accounts, passwords
 from rpz_auth_server.flows.accounts import AccountFields, Invited
 from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.flows.sign_in import SignInRefused
@@ -65,7 +65,7 @@ async def _read_good_code(authority: Authority, path: Path) -> str | None:
     if found is None:
         return None
     try:
-        await accounts.find_invited(authority, found[1], found[2], _HERE)
+        await passwords.find_invited(authority, found[1], found[2], _HERE)
     except SignInRefused:
         return None
     return f"{found[1]}.{found[2]}"

@@ -11,17 +11,20 @@ from rpz_auth.errors import Refusal
 from rpz_auth_server.domain.account import Role
 from rpz_auth_server.domain.app import AppKind
 from rpz_auth_server.domain.refusal import (
+    Conflict,
     NotFound,
     RateLimited,
     RequestInvalid,
     RightsInsufficient,
     ScopeInvalid,
 )
-from rpz_auth_server.flows import accounts, apps, sign_in
+from rpz_auth_server.flows import accounts, apps, passwords, sign_in
 from rpz_auth_server.flows.accounts import SETUP_LIFETIME, AccountFields
 from rpz_auth_server.flows.apps import AppFields
+from rpz_auth_server.flows.person import Person
 from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.flows.sign_in import Browser, SignedIn, SignInRefused
+from rpz_auth_server.storage.store import Commit
 from server.authority import ORDERS, FakeTime, TestAuthority, running_authority
 from server.people import (
     ELSEWHERE,
@@ -47,7 +50,7 @@ async def choose(flows: Authority, invited: accounts.Invited, **fields: Any) -> 
         "password": PASSWORD,
         "browser": ELSEWHERE,
     }
-    return await accounts.choose_password(flows, **{**given, **fields})
+    return await passwords.choose_password(flows, **{**given, **fields})
 
 
 async def test_invited_person_chooses_a_password_once(flows: Authority) -> None:
@@ -100,10 +103,10 @@ async def test_a143_changed_password_signs_every_other_browser_out(flows: Author
     here, there = await signed_in(flows), await sign_in_again(flows)
     newest = await sign_in.authenticate(flows, here.token, LOCAL.peer)
     with pytest.raises(SignInRefused):
-        await accounts.change_password(flows, newest, current="wrong", chosen="another good password")
+        await passwords.change_password(flows, newest, current="wrong", chosen="another good password")
     with pytest.raises(RequestInvalid):
-        await accounts.change_password(flows, newest, current=PASSWORD, chosen="short")
-    await accounts.change_password(flows, newest, current=PASSWORD, chosen="another good password")
+        await passwords.change_password(flows, newest, current=PASSWORD, chosen="short")
+    await passwords.change_password(flows, newest, current=PASSWORD, chosen="another good password")
     await sign_in.authenticate(flows, here.token, LOCAL.peer)
     with pytest.raises(SignInRefused):
         await sign_in.authenticate(flows, there.token, LOCAL.peer)
@@ -166,6 +169,110 @@ async def test_administrator_cannot_take_its_own_rights_away(flows: Authority) -
         await accounts.disable_account(flows, root, root.account.account_id)
     with pytest.raises(RightsInsufficient):
         await accounts.update_account(flows, root, root.account.account_id, AccountFields(role=Role.MEMBER))
+
+
+@pytest.fixture
+async def two(authority: TestAuthority, flows: Authority) -> tuple[Person, Person]:
+    """Two administrators, whose next two acts have both read what there is when the first one is written."""
+    both = await an_administrator(flows), await a_person(flows, "eve", role=Role.ADMINISTRATOR)
+    waiting = asyncio.Barrier(2)
+
+    async def meet(_commit: Commit) -> None:
+        if waiting.n_waiting or not met:
+            met.append(True)
+            await waiting.wait()
+
+    met: list[bool] = []
+    authority.store.before["commit"] = meet
+    return both
+
+
+async def demote(flows: Authority, maker: Person, whom: Person) -> None:
+    fields = AccountFields(role=Role.MEMBER)
+    await accounts.update_account(flows, maker, whom.account.account_id, fields)
+
+
+async def disable(flows: Authority, maker: Person, whom: Person) -> None:
+    await accounts.disable_account(flows, maker, whom.account.account_id)
+
+
+@pytest.mark.parametrize("first", [demote, disable])
+@pytest.mark.parametrize("second", [demote, disable])
+async def test_a128_of_two_administrators_who_act_on_each_other_at_once_one_remains(
+    flows: Authority, two: tuple[Person, Person], first: Any, second: Any
+) -> None:
+    root, eve = two
+    outcomes = await asyncio.gather(first(flows, root, eve), second(flows, eve, root), return_exceptions=True)
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["NoneType", "RightsInsufficient"]
+    remaining = [
+        account
+        for account in await flows.store.accounts(after="", limit=10)
+        if account.role is Role.ADMINISTRATOR and not account.disabled
+    ]
+    assert len(remaining) == 1
+    await sign_in_again(flows, remaining[0].user_name)
+
+
+async def test_a128_administrator_that_was_demoted_meanwhile_changes_nothing(
+    authority: TestAuthority, flows: Authority
+) -> None:
+    root, eve = await an_administrator(flows), await a_person(flows, "eve", role=Role.ADMINISTRATOR)
+    own = AccountFields(role=Role.ADMINISTRATOR, display_name="Eve again")
+
+    async def demoted_first(_commit: Commit) -> None:
+        authority.store.before.clear()
+        await demote(flows, root, eve)
+
+    for attempt in (
+        accounts.update_account(flows, eve, eve.account.account_id, own),
+        accounts.create_account(flows, eve, "new", AccountFields(role=Role.ADMINISTRATOR)),
+        accounts.invite_again(flows, eve, root.account.account_id),
+    ):
+        given = AccountFields(role=Role.ADMINISTRATOR)
+        await accounts.update_account(flows, root, eve.account.account_id, given)
+        authority.store.before["commit"] = demoted_first
+        with pytest.raises(RightsInsufficient):
+            await attempt
+    found = await flows.store.account(eve.account.account_id)
+    assert found is not None
+    assert (found.role, found.display_name) == (Role.MEMBER, "eve")
+    assert await flows.store.account_of_user("new") is None
+
+
+async def test_a143_password_and_sessions_change_in_one_commit(
+    authority: TestAuthority, flows: Authority
+) -> None:
+    here = await signed_in(flows)
+    await sign_in_again(flows)
+    root = await an_administrator(flows)
+    bob = here.person.account.account_id
+    acts = (
+        passwords.change_password(flows, here.person, current=PASSWORD, chosen="another good password"),
+        accounts.disable_account(flows, root, bob),
+    )
+    for act, left in zip(acts, (1, 0), strict=True):
+        before = authority.store.calls.count("commit")
+        await act
+        assert authority.store.calls.count("commit") == before + 1
+        assert len(await flows.store.sessions(bob)) == left
+
+
+async def test_a143_who_signs_in_while_the_password_changes_is_signed_out_or_refused(
+    authority: TestAuthority, flows: Authority
+) -> None:
+    here = await signed_in(flows)
+    slipped: list[SignedIn] = []
+
+    async def sign_in_first(_commit: Commit) -> None:
+        authority.store.before.clear()
+        slipped.append(await sign_in_again(flows))
+
+    authority.store.before["commit"] = sign_in_first
+    await passwords.change_password(flows, here.person, current=PASSWORD, chosen="another good password")
+    with pytest.raises(SignInRefused):
+        await sign_in.authenticate(flows, slipped[0].token, LOCAL.peer)
+    with pytest.raises(Conflict):  # of somebody who has proved to know the password before
+        await passwords.change_password(flows, here.person, current=PASSWORD, chosen="a third password")
 
 
 async def test_missing_account_is_not_found(flows: Authority) -> None:

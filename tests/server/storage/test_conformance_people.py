@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -91,6 +92,28 @@ async def test_unknown_people_give_nothing(store: Store) -> None:
     assert await store.sessions(unknown) == []
     assert await store.consents(unknown, after="", limit=10) == []
     assert await store.external_identities(unknown) == []
+
+
+async def test_a128_commit_counts_on_rows_that_are_as_they_were(store: Store) -> None:
+    bob, eve = an_account(), an_account(account_id=new_id(), user_name="eve")
+    await store.commit(Commit(rows=(bob, eve)))
+    later = replace(bob, version=2, display_name="Robert")
+    await store.commit(Commit(rows=(later,), unchanged=(eve,)))
+    for counted_on in (bob, replace(bob, version=3), an_account(account_id=new_id())):
+        with pytest.raises(Conflict):
+            await store.commit(Commit(rows=(replace(eve, version=2),), unchanged=(counted_on,)))
+    assert [await exists(store, row) for row in (later, eve)] == [True, True]
+
+
+async def test_a128_of_two_that_count_on_each_other_one_is_written(store: Store) -> None:
+    bob, eve = an_account(), an_account(account_id=new_id(), user_name="eve")
+    await store.commit(Commit(rows=(bob, eve)))
+    outcomes = await asyncio.gather(
+        store.commit(Commit(rows=(replace(bob, version=2),), unchanged=(eve,))),
+        store.commit(Commit(rows=(replace(eve, version=2),), unchanged=(bob,))),
+        return_exceptions=True,
+    )
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Conflict", "NoneType"]
 
 
 async def test_user_name_is_given_once(store: Store) -> None:

@@ -147,6 +147,11 @@ def check_password(password: str, *, user_name: str) -> None:
         raise RequestInvalid("a password does not repeat the same few characters")
 
 
+def hash_setup_code(code: str) -> str:
+    """What is stored of a one-time code; being random and of 256 bits it needs no slow hash."""
+    return hashlib.sha256(code.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def is_signed_in(session: Session, now: float) -> bool:
     """Tell whether a session was neither ended nor left alone for too long."""
     return session.ended_at is None and now < min(session.idle_expires_at, session.expires_at)

@@ -1,24 +1,23 @@
-"""Accounts of people: invited, given rights, disabled; and their passwords."""
+"""Accounts of people: invited, given rights, disabled.
+
+One administrator who can sign in always remains. Who changes an account is one when the change is committed,
+and never the one who loses something by it: so each change leaves at least its maker.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import hmac
 import secrets
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
-from rpz_auth.address import Peer
 from rpz_auth.caller import Caller
 
 from rpz_auth_server.crypto.handles import new_id
 from rpz_auth_server.domain import scope
-from rpz_auth_server.domain.account import Account, Role, check_password, read_user_name
+from rpz_auth_server.domain.account import Account, Role, hash_setup_code, read_user_name
 from rpz_auth_server.domain.event import Audit
 from rpz_auth_server.domain.name import check_name
 from rpz_auth_server.domain.refusal import (
-    ClientInvalid,
     Conflict,
     NotFound,
     RequestInvalid,
@@ -30,15 +29,7 @@ from rpz_auth_server.flows.person import Person
 from rpz_auth_server.flows.pipeline import Authority, retry_conflicts
 from rpz_auth_server.flows.revoke_subject import revoke_subject
 from rpz_auth_server.flows.rights import is_administrator
-from rpz_auth_server.flows.sign_in import (
-    Browser,
-    SignedIn,
-    SignInRefused,
-    check_current_password,
-    end_all_sessions,
-    end_other_sessions,
-    start_session,
-)
+from rpz_auth_server.flows.sign_in import sessions_to_end
 from rpz_auth_server.storage.store import Commit
 
 SETUP_LIFETIME = 3 * 86400.0
@@ -74,8 +65,18 @@ async def create_account(
         RightsInsufficient: The caller is no administrator.
         RequestInvalid: A field is not of its form, or the name is taken.
     """
-    check_administrator(caller)
-    return await make_account(authority, user_name, fields, actor=caller.subject, peer=str(caller.peer))
+
+    async def attempt() -> Invited:
+        return await make_account(
+            authority,
+            user_name,
+            fields,
+            actor=caller.subject,
+            peer=str(caller.peer),
+            granted_by=await _administrator(authority, caller),
+        )
+
+    return await retry_conflicts(attempt)
 
 
 async def make_account(
@@ -86,11 +87,13 @@ async def make_account(
     actor: str,
     peer: str = "",
     local: bool = False,
+    granted_by: Sequence[Account] = (),
 ) -> Invited:
     """Make an account without asking who wants it: the first start's, and a new outside identity's.
 
     Raises:
         RequestInvalid: A field is not of its form, or the name is taken.
+        Conflict: Who grants it was changed in this moment.
     """
     now = authority.store.now()
     name = read_user_name(user_name)
@@ -104,11 +107,12 @@ async def make_account(
     )
     account, code = _with_code(_apply(blank, fields), now, local=local)
     account = replace(account, version=1)
+    audit = _audit(actor, "account.create", account, peer)
     try:
-        await authority.store.commit(
-            Commit(rows=(account,), audit=(_audit(actor, "account.create", account, peer),))
-        )
+        await authority.store.commit(Commit(rows=(account,), unchanged=tuple(granted_by), audit=(audit,)))
     except Conflict:
+        if await authority.store.account_of_user(name) is None:
+            raise
         raise RequestInvalid(f"the user name {name} is taken") from None
     return Invited(account, code)
 
@@ -208,8 +212,8 @@ async def disable_account(authority: Authority, caller: Person, account_id: str)
         account_id,
         "account.disable",
         lambda account: replace(account, disabled=True, setup_hash=None, setup_expires_at=None),
+        signs_out=True,
     )
-    await end_all_sessions(authority, account_id)
     await revoke_subject(authority, caller, disabled.subject)
     return disabled
 
@@ -224,77 +228,6 @@ async def enable_account(authority: Authority, caller: Caller, account_id: str) 
     return await _change(
         authority, caller, account_id, "account.enable", lambda account: replace(account, disabled=False)
     )
-
-
-async def find_invited(authority: Authority, account_id: str, code: str, peer: Peer) -> Account:
-    """Let pass who holds the one-time code of an account, from where it is good.
-
-    Raises:
-        SignInRefused: Unknown, used, expired, or of another account: one answer.
-    """
-    account = await authority.store.account(account_id)
-    digest = _hash_code(code)
-    if (
-        account is None
-        or account.disabled
-        or account.setup_hash is None
-        or account.setup_expires_at is None
-        or authority.store.now() >= account.setup_expires_at
-        or not hmac.compare_digest(account.setup_hash, digest)
-        or (account.setup_local and not _is_local(peer))
-    ):
-        raise SignInRefused
-    return account
-
-
-async def choose_password(
-    authority: Authority, *, account_id: str, code: str, password: str, browser: Browser
-) -> SignedIn:
-    """Set the password of who holds the one-time code, which is used up, and sign in.
-
-    Raises:
-        SignInRefused: The code is good for nothing.
-        RequestInvalid: The password is too weak; the code stays good.
-        RateLimited: Too many codes were tried for this account or from this peer.
-    """
-    try:
-        with authority.limiter.guarded(f"code {account_id}", browser.peer), _counted():
-            account = await find_invited(authority, account_id, code, browser.peer)
-    except ClientInvalid:
-        raise SignInRefused from None
-    check_password(password, user_name=account.user_name)
-    changed = await _with_password(authority, account, password)
-    audit = _audit(account.subject, "account.choose_password", account, str(browser.peer))
-    try:
-        await authority.store.commit(Commit(rows=(changed,), audit=(audit,)))
-    except Conflict:  # a second use of the code was faster
-        raise SignInRefused from None
-    await end_all_sessions(authority, account_id)
-    return await start_session(authority, changed, browser, how="one-time code")
-
-
-@contextlib.contextmanager
-def _counted() -> Iterator[None]:
-    try:
-        yield
-    except SignInRefused:
-        raise ClientInvalid from None  # which the limiter counts
-
-
-async def change_password(authority: Authority, caller: Person, *, current: str, chosen: str) -> None:
-    """Change the caller's own password; every other browser is signed out.
-
-    Raises:
-        SignInRefused: The current one is another.
-        RequestInvalid: The new one is too weak.
-    """
-    account = caller.account
-    await check_current_password(authority, caller, current)
-    check_password(chosen, user_name=account.user_name)
-    changed = await _with_password(authority, account, chosen)
-    audit = _audit(account.subject, "account.change_password", account, str(caller.peer))
-    await authority.store.commit(Commit(rows=(changed,), audit=(audit,)))
-    await end_other_sessions(authority, caller)
 
 
 def check_administrator(caller: Caller) -> None:
@@ -313,20 +246,42 @@ async def _change(
     account_id: str,
     action: str,
     change: Callable[[Account], Account],
+    *,
+    signs_out: bool = False,
 ) -> Account:
-    check_administrator(caller)
-
     async def attempt() -> Account:
+        makers = await _administrator(authority, caller)
         account = await get_account(authority, caller, account_id)
         changed = change(account)
         if changed == account:
             return account
         changed = replace(changed, updated_at=authority.store.now(), version=account.version + 1)
-        audit = _audit(caller.subject, action, account, str(caller.peer))
-        await authority.store.commit(Commit(rows=(changed,), audit=(audit,)))
+        sessions = await sessions_to_end(authority, account_id) if signs_out else ()
+        await authority.store.commit(
+            Commit(
+                rows=(changed, *sessions),
+                unchanged=tuple(maker for maker in makers if maker.account_id != account_id),
+                audit=(_audit(caller.subject, action, account, str(caller.peer)),),
+            )
+        )
         return changed
 
     return await retry_conflicts(attempt)
+
+
+async def _administrator(authority: Authority, caller: Caller) -> Sequence[Account]:
+    """The account by which a caller may act, as it is now and must be when it has acted; none for an App's.
+
+    Raises:
+        RightsInsufficient: The caller is no administrator, or since it was let in not any more.
+    """
+    check_administrator(caller)
+    if not isinstance(caller, Person):
+        return ()
+    account = await authority.store.account(caller.account.account_id)
+    if account is None or account.disabled or account.role is not Role.ADMINISTRATOR:
+        raise RightsInsufficient("you are no administrator any more")
+    return (account,)
 
 
 def _apply(account: Account, fields: AccountFields) -> Account:
@@ -353,35 +308,12 @@ def _apply(account: Account, fields: AccountFields) -> Account:
     )
 
 
-async def _with_password(authority: Authority, account: Account, password: str) -> Account:
-    password_hash, key_number = await authority.passwords.hash(password)
-    return replace(
-        account,
-        password_hash=password_hash,
-        key_number=key_number,
-        setup_hash=None,
-        setup_expires_at=None,
-        setup_local=False,
-        updated_at=authority.store.now(),
-        version=account.version + 1,
-    )
-
-
 def _with_code(account: Account, now: float, *, local: bool) -> tuple[Account, str]:
     code = secrets.token_urlsafe(32)
     invited = replace(
-        account, setup_hash=_hash_code(code), setup_expires_at=now + SETUP_LIFETIME, setup_local=local
+        account, setup_hash=hash_setup_code(code), setup_expires_at=now + SETUP_LIFETIME, setup_local=local
     )
     return invited, code
-
-
-def _hash_code(code: str) -> str:
-    # A random code of 256 bits needs no slow hash.
-    return hashlib.sha256(code.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _is_local(peer: Peer) -> bool:
-    return peer.unix or (peer.address is not None and peer.address.is_loopback)
 
 
 def _audit(actor: str, action: str, account: Account, peer: str) -> Audit:

@@ -12,7 +12,7 @@ from rpz_auth_server.domain.refusal import Conflict, NotFound, RequestInvalid
 from rpz_auth_server.flows import accounts
 from rpz_auth_server.flows.accounts import AccountFields
 from rpz_auth_server.flows.person import Person
-from rpz_auth_server.flows.pipeline import Authority
+from rpz_auth_server.flows.pipeline import Authority, retry_conflicts
 from rpz_auth_server.flows.sign_in import Browser, SignedIn, SignInRefused, start_session
 from rpz_auth_server.storage.store import Commit
 
@@ -85,18 +85,24 @@ async def unlink(authority: Authority, caller: Person, linked_id: str) -> None:
         NotFound: There is none, or it is somebody else's.
         RequestInvalid: The caller could not sign in any more.
     """
-    linked = await list_identities(authority, caller)
-    found = next((one for one in linked if one.identity_id == linked_id), None)
-    if found is None:
-        raise NotFound
-    if len(linked) == 1 and caller.account.password_hash is None:
-        raise RequestInvalid("this is the only way to sign in to your account; have a password made first")
-    await authority.store.commit(
-        Commit(
-            rows=(replace(found, account_id=None, version=found.version + 1),),
-            audit=(_audit(caller.subject, "account.unlink", found.issuer, str(caller.peer)),),
-        )
-    )
+
+    async def attempt() -> None:
+        account = await authority.store.account(caller.account.account_id)
+        linked = await list_identities(authority, caller)
+        found = next((one for one in linked if one.identity_id == linked_id), None)
+        if account is None or found is None:
+            raise NotFound
+        if len(linked) == 1 and account.password_hash is None:
+            raise RequestInvalid(
+                "this is the only way to sign in to your account; have a password made first"
+            )
+        # The account is written as well: of two links that go at once, the second is looked at anew.
+        touched = replace(account, updated_at=authority.store.now(), version=account.version + 1)
+        unlinked = replace(found, account_id=None, version=found.version + 1)
+        audit = _audit(caller.subject, "account.unlink", found.issuer, str(caller.peer))
+        await authority.store.commit(Commit(rows=(touched, unlinked), audit=(audit,)))
+
+    await retry_conflicts(attempt)
 
 
 async def _link(

@@ -194,23 +194,24 @@ async def end_session(authority: Authority, caller: Person, session_id: str) -> 
 
 async def end_other_sessions(authority: Authority, caller: Person) -> int:
     """Sign the caller out everywhere but here; return of how many browsers."""
-    return await _end_sessions(authority, caller.account.account_id, kept=caller.session.session_id)
 
-
-async def end_all_sessions(authority: Authority, account_id: str) -> int:
-    """Sign somebody out everywhere; return of how many browsers."""
-    return await _end_sessions(authority, account_id, kept="")
-
-
-async def _end_sessions(authority: Authority, account_id: str, *, kept: str) -> int:
     async def attempt() -> int:
-        now = authority.store.now()
-        found = [one for one in await authority.store.sessions(account_id) if one.session_id != kept]
-        if found:
-            await authority.store.commit(Commit(rows=tuple(ended(session, now) for session in found)))
-        return len(found)
+        rows = await sessions_to_end(authority, caller.account.account_id, kept=caller.session.session_id)
+        if rows:
+            await authority.store.commit(Commit(rows=tuple(rows)))
+        return len(rows)
 
     return await retry_conflicts(attempt)
+
+
+async def sessions_to_end(authority: Authority, account_id: str, *, kept: str = "") -> Sequence[Session]:
+    """What to write to sign somebody out everywhere, or everywhere but in one session.
+
+    With the account's own row in the same commit no session that begins in this moment slips through.
+    """
+    now = authority.store.now()
+    found = await authority.store.sessions(account_id)
+    return [ended(session, now) for session in found if session.session_id != kept]
 
 
 def ended(session: Session, now: float) -> Session:

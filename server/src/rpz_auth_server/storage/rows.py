@@ -116,6 +116,7 @@ class Table(Generic[R]):
         # S608: nothing of these texts comes from outside this module.
         self.select = f"SELECT {listed} FROM {name} "  # noqa: S608 - see above
         self.select_one = f"{self.select}WHERE {key} = ?"
+        self._select_version = f"SELECT version FROM {name} WHERE {key} = ?"  # noqa: S608 - see above
         self.load: Callable[[tuple[Any, ...]], R] = (
             functools.lru_cache(_KEPT)(self._load) if rarely_changes else self._load
         )
@@ -151,6 +152,16 @@ class Table(Generic[R]):
             values = [*changing, *self._dump(row, self._same), row.version - 1]
             result = yield self._update, values
         if result.count != 1:
+            raise Conflict
+
+    def check(self, row: R) -> Steps[None]:
+        """Go on if a row is still in its version; all that write take turns, so it stays there to the end.
+
+        Raises:
+            Conflict: It is not.
+        """
+        found = yield self._select_version, [getattr(row, self.key)]
+        if found.row != (row.version,):
             raise Conflict
 
     def observe(self, key: str, change: str, condition: str, values: tuple[Any, ...]) -> Statement:
@@ -304,3 +315,12 @@ def write(row: Row) -> Steps[None]:
         Conflict: The table does not hold what this version follows.
     """
     return TABLES[type(row)].write(row)
+
+
+def check(row: Row) -> Steps[None]:
+    """Go on if a row is still in its version.
+
+    Raises:
+        Conflict: It is not.
+    """
+    return TABLES[type(row)].check(row)

@@ -38,6 +38,7 @@ from rpz_auth_server.storage.rows import (
     R,
     Table,
     app_conditions,
+    check,
     write,
 )
 from rpz_auth_server.storage.steps import Steps, T, Work, sql
@@ -271,7 +272,8 @@ class SqlStore(abc.ABC):
 
     async def commit(self, commit: Commit) -> None:
         """See `Store.commit`."""
-        if len(commit.rows) == 1 and not commit.events and not commit.audit:  # all that is frequent
+        if len(commit.rows) == 1 and not (commit.unchanged or commit.events or commit.audit):
+            # All that is frequent.
             await self._write(partial(_write_row, commit.rows[0]), single=True)
         else:
             await self._write(partial(_write, commit), announce=bool(commit.events))
@@ -322,6 +324,8 @@ def _write_row(row: Row, _now: float) -> Steps[None]:
 
 
 def _write(commit: Commit, now: float) -> Steps[None]:
+    for row in commit.unchanged:
+        yield from check(row)
     # Apps and accounts first: the other rows refer to them.
     for row in sorted(commit.rows, key=lambda row: not isinstance(row, App | Account)):
         yield from write(row)

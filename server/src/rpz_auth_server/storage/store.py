@@ -49,6 +49,8 @@ class Commit:
     """
 
     rows: tuple[Row, ...] = ()
+    unchanged: tuple[Row, ...] = ()
+    """Rows that must still be in their versions, since what is written was decided by them."""
     events: tuple[Change, ...] = ()
     audit: tuple[Audit, ...] = ()
 
@@ -226,7 +228,7 @@ class Store(Protocol):
         """Write durably. Runs to its end also when the caller is cancelled.
 
         Raises:
-            Conflict: A row was not in the version that the commit replaces; nothing was written.
+            Conflict: A row was not in the version that the commit replaces or counts on; nothing was written.
         """
         ...
 

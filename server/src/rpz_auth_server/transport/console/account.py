@@ -11,7 +11,7 @@ from starlette.routing import BaseRoute, Route
 
 from rpz_auth_server.domain.app import App
 from rpz_auth_server.domain.refusal import RateLimited
-from rpz_auth_server.flows import accounts, consents, sign_in
+from rpz_auth_server.flows import consents, passwords, sign_in
 from rpz_auth_server.flows.external_identities import list_identities
 from rpz_auth_server.flows.sign_in import SignInRefused
 from rpz_auth_server.transport.console import cookies
@@ -65,7 +65,7 @@ class AccountPages:
         if form.one("chosen") != form.one("again"):
             return await self._show(visit, wrong="the two new passwords differ")
         try:
-            await accounts.change_password(
+            await passwords.change_password(
                 self.desk.authority, visit.person, current=form.one("current"), chosen=form.one("chosen")
             )
         except SignInRefused:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from rpz_auth_server.domain.refusal import RateLimited, RequestInvalid
-from rpz_auth_server.flows import accounts, sign_in
+from rpz_auth_server.flows import passwords, sign_in
 from rpz_auth_server.flows.sign_in import Browser, SignedIn, SignInRefused
 from rpz_auth_server.transport.console import cookies, show
 from rpz_auth_server.transport.console.desk import HOME, SIGN_IN, Desk, Visit
@@ -105,7 +105,7 @@ class SignInPages:
         if password != form.one("again"):
             return self.desk.anonymous(request, "welcome.html", wrong="the two passwords differ", status=400)
         try:
-            signed_in = await accounts.choose_password(
+            signed_in = await passwords.choose_password(
                 self.desk.authority,
                 account_id=account_id,
                 code=code,
