@@ -92,6 +92,20 @@ def test_nothing_passes_before_the_authority_has_spoken() -> None:
     assert answer.denied_response.status.code == 503
 
 
+def test_it_starts_without_its_authority_unless_it_only_refuses(caplog: pytest.LogCaptureFixture) -> None:
+    class Silent(FakeAuthority):
+        def wait(self, timeout: float) -> None:
+            raise rpz_auth.BackendUnavailable(f"nobody said a word for {timeout:g} s")
+
+    with ExtAuthz(Silent(), resource=RESOURCE, policies=POLICIES, start_timeout=0.1):
+        assert "starts without its authority: nobody said a word for 0.1 s" in caplog.text
+    strict = ExtAuthz(Silent(), resource=RESOURCE, policies=POLICIES, when_stale=rpz_auth.REFUSE)
+    with pytest.raises(rpz_auth.BackendUnavailable), strict:
+        pass
+    with ExtAuthz(FakeAuthority(), resource=RESOURCE, policies=POLICIES) as guard:
+        assert guard.status().state is rpz_auth.State.FRESH
+
+
 @pytest.mark.parametrize(
     "options",
     [

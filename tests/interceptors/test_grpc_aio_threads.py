@@ -123,7 +123,9 @@ async def test_a98_a_thread_can_end_its_call_and_cannot_take_that_back(
 ) -> None:
     def function(request: Any, context: grpc.ServicerContext) -> bytes:
         if shape.streams_request:
-            assert list(request) == [b"message"]  # a client that still sends may be told INTERNAL, by grpc itself
+            assert list(request) == [
+                b"message"
+            ]  # a client that still sends may be told INTERNAL, by grpc itself
         with contextlib.suppress(Exception) if swallow else contextlib.nullcontext():
             end(context)
         return b"answer"

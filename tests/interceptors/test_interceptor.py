@@ -670,15 +670,15 @@ def test_status_tells_state_and_age_and_every_change_is_logged(caplog: pytest.Lo
         state=rpz_auth.State.STARTING, age=math.inf, streams=0, observed={}
     )
     authority.start()
-    auth._watchman.look()
+    auth._lifecycle._watchman.look()
     assert auth.status().state is rpz_auth.State.FRESH
     authority.cut_off()
     now += 7
     assert (auth.status().state, auth.status().age) == (rpz_auth.State.STALE, 7.0)
     for _ in range(3):
-        auth._watchman.look()
+        auth._lifecycle._watchman.look()
     authority.restore()
-    auth._watchman.look()
+    auth._lifecycle._watchman.look()
     assert [record.getMessage() for record in caplog.records] == [
         "rpz-auth: https://matrix is up to date with its authority (was starting)",
         "rpz-auth: https://matrix has heard nothing of its authority for 7.0 s (stale)",

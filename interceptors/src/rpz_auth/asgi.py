@@ -28,8 +28,9 @@ from rpz_auth.authority import Authority, decider_for
 from rpz_auth.caller import CURRENT, Admission
 from rpz_auth.credentials import OWN_KEY, STANDARD_KEY
 from rpz_auth.decide import Asking, Metadata, run_async
-from rpz_auth.errors import BackendUnavailable, Internal, Refusal
-from rpz_auth.health import AuthStatus, Watchman, state_of
+from rpz_auth.errors import Internal, Refusal
+from rpz_auth.health import AuthStatus
+from rpz_auth.lifecycle import START_TIMEOUT, Lifecycle
 from rpz_auth.observe import Observer
 from rpz_auth.paths import WEBSOCKET, PathTable
 from rpz_auth.policy import Demand, Policy
@@ -37,9 +38,6 @@ from rpz_auth.running import RunningStreams
 from rpz_auth.staleness import CHECK, Mode, WhenStale
 
 _log = logging.getLogger("rpz_auth")
-
-START_TIMEOUT = 30.0
-"""Seconds that the start of the application waits for the authority."""
 
 
 class AuthMiddleware:
@@ -86,14 +84,21 @@ class AuthMiddleware:
         self.policies = PathTable(policies)
         self._app = app
         self._authority = authority
-        self._resource = resource
         self._decider = decider_for(authority, resource=resource, trusted_proxies=trusted_proxies)
         self._streams = RunningStreams(self._decider, authority.ask)
         self._when_stale = when_stale
         self._query_token = query_token
         self._observer = Observer() if observe else None
-        self._watchman = Watchman(authority.view, resource)
-        self._start_timeout = start_timeout
+        self._lifecycle = Lifecycle(
+            authority,
+            self._decider,
+            resource=resource,
+            policies=self.policies,
+            needs_authority=when_stale.mode is Mode.REFUSE,
+            streams=self._streams,
+            observer=self._observer,
+            timeout=start_timeout,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, one websocket, or the life of the application."""
@@ -167,13 +172,7 @@ class AuthMiddleware:
 
     def status(self) -> AuthStatus:
         """How this service stands with its authority."""
-        view = self._authority.view
-        return AuthStatus(
-            state=state_of(view),
-            age=view.age,
-            streams=len(self._streams),
-            observed={} if self._observer is None else self._observer.counts,
-        )
+        return self._lifecycle.status()
 
     def _living(self, receive: Receive) -> Receive:
         """Start before the application does, and stop behind it."""
@@ -195,26 +194,11 @@ class AuthMiddleware:
             ConfigurationError: The authority refuses this service's verifier file.
             BackendUnavailable: It could not be reached, and nothing may pass without it.
         """
-        _log.info("rpz-auth protects %s:\n%s", self._resource, self.policies)
-        if self._observer is not None:
-            _log.warning("rpz-auth only observes: %s is NOT protected", self._resource)
-        self._authority.start()
-        try:
-            self._authority.wait(self._start_timeout)
-        except BackendUnavailable as error:
-            if self._when_stale.mode is Mode.REFUSE:
-                self._authority.close()
-                raise
-            _log.error("rpz-auth: %s starts without its authority: %s", self._resource, error)
-        except BaseException:
-            self._authority.close()
-            raise
-        self._watchman.start()
+        self._lifecycle.start()
 
     def stop(self) -> None:
         """Let go of the authority."""
-        self._watchman.stop()
-        self._authority.close()
+        self._lifecycle.stop()
 
 
 def _route_path(scope: Scope) -> str:

@@ -29,15 +29,16 @@ from rpz_auth.address import UNKNOWN, Peer, parse_address
 from rpz_auth.authority import Authority, decider_for
 from rpz_auth.decide import Decision, Metadata, run, run_async
 from rpz_auth.errors import ConfigurationError, Internal, Refusal
+from rpz_auth.health import AuthStatus
+from rpz_auth.lifecycle import START_TIMEOUT, Lifecycle
 from rpz_auth.policy import CLIENT, Policy, read_policies
-from rpz_auth.staleness import CHECK, WhenStale, WhenStaleTable
+from rpz_auth.staleness import CHECK, Mode, WhenStale
 
 _log = logging.getLogger("rpz_auth")
 
 SERVICE = "envoy.service.auth.v3.Authorization"
 ROUTE = "rpz_auth_route"
 """The context extension by which a route of Envoy's names its policy."""
-START_TIMEOUT = 30.0
 _DNS_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.?", re.ASCII)
 
 
@@ -54,6 +55,7 @@ class ExtAuthz:
         routes: Mapping[str, Policy] | None = None,
         trusted_proxies: Iterable[str] = (),
         when_stale: WhenStale = CHECK,
+        start_timeout: float = START_TIMEOUT,
     ) -> None:
         """Decide for the named services; arguments as in `AuthInterceptor`, and `routes`.
 
@@ -66,6 +68,7 @@ class ExtAuthz:
                 context extension `rpz_auth_route` to its policy.
             trusted_proxies: Those in front of Envoy, whose `x-forwarded-for` is believed.
             when_stale: What becomes of requests while the authority is silent.
+            start_timeout: Seconds that entering waits for the authority's first word.
 
         Raises:
             ConfigurationError: As in `AuthInterceptor`.
@@ -77,9 +80,16 @@ class ExtAuthz:
         if not self.policies and not self.routes:
             raise ConfigurationError("name what Envoy will ask about, by services, policies or routes")
         self._authority = authority
-        self._resource = resource
-        self._when_stale = WhenStaleTable(when_stale, self.policies).of("")
+        self._when_stale = when_stale
         self._decider = decider_for(authority, resource=resource, trusted_proxies=trusted_proxies)
+        self._lifecycle = Lifecycle(
+            authority,
+            self._decider,
+            resource=resource,
+            policies=self.policies,
+            needs_authority=when_stale.mode is Mode.REFUSE,
+            timeout=start_timeout,
+        )
 
     def add_to(self, server: grpc.Server | grpc.aio.Server) -> None:
         """Register with a server of either stack."""
@@ -93,25 +103,23 @@ class ExtAuthz:
         server.add_generic_rpc_handlers((handlers,))
 
     def __enter__(self) -> Self:
-        """Connect, and wait for the first snapshot.
+        """Connect, and wait for the first snapshot; as `AuthInterceptor` does.
 
         Raises:
             ConfigurationError: The authority refuses the verifier file.
-            BackendUnavailable: The authority could not be reached.
+            BackendUnavailable: It could not be reached, and nothing may pass without it.
         """
-        _log.info("rpz-auth protects %s behind Envoy:\n%s", self._resource, self.policies)
-        self._authority.start()
-        try:
-            self._authority.wait(START_TIMEOUT)
-        except BaseException:
-            self._authority.close()
-            raise
+        self._lifecycle.start()
         return self
 
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        self._authority.close()
+        self._lifecycle.stop()
+
+    def status(self) -> AuthStatus:
+        """How this server stands with its authority."""
+        return self._lifecycle.status()
 
     def _check(self, request: pb.CheckRequest, _context: Any) -> pb.CheckResponse:
         try:

@@ -19,9 +19,10 @@ from rpz_auth.authority import Authority, decider_for
 from rpz_auth.caller import Admission, Caller
 from rpz_auth.census import Census
 from rpz_auth.decide import run, run_async
-from rpz_auth.errors import BackendUnavailable, ConfigurationError, Reason, Refusal
+from rpz_auth.errors import ConfigurationError, Reason, Refusal
 from rpz_auth.grpc_aio_context import CallContext
-from rpz_auth.health import AuthStatus, Watchman, state_of
+from rpz_auth.health import AuthStatus
+from rpz_auth.lifecycle import START_TIMEOUT, Lifecycle
 from rpz_auth.observe import Observer
 from rpz_auth.policy import CLIENT, Policy, read_policies
 from rpz_auth.running import End, Lease, RunningStreams
@@ -29,8 +30,6 @@ from rpz_auth.staleness import CHECK, WhenStale, WhenStaleTable
 
 _log = logging.getLogger("rpz_auth")
 
-START_TIMEOUT = 30.0
-"""Seconds that `with interceptor:` waits for the authority."""
 CANCEL_AFTER = 0.03
 """Seconds after which a stream on a synchronous server whose credential has ended is cancelled."""
 
@@ -96,10 +95,17 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
         self._streams = RunningStreams(self._decider, authority.ask)
         self._observer = Observer() if observe else None
         self._census = Census()
-        self._watchman = Watchman(authority.view, resource)
-        self._start_timeout = start_timeout
+        self._lifecycle = Lifecycle(
+            authority,
+            self._decider,
+            resource=resource,
+            policies=self.policies,
+            needs_authority=self._when_stale.only_refuses,
+            streams=self._streams,
+            observer=self._observer,
+            timeout=start_timeout,
+        )
         self._guarded: dict[tuple[str, _Wrap], tuple[Handler | None, Handler]] = {}
-        self._resource = resource
         self._on_refusal = on_refusal
         self._on_decision: tuple[OnDecision, ...] = ()
 
@@ -196,14 +202,7 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
 
     def status(self) -> AuthStatus:
         """How this service stands with its authority."""
-        view = self._authority.view
-        return AuthStatus(
-            state=state_of(view),
-            age=view.age,
-            streams=len(self._streams),
-            verifications=self._decider.verifications,
-            observed={} if self._observer is None else self._observer.counts,
-        )
+        return self._lifecycle.status()
 
     def __enter__(self) -> Self:
         """Connect, and wait up to `start_timeout` for the first snapshot.
@@ -215,21 +214,7 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
             ConfigurationError: The authority refuses this service's verifier file.
             BackendUnavailable: The authority could not be reached.
         """
-        _log.info("rpz-auth protects %s:\n%s", self._resource, self.policies)
-        if self._observer is not None:
-            _log.warning("rpz-auth only observes: %s is NOT protected", self._resource)
-        self._authority.start()
-        try:
-            self._authority.wait(self._start_timeout)
-        except BackendUnavailable as error:
-            if self._when_stale.only_refuses:
-                self._authority.close()
-                raise
-            _log.error("rpz-auth: %s starts without its authority: %s", self._resource, error)
-        except BaseException:
-            self._authority.close()
-            raise
-        self._watchman.start()
+        self._lifecycle.start()
         return self
 
     def __exit__(
@@ -238,7 +223,7 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
         _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        self._close()
+        self._lifecycle.stop()
 
     async def __aenter__(self) -> Self:
         """As `__enter__`, without blocking the loop."""
@@ -250,11 +235,7 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
         _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        await asyncio.to_thread(self._close)
-
-    def _close(self) -> None:
-        self._watchman.stop()
-        self._authority.close()
+        await asyncio.to_thread(self._lifecycle.stop)
 
 
 def peer_of(context: Any) -> Peer:
