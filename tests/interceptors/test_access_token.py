@@ -201,6 +201,12 @@ def test_a32_another_algorithm_on_the_same_kid_is_refused(alg: str) -> None:
     refuse(token(header={**HEADER, "alg": alg}))
 
 
+def test_a32_no_key_is_looked_up_for_another_algorithm() -> None:
+    with pytest.raises(TokenInvalid) as raised:
+        verify(token(header={**HEADER, "alg": "HS256", "kid": "unknown"}))
+    assert raised.type is TokenInvalid  # an unknown key would be asked for
+
+
 @pytest.mark.parametrize("alg", ["RS256", "PS256", "ES256"])
 def test_a32_an_rsa_signature_is_refused_under_any_name(alg: str) -> None:
     stranger = rsa.generate_private_key(public_exponent=65537, key_size=2048)

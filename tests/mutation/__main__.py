@@ -36,14 +36,17 @@ EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 LIBRARY, SERVER = "interceptors/src/rpz_auth", "server/src/rpz_auth_server"
 PARTS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
     "library": ([f"{LIBRARY}/*.py"], ["tests/interceptors"]),
-    "server": (
-        [f"{SERVER}/{folder}/*.py" for folder in ("domain", "crypto", "flows", "live", "transport/grpc")]
-        + [f"{SERVER}/transport/{name}.py" for name in ("clients", "tls")]
-        + [f"{SERVER}/transport/{folder}/*.py" for folder in ("oauth", "http", "console")],
-        [
-            f"tests/server/{folder}"
-            for folder in ("domain", "crypto", "flows", "live", "transport", "test_keys_command.py")
-        ],
+    "rules": (
+        [f"{SERVER}/{folder}/*.py" for folder in ("domain", "crypto")],
+        [f"tests/server/{folder}" for folder in ("domain", "crypto")],
+    ),
+    "flows": (
+        [f"{SERVER}/{folder}/*.py" for folder in ("flows", "live")],
+        [f"tests/server/{place}" for place in ("flows", "live", "transport/test_oauth_token.py")],
+    ),
+    "transport": (
+        [f"{SERVER}/transport/{place}.py" for place in ("*", "grpc/*", "oauth/*", "http/*", "console/*")],
+        ["tests/server/transport"],
     ),
 }
 """Where guards stand, and the tests that hold them; not those of whole processes, which take minutes."""

@@ -30,6 +30,7 @@ from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.handover import end_when_moved, patiently, wait_for_move
 from rpz_auth_server.live.collector import collect_forever
 from rpz_auth_server.live.dns import Dns
+from rpz_auth_server.live.endings import tell_forever
 from rpz_auth_server.live.expiry import warn_forever
 from rpz_auth_server.live.hub import Hub
 from rpz_auth_server.live.keyring import follow_keyring
@@ -347,6 +348,7 @@ def _background_work(
     yield keep_keys_forever(authority)
     yield share_forever(Sharing(authority.store, authority.limiter))
     yield record_forever(authority.store, authority.uses)
+    yield tell_forever(authority)
     yield warn_forever(authority)
     if KEYRING_VARIABLE not in environ:
         yield follow_keyring(settings.keyring_path, authority.keyring)

@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from rpz.auth.v1 import app_service_pb2 as pb
 from rpz.auth.v1 import token_service_pb2 as token_pb
 from rpz_auth.errors import Reason
+from rpz_auth_server.live.endings import tell
 from rpz_auth_server.live.expiry import warn
 from server.authority import ORDERS, STOCK, Client, TestAuthority, outcome, refusal
 from server.oauth import for_itself
@@ -363,6 +364,28 @@ async def test_r211_access_token_of_an_app_for_itself_never_outlives_its_secret(
     assert await authority.is_alive(answer["access_token"])
     await authority.advance(1)
     assert not await authority.is_alive(answer["access_token"])
+
+
+async def test_r211_what_an_old_one_has_brought_ends_with_its_overlap(authority: TestAuthority) -> None:
+    client = await authority.create_client()
+    token = await authority.create_api_token(client.app_id, ["orders.read"], [ORDERS])
+    by_secret = (await for_itself(authority, client)).json()["access_token"]
+    by_token = await access_token_of(authority, client.app_id, token.api_token)
+    await rotate_secret(authority, client.app_id, overlap=Duration(seconds=60))
+    rotation = token_pb.RotateApiTokenRequest(app_id=client.app_id, api_token_id=token.record.api_token_id)
+    rotation.overlap.seconds = 60
+    await authority.admin.tokens.RotateApiToken(rotation)
+    began = authority.store.now()
+    await authority.advance(59)
+    told = await tell(authority.authority, began)
+    assert [await authority.is_alive(old) for old in (by_secret, by_token)] == [True, True]
+    await authority.advance(1)
+    told = await tell(authority.authority, told)
+    assert [await authority.is_alive(old) for old in (by_secret, by_token)] == [False, False]
+    authority.store.calls.clear()
+    await tell(authority.authority, began)  # as after a start, or in another process
+    assert "commit" not in authority.store.calls
+    assert told == authority.store.now()
 
 
 # Warnings

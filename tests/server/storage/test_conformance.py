@@ -880,6 +880,25 @@ async def test_what_expires_is_found_by_its_deadline(store: Store) -> None:
     assert await store.expiring(now + 15, limit=10) == soon[:1]
 
 
+async def test_what_has_ended_is_found_by_its_deadline_unless_it_was_revoked(store: Store) -> None:
+    now = store.now()
+    ended: list[ClientSecret | ApiToken] = [
+        a_secret(expires_at=now - 30),
+        an_api_token(expires_at=now - 20),
+        a_secret(expires_at=now - 10),
+        an_api_token(expires_at=now),
+    ]
+    others: list[ClientSecret | ApiToken] = [
+        a_secret(expires_at=now - 20, revoked_at=now - 25),
+        a_secret(expires_at=now + 1),
+        an_api_token(expires_at=None),
+    ]
+    await store.commit(Commit(rows=(an_app(), *ended, *others)))
+    assert await store.ended(now - 31, now, limit=10) == ended
+    assert await store.ended(now - 30, now - 10, limit=10) == ended[1:3]
+    assert await store.ended(now - 31, now, limit=2) == ended[:2]
+
+
 async def test_request_id_stands_for_one_creation_until_it_is_forgotten(store: Store) -> None:
     creation = Creation(request_key="k", content="c", object_id="o", created_at=store.now())
     assert await store.creation("k") is None

@@ -9,7 +9,7 @@ from functools import partial
 from rpz_auth.errors import ConfigurationError
 
 from rpz_auth_server.domain.account import Account, Consent, ExternalIdentity, Session
-from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret
+from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret, deadline
 from rpz_auth_server.domain.creation import Creation
 from rpz_auth_server.domain.event import AuditRecord, Cursor, Event, StoredSnapshot
 from rpz_auth_server.domain.grant import Grant, GrantState
@@ -167,6 +167,17 @@ class SqlStore(abc.ABC):
         values = (self.now(), before, limit)
         secrets = await self._select(CLIENT_SECRETS, condition, *values)
         return [*secrets, *await self._select(API_TOKENS, condition, *values)]
+
+    async def ended(self, since: float, until: float, *, limit: int) -> Sequence[ClientSecret | ApiToken]:
+        """See `Store.ended`."""
+        end = "coalesce(revoked_at, expires_at)"
+        condition = f"WHERE {end} > ? AND {end} <= ? AND revoked_at IS NULL ORDER BY {end} LIMIT ?"
+        values = (since, until, limit)
+        both: list[ClientSecret | ApiToken] = [
+            *await self._select(CLIENT_SECRETS, condition, *values),
+            *await self._select(API_TOKENS, condition, *values),
+        ]
+        return sorted(both, key=deadline)[:limit]
 
     async def record_uses(self, uses: Sequence[Use]) -> None:
         """See `Store.record_uses`."""

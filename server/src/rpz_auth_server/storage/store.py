@@ -138,6 +138,13 @@ class Store(Protocol):
         """Up to `limit` secrets and as many API tokens that are live and end before a time."""
         ...
 
+    async def ended(self, since: float, until: float, *, limit: int) -> Sequence[ClientSecret | ApiToken]:
+        """Up to `limit` secrets or API tokens whose deadline was after `since` and not after `until`.
+
+        Those that were not revoked; the earliest first.
+        """
+        ...
+
     async def record_uses(self, uses: Sequence[Use]) -> None:
         """Note when secrets and API tokens were used last; an earlier use never replaces a later one."""
         ...
