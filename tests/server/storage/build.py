@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from rpz_auth_server.audit_chain import Chain
 from rpz_auth_server.domain.account import (
     Account,
     Consent,
@@ -16,9 +18,11 @@ from rpz_auth_server.domain.account import (
     identity_id,
 )
 from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret, SignIn
+from rpz_auth_server.domain.event import AuditRecord
 from rpz_auth_server.domain.grant import Grant, GrantState
 from rpz_auth_server.domain.key import SealedKey
 from rpz_auth_server.domain.pushed_request import PushedRequest
+from rpz_auth_server.storage.audit import link_of
 from rpz_auth_server.storage.steps import Steps, Work, sql
 
 NOW = 1_700_000_000.25
@@ -203,3 +207,9 @@ def statement(text: str, *values: Any) -> Work[int]:
         return result.count
 
     return work
+
+
+def find_break(records: Iterable[AuditRecord]) -> int | None:
+    """The sequence of the first record that does not follow from the one before; None if all do."""
+    chain = Chain()
+    return next((record.sequence for record in records if not chain.follows(link_of(record))), None)

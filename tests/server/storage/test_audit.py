@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from rpz_auth_server.domain.event import Audit, AuditRecord
 from rpz_auth_server.storage import audit, file
-from server.storage.build import NOW
+from server.storage.build import NOW, find_break
 
 
 @pytest.fixture
@@ -22,9 +22,9 @@ def records() -> list[AuditRecord]:
 
 
 def test_untouched_chain_holds(records: list[AuditRecord]) -> None:
-    assert audit.find_break(records) is None
-    assert audit.find_break(records[2:]) is None
-    assert audit.find_break([]) is None
+    assert find_break(records) is None
+    assert find_break(records[2:]) is None
+    assert find_break([]) is None
 
 
 @pytest.mark.parametrize("place", range(4))
@@ -39,8 +39,8 @@ def test_record_that_was_changed_is_found(records: list[AuditRecord], place: int
         replace(old, recorded_at=NOW - 1),
         replace(old, digest=bytes(32)),
     ):
-        assert audit.find_break([*records[:place], changed, *records[place + 1 :]]) == old.sequence
+        assert find_break([*records[:place], changed, *records[place + 1 :]]) == old.sequence
 
 
 def test_record_that_was_taken_out_is_found(records: list[AuditRecord]) -> None:
-    assert audit.find_break([records[0], *records[2:]]) == 3
+    assert find_break([records[0], *records[2:]]) == 3

@@ -21,7 +21,6 @@ from rpz_auth_server.domain.refusal import Conflict
 from rpz_auth_server.domain.resolution import Resolution
 from rpz_auth_server.domain.use import Use
 from rpz_auth_server.storage import limits
-from rpz_auth_server.storage.audit import find_break
 from rpz_auth_server.storage.store import Commit, Row, Store
 from server.storage.build import (
     APP_ID,
@@ -33,6 +32,7 @@ from server.storage.build import (
     an_account,
     an_api_token,
     an_app,
+    find_break,
     new_id,
 )
 

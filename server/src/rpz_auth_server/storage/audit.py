@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from typing import Any
 
-from rpz_auth_server.audit_chain import GENESIS, Chain, Link
+from rpz_auth_server.audit_chain import GENESIS, Link
 from rpz_auth_server.domain.event import Audit, AuditRecord
 from rpz_auth_server.storage.rows import to_json
 from rpz_auth_server.storage.steps import Steps, sql
@@ -15,15 +14,6 @@ from rpz_auth_server.storage.steps import Steps, sql
 def digest(before: bytes, sequence: int, recorded_at: float, audit: Audit) -> bytes:
     """The digest of a record that is about to be written."""
     return _link(sequence, recorded_at, audit, b"").follow(before)
-
-
-def find_break(records: Iterable[AuditRecord]) -> int | None:
-    """Return the sequence of the first record that does not follow from the one before; None if all do."""
-    chain = Chain()
-    for record in records:
-        if not chain.follows(link_of(record)):
-            return record.sequence
-    return None
 
 
 def link_of(record: AuditRecord) -> Link:

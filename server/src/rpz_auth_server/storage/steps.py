@@ -1,8 +1,8 @@
 """Work on a database, written once for every driver.
 
 What is to be done is a generator: it yields statements, gets their results, and returns what came of it.
-Drivers are a few lines each: `file.run` for SQLite, `postgres.connection.run` for PostgreSQL. The texts are
-what both databases read alike:
+Drivers are a few lines each: `file.run` for SQLite, `Session.run` for PostgreSQL. The texts are what both
+databases read alike:
 
 - `?` stands for each value, in order; the PostgreSQL driver turns it into its own sign.
 - Truth values are integers: write `deleted = 1`.
