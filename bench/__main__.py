@@ -15,6 +15,7 @@ SUBJECTS: dict[str, str] = {
     "growth": "how cost grows with the database",
     "refresh-loss": "a client whose every third refresh answer is lost stays signed in",
     "flood": "a rightful client while guesses come as fast as they can",
+    "move": "how long a move from SQLite to PostgreSQL takes, and who notices",
     "push": "how fast revocations arrive, and what it costs to tell everybody",
 }
 """Each is a module of that name in `bench`, with `run(*, quick: bool) -> Report`; the text is for people."""

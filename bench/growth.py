@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import shutil
-import sqlite3
-import string
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +15,13 @@ from support.authority import RESOURCE, AuthorityProcess, Client
 
 from bench.authority import Grants, Target, cost, identity, pinned_authority
 from bench.chart import lines
+from bench.fill import fill
 from bench.machine import resident_bytes
 from bench.measure import Spread, in_turn, ratios
 from bench.report import Report, Table
 
 _TOKENS = 10  # grants for each API token
 _BYTES_A_ROW = 1000  # with its places in indexes, and with the write-ahead log while it is filled
-_DIGITS = sorted(string.ascii_letters + string.digits + "-_")
-_PAIRS = [first + second for first in _DIGITS for second in _DIGITS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +109,10 @@ def _prepare(cleanup: ExitStack, data_dir: Path, size: int, live: int) -> _Datab
         founding.exchange(client, founding.issue_code(client))
         api_token = _create_api_token(founding, client)
         verifier = founding.create_verifier(data_dir / "verifier.json")
-    _fill(data_dir / "rpz-auth.db", size)
+    fill(
+        data_dir / "rpz-auth.db",
+        {"grants": ("grant_id", size), "api_tokens": ("api_token_id", size // _TOKENS)},
+    )
     begun = time.perf_counter()
     authority = cleanup.enter_context(pinned_authority(data_dir))
     started_in = time.perf_counter() - begun
@@ -123,50 +123,6 @@ def _prepare(cleanup: ExitStack, data_dir: Path, size: int, live: int) -> _Datab
 def _create_api_token(authority: AuthorityProcess, client: Client) -> str:
     request = pb.CreateApiTokenRequest(app_id=client.app_id, scopes=["orders.read"], resources=[RESOURCE])
     return authority.tokens.CreateApiToken(request).api_token
-
-
-def _fill(path: Path, size: int) -> None:
-    """Copy the first grant and the first API token under other identifiers, which lie evenly among all."""
-    with sqlite3.connect(path, isolation_level=None) as database:
-        database.execute("PRAGMA synchronous = OFF")
-        for table, key, rows in (
-            ("grants", "grant_id", size),
-            ("api_tokens", "api_token_id", size // _TOKENS),
-        ):
-            cursor = database.execute(f"SELECT * FROM {table} LIMIT 1")  # noqa: S608 - names from above
-            columns = [column for column, *_ in cursor.description]
-            values = dict(zip(columns, cursor.fetchone(), strict=True))
-            fixed = [column for column in columns if column not in {key, "subject"}]
-            other = [column for column in columns if column in {key, "subject"}]
-            database.execute("BEGIN")
-            database.executemany(
-                f"INSERT INTO {table} ({', '.join(other + fixed)}) VALUES"  # noqa: S608 - names of columns
-                f" ({', '.join(['?'] * len(other))}, {', '.join(map(_literal, (values[c] for c in fixed)))})",
-                ((identifier,) * len(other) for identifier in _identifiers(rows)),
-            )
-            database.execute("COMMIT")
-        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    database.close()
-
-
-def _literal(value: object) -> str:
-    match value:
-        case None:
-            return "NULL"
-        case bytes():
-            return f"x'{value.hex()}'"
-        case str():
-            return "'" + value.replace("'", "''") + "'"
-        case _:
-            return repr(value)
-
-
-def _identifiers(count: int) -> Iterator[str]:
-    """Identifiers of 22 characters in order, so that inserting them does not jump about."""
-    step = len(_PAIRS) ** 4 // count
-    for number in range(0, step * count, step):
-        parts = (number >> 36, number >> 24 & 4095, number >> 12 & 4095, number & 4095)
-        yield "".join(_PAIRS[part] for part in parts) + "0" * 14
 
 
 def _refresh(database: _Database, count: int) -> Callable[[], float]:

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
 
 import grpc
 import psycopg
@@ -30,7 +29,7 @@ from rpz_auth_server.storage.store import Commit
 from rpz_auth_server.worker import MOVED
 from server.storage.build import APP_ID, a_grant, an_app, statement
 from support.authority import START_TIMEOUT, AuthorityProcess, reason
-from support.orders import Service, orders_service
+from support.orders import Verifying, orders_service
 from support.postgres import PostgresServer
 
 ISSUER = ("--issuer", "https://auth.example")
@@ -46,32 +45,6 @@ def move(data_dir: Path, url: str) -> subprocess.CompletedProcess[str]:
         timeout=100,
         check=False,
     )
-
-
-class Verifying:
-    """A service with the default staleness that is called without a pause."""
-
-    def __init__(self, service: Service, credential: str) -> None:
-        self._service = service
-        self._credential = credential
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._call)
-        self.calls = 0
-        self.refused: list[str | None] = []
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _call(self) -> None:
-        while not self._stop.wait(0.01):
-            self.calls += 1
-            if (answer := self._service.answer(self._credential)) is not None:
-                self.refused.append(answer)
 
 
 @contextlib.contextmanager
@@ -151,7 +124,7 @@ def test_live_authority_moves_and_nothing_is_lost_while_verification_goes_on(
         service.wait_for(f"Bearer {tokens[1].access_token}", "TOKEN_INVALID")
         assert service.answer(f"Bearer {revoked.access_token}") == "TOKEN_INVALID"
         assert new.stop() == 0
-    assert verifying.calls
+    assert verifying.passed
     assert verifying.refused == []
     with pytest.raises(AssertionError, match="was moved"):
         AuthorityProcess(data_dir, *flags)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import rpz_auth
@@ -46,6 +47,36 @@ class Service:
         while (found := self.answer(credential)) != expected:
             assert time.monotonic() < deadline, found
             time.sleep(0.02)  # the authority is another process, and was away
+
+
+class Verifying:
+    """Calls a service without a pause, for as long as the block lasts."""
+
+    def __init__(self, service: Service, credential: str) -> None:
+        self._service = service
+        self._credential = credential
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._call)
+        self.passed: list[float] = []
+        """When calls passed, by the monotonic clock."""
+        self.refused: list[str | None] = []
+        """Why others did not."""
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _call(self) -> None:
+        while not self._stop.wait(0.01):
+            answer = self._service.answer(self._credential)
+            if answer is None:
+                self.passed.append(time.monotonic())
+            else:
+                self.refused.append(answer)
 
 
 @contextlib.contextmanager
