@@ -6,6 +6,7 @@ import concurrent.futures
 import contextlib
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Self
 
 import grpc
+import httpx
 import pytest
 from support.authority import AuthorityProcess, refresh_request, running_authority
 from support.orders import orders_service
@@ -25,6 +27,7 @@ pytestmark = pytest.mark.timeout(400)  # three processes start one after another
 
 WORKERS = 2
 CLIENTS = 8
+HTTP_CLIENTS = 4
 CALLS = int(os.environ.get("RPZ_TEST_ROLLING_CALLS", "200"))
 """How many at least are made before, while and after workers are replaced; more for a longer proof."""
 
@@ -93,6 +96,48 @@ class Load:
                     self.failures[f"{error.code()} {error.details()}"] += 1
 
 
+class HttpLoad:
+    """Clients that ask for tokens over HTTPS without a pause: half keep their connection, half never do."""
+
+    def __init__(self, authority: AuthorityProcess) -> None:
+        self._authority = authority
+        self._client = authority.create_client()
+        self._trusted = ssl.create_default_context(cafile=authority.bootstrap["ca_certificate"])
+        self._stop = threading.Event()
+        self._pool = concurrent.futures.ThreadPoolExecutor(HTTP_CLIENTS)
+        self.calls = [0] * HTTP_CLIENTS
+        self.failures: Counter[str] = Counter()
+
+    def __enter__(self) -> Self:
+        self._running = [self._pool.submit(self._ask, number) for number in range(HTTP_CLIENTS)]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for running in self._running:
+            running.result()
+        self._pool.shutdown()
+
+    def _ask(self, number: int) -> None:
+        headers = {} if number % 2 else {"connection": "close"}
+        with httpx.Client(
+            base_url=self._authority.url, verify=self._trusted, timeout=60, trust_env=False, headers=headers
+        ) as client:
+            while not self._stop.is_set():
+                try:
+                    answer = client.post(
+                        "/oauth/token",
+                        data={"grant_type": "client_credentials"},
+                        auth=(self._client.app_id, self._client.secret),
+                    )
+                except httpx.TransportError as error:
+                    self.failures[f"{number % 2}: {error!r}"] += 1
+                else:
+                    self.calls[number] += 1
+                    if answer.status_code != 200:
+                        self.failures[answer.text] += 1
+
+
 def test_supervisor_knows_no_grpc() -> None:
     program = "import sys, rpz_auth_server.supervisor; sys.exit('grpc' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0  # noqa: S603 - ourselves
@@ -101,16 +146,17 @@ def test_supervisor_knows_no_grpc() -> None:
 def test_workers_are_replaced_one_after_another_without_a_failed_call(authority: AuthorityProcess) -> None:
     before = workers_of(authority)
     assert len(before) == WORKERS
-    with Load(authority) as load:
-        wait_for("clients are at work", lambda: load.calls > CALLS // 2)
+    with Load(authority) as load, HttpLoad(authority) as http:
+        wait_for("clients are at work", lambda: load.calls > CALLS // 2 and min(http.calls) > CALLS // 40)
         authority.process.send_signal(signal.SIGHUP)
         wait_for(
             "all workers are others",
             lambda: not workers_of(authority) & before and len(workers_of(authority)) == WORKERS,
         )
-        enough = load.calls + CALLS // 2
-        wait_for("clients are at work after it", lambda: load.calls > enough)
+        enough, asked = load.calls + CALLS // 2, min(http.calls) + CALLS // 40
+        wait_for("clients are at work after it", lambda: load.calls > enough and min(http.calls) > asked)
     assert load.failures == {}
+    assert http.failures == {}
 
 
 def test_worker_that_crashes_is_started_again(authority: AuthorityProcess) -> None:

@@ -321,7 +321,7 @@ async def run(settings: Settings, environ: Mapping[str, str], *, control: int | 
         )
         if await life.last():
             _log.info("leaving")
-            await asyncio.gather(server.leave(life.stopping), http.stop())
+            await asyncio.gather(server.leave(life.stopping), http.leave(life.stopping))
         _log.info("stopping")
         await asyncio.gather(server.stop(hub), http.stop())
         await record(authority.store, authority.uses)

@@ -13,12 +13,15 @@ from rpz_auth.errors import ConfigurationError
 from starlette.types import ASGIApp
 
 from rpz_auth_server.settings import split_address
+from rpz_auth_server.transport import sockets
 from rpz_auth_server.transport.http.protocol import Protocol
 
 HANDSHAKE_TIMEOUT = 10.0
 """Seconds; asyncio would wait for a minute."""
 _DRAIN = 10
 _KEEP_ALIVE = 10
+_LEAVE = 30.0
+"""Seconds for idle connections to end by themselves, which takes ten, and for the slowest requests."""
 _MAX_HEAD = 32 * 1024
 """Bytes. A credential has 8 KiB at most, and cookies and a long `state` come beside it."""
 
@@ -78,6 +81,21 @@ class HttpServer:
                 started.cancel()
                 serving.result()
 
+    async def leave(self, hurry: asyncio.Event) -> None:
+        """Serve those who are connected until each has gone elsewhere, but take nobody new.
+
+        Whoever closes an idle connection may cross with the next request on it. So each is asked to go with
+        its next answer (`Connection: close`), and those that ask nothing end by their usual time. `hurry`
+        ends the wait.
+        """
+        ports = [taken.getsockname()[1] for _, taken in self._listeners]
+        for listener, taken in self._listeners:
+            listener.leave(taken)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LEAVE):
+                while any(map(sockets.count_connections, ports)) and not hurry.is_set():  # noqa: ASYNC110 - as for gRPC
+                    await asyncio.sleep(0.05)
+
     async def stop(self) -> None:
         """Take no more connections, let the requests in flight finish."""
         for listener, taken in self._listeners:
@@ -112,21 +130,51 @@ class _Listener(uvicorn.Server):
             )
         )
         self.ready = asyncio.Event()
+        self._taking: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, as uvicorn does but for the time that a handshake may take, and say when it is done."""
-
-        def begin() -> asyncio.Protocol:
-            return Protocol(self.config, self.server_state, self.lifespan.state)
-
         loop = asyncio.get_running_loop()
-        timeout = None if self.config.ssl is None else HANDSHAKE_TIMEOUT
         self.servers = [
-            await loop.create_server(begin, sock=taken, ssl=self.config.ssl, ssl_handshake_timeout=timeout)
+            await loop.create_server(
+                self._begin,
+                sock=taken,
+                ssl=self.config.ssl,
+                ssl_handshake_timeout=self._handshake_timeout,
+            )
             for taken in sockets or ()
         ]
         self.started = True
         self.ready.set()
+
+    def leave(self, taken: socket.socket) -> None:
+        """Take no new connection, and ask those that are there to go with their next answer."""
+        close = (b"connection", b"close")
+        self.config.encoded_headers.append(close)  # from which uvicorn makes the other once a second
+        self.server_state.default_headers.append(close)
+        # Those whom the kernel has accepted would be reset with the socket.
+        with contextlib.suppress(OSError):
+            while True:
+                accepted, _ = taken.accept()
+                accepted.setblocking(False)
+                task = asyncio.create_task(self._take(accepted))
+                self._taking.add(task)
+                task.add_done_callback(self._taking.discard)
+        for server in self.servers:
+            server.close()
+
+    async def _take(self, accepted: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # it was closed, or its handshake failed, as in any other
+            await asyncio.get_running_loop().connect_accepted_socket(
+                self._begin, accepted, ssl=self.config.ssl, ssl_handshake_timeout=self._handshake_timeout
+            )
+
+    def _begin(self) -> asyncio.Protocol:
+        return Protocol(self.config, self.server_state, self.lifespan.state)
+
+    @property
+    def _handshake_timeout(self) -> float | None:
+        return None if self.config.ssl is None else HANDSHAKE_TIMEOUT
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
