@@ -6,6 +6,7 @@ import concurrent.futures
 import contextlib
 import os
 import signal
+import sqlite3
 import ssl
 import subprocess
 import sys
@@ -18,7 +19,9 @@ from typing import Self
 
 import grpc
 import httpx
+import psycopg
 import pytest
+from rpz_auth_server.storage.lock import FileLock
 from support.authority import AuthorityProcess, refresh_request, running_authority
 from support.orders import orders_service
 from support.postgres import PostgresServer
@@ -33,16 +36,22 @@ CALLS = int(os.environ.get("RPZ_TEST_ROLLING_CALLS", "200"))
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
-def authority(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[AuthorityProcess]:
+def database(request: pytest.FixtureRequest) -> str | None:
+    """The URL of a PostgreSQL database; None for SQLite."""
+    if request.param == "sqlite":
+        return None
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.create_database()
+
+
+@pytest.fixture(scope="module")
+def authority(database: str | None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuthorityProcess]:
     folder = tmp_path_factory.mktemp("workers")
     config = folder / "workers.toml"
     config.write_text("connection_age = 1\nrefresh_limit = 0\n")
     flags = ["--config", str(config), "--workers", str(WORKERS)]
-    if request.param == "postgres":
-        server: PostgresServer = request.getfixturevalue("postgres")
-        flags += ["--database", server.create_database()]
+    if database is not None:
+        flags += ["--database", database]
     with running_authority(folder / "data", *flags) as running:
         yield running
 
@@ -189,6 +198,52 @@ def test_a131_what_one_worker_revokes_verifiers_on_all_refuse_at_once(
             for service in services:
                 service.wait_for(credential, "TOKEN_INVALID")
             assert time.monotonic() - revoked < 2  # on a machine that does much else
+
+
+@contextlib.contextmanager
+def writers_held_up(authority: AuthorityProcess, database: str | None) -> Iterator[None]:
+    """No commit ends as long as the block lasts."""
+    if database is None:
+        lock = FileLock(authority.data_dir / "rpz-auth.db.lock")
+        with lock.held():
+            yield
+        lock.close()
+    else:
+        with psycopg.connect(database) as connection:
+            connection.execute("SELECT 1 FROM meta FOR UPDATE")
+            yield
+
+
+def generation(authority: AuthorityProcess, database: str | None, subject: str) -> int:
+    select = f"SELECT generation FROM grants WHERE subject = '{subject}'"  # noqa: S608 - of this test
+    if database is not None:
+        with psycopg.connect(database) as connection:
+            ((number,),) = connection.execute(select.encode()).fetchall()
+    else:
+        with contextlib.closing(sqlite3.connect(authority.data_dir / "rpz-auth.db")) as file:
+            ((number,),) = file.execute(select).fetchall()
+    return int(number)
+
+
+def test_deadline_of_a_client_cancels_no_commit(authority: AuthorityProcess, database: str | None) -> None:
+    client = authority.create_client()
+    token = authority.exchange(client, authority.issue_code(client, "user:hasty")).refresh_token
+    before = generation(authority, database, "user:hasty")
+    request = refresh_request(client, token)
+    with authority.connect() as tokens:
+        with pytest.raises(grpc.RpcError):  # it is connected now
+            tokens.Refresh(refresh_request(client, "rpzr_none"), timeout=60)
+        with writers_held_up(authority, database):
+            with pytest.raises(grpc.RpcError) as late:
+                tokens.Refresh(request, timeout=0.5)
+            assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert generation(authority, database, "user:hasty") == before
+            # Behind it on the same connection, so that the authority has heard that nobody waits any more.
+            with pytest.raises(grpc.RpcError):
+                tokens.Refresh(refresh_request(client, "rpzr_none"), timeout=60)
+    wait_for("it is committed", lambda: generation(authority, database, "user:hasty") == before + 1)
+    successor = authority.refresh(client, token).refresh_token  # the answer that was lost
+    assert authority.refresh(client, successor).access_token
 
 
 def test_supervisor_that_is_killed_takes_its_workers_along(tmp_path: Path) -> None:
