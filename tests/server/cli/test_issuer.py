@@ -32,4 +32,6 @@ def test_rotated_key_is_listed(cli: Cli) -> None:
 
 def test_verifiers_that_are_connected_are_listed(cli: Cli) -> None:
     assert cli.json("verifiers", "list") == {"verifiers": []}
-    assert cli("verifiers", "list").out.startswith("APP ID")
+    listed = cli("verifiers", "list").out
+    assert listed.startswith("APP ID")
+    assert "each worker and replica has its own" in listed

@@ -119,6 +119,7 @@ def list_verifiers(credentials: CredentialsOption = None, *, as_json: JsonOption
         ],
         fixed=4,
     )
+    output.print_line("Connected to the process that answered; each worker and replica has its own.")
 
 
 def _row(key: pb.SigningKey) -> tuple[str, str, str, str]:
