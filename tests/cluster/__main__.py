@@ -25,6 +25,7 @@ from cluster.patroni import Cluster, Node, running_cluster
 from support.authority import AuthorityProcess
 from support.orders import orders_service
 from support.postgres import free_port
+from support.tcp_proxy import running_proxy
 
 AUTHORITIES = 3
 _BEFORE = 3.0
@@ -45,6 +46,8 @@ class System:
         self._folder = folder
         self._ports = [free_port() for _ in range(AUTHORITIES)]
         (folder / "config.toml").write_text(_CONFIG)
+        self.links = [cleanup.enter_context(running_proxy(node.address)) for node in cluster.nodes]
+        """Between the first authority and the database."""
         self.authorities: list[AuthorityProcess] = []
         cleanup.callback(self._stop)
         for number in range(AUTHORITIES):
@@ -60,7 +63,8 @@ class System:
 
     def start(self, number: int) -> AuthorityProcess:
         """Start an authority at its address, with the database that all share."""
-        flags = ["--config", str(self._folder / "config.toml"), "--database", self.cluster.url()]
+        url = self.cluster.url(addresses=[link.address for link in self.links] if number == 0 else ())
+        flags = ["--config", str(self._folder / "config.toml"), "--database", url]
         flags += ["--grpc-address", f"127.0.0.1:{self._ports[number]}", "--issuer", "https://auth.example"]
         return AuthorityProcess(self._folder / "data", *flags)
 
@@ -101,6 +105,26 @@ def primary_frozen(system: System) -> None:
         node.signal(signal.SIGCONT)
 
 
+def primary_cut_off(system: System) -> None:
+    """Cut off from etcd, replicas and authorities, and back when another has its place."""
+    node = _primary(system)
+    node.cut()
+    try:
+        _until_another_leads(system, node)
+        time.sleep(2)
+    finally:
+        node.heal()
+
+
+def authority_cut_off(system: System) -> None:
+    """One of them cannot reach the database, for longer than anything that it waits for."""
+    for link in system.links:
+        link.stall()
+    time.sleep(20)
+    for link in system.links:
+        link.resume()
+
+
 def authority_killed(system: System) -> None:
     system.authorities[0].kill()
     system.authorities[0] = system.start(0)
@@ -126,7 +150,9 @@ FAULTS: Sequence[Callable[[System], None]] = (
     primary_postgres_killed,
     primary_node_killed,
     primary_frozen,
+    primary_cut_off,
     primary_disk_full,
+    authority_cut_off,
     authority_killed,
     authorities_restarted,
 )

@@ -13,12 +13,13 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import psycopg
 from support.postgres import free_port, require_programs, unprivileged
+from support.tcp_proxy import TcpProxy
 
 TTL = 20
 """Seconds after which a leader that says nothing is deposed; the least that Patroni takes."""
@@ -34,22 +35,30 @@ class Node:
     def __init__(self, name: str, folder: Path, etcd: int) -> None:
         self.name = name
         self.folder = folder / name
-        self.port = free_port()
-        self._rest = free_port()
+        self._postgres, self._rest = free_port(), free_port()
+        self._links: dict[str, TcpProxy] = {}
+        """Its network: what goes to its PostgreSQL and its Patroni, and from that to etcd."""
+        for what, port in (("postgres", self._postgres), ("rest", self._rest), ("etcd", etcd)):
+            self._links[what] = TcpProxy(f"127.0.0.1:{port}")
+            self._links[what].start()
+        self.address = self._links["postgres"].address
         self.log = folder / f"{name}.log"
         self.folder.mkdir()
         _run("/usr/bin/mount", "-t", "tmpfs", "-o", f"size={_SIZE},mode=0700", name, str(self.folder))
         shutil.chown(self.folder, "postgres")
         self._configuration = folder / f"{name}.json"
-        self._configuration.write_text(json.dumps(self._settings(etcd)))  # JSON is YAML
+        self._configuration.write_text(json.dumps(self._settings()))  # JSON is YAML
         self.process: subprocess.Popen[bytes] | None = None
 
-    def _settings(self, etcd: int) -> dict[str, Any]:
+    def _settings(self) -> dict[str, Any]:
         return {
             "scope": "rpz",
             "name": self.name,
-            "restapi": {"listen": f"127.0.0.1:{self._rest}", "connect_address": f"127.0.0.1:{self._rest}"},
-            "etcd3": {"host": f"127.0.0.1:{etcd}"},
+            "restapi": {
+                "listen": f"127.0.0.1:{self._rest}",
+                "connect_address": self._links["rest"].address,
+            },
+            "etcd3": {"host": self._links["etcd"].address},
             "bootstrap": {
                 "dcs": {
                     "ttl": TTL,
@@ -74,8 +83,8 @@ class Node:
                 "initdb": [{"encoding": "UTF8"}, {"locale": "C.UTF-8"}, "data-checksums"],
             },
             "postgresql": {
-                "listen": f"127.0.0.1:{self.port}",
-                "connect_address": f"127.0.0.1:{self.port}",
+                "listen": f"127.0.0.1:{self._postgres}",
+                "connect_address": self.address,
                 "data_dir": str(self.folder / "data"),
                 "bin_dir": str(require_programs()),
                 "pgpass": str(self.folder / "pgpass"),
@@ -124,8 +133,18 @@ class Node:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
+    def cut(self) -> None:
+        """Let nothing reach it, and nothing of it reach etcd; connections stay open and are silent."""
+        for link in self._links.values():
+            link.stall()
+
+    def heal(self) -> None:
+        """Undo a cut: what was sent meanwhile arrives, as TCP would send it again."""
+        for link in self._links.values():
+            link.resume()
+
     def status(self) -> dict[str, Any] | None:
-        """What Patroni says of its PostgreSQL; None when it says nothing."""
+        """What Patroni says of its PostgreSQL, cut off or not; None when it says nothing."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self._rest}/patroni", timeout=2) as answer:
                 return dict(json.load(answer))
@@ -159,6 +178,8 @@ class Node:
     def remove(self) -> None:
         self.signal(signal.SIGCONT)
         self.signal(signal.SIGKILL)
+        for link in self._links.values():
+            link.stop()
         if self.process is not None:
             self.process.wait(10)
         for _ in range(50):
@@ -206,8 +227,9 @@ class Cluster:
             self.remove()
             raise
 
-    def url(self, database: str = "rpz") -> str:
-        hosts = ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+    def url(self, database: str = "rpz", addresses: Sequence[str] = ()) -> str:
+        """Where the database is, by other addresses of the nodes if need be."""
+        hosts = ",".join(addresses or (node.address for node in self.nodes))
         password = _PASSWORD.replace(" ", "%20")
         return f"postgresql://postgres:{password}@{hosts}/{database}?target_session_attrs=read-write&connect_timeout=2"
 
