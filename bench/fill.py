@@ -11,17 +11,21 @@ _DIGITS = sorted(string.ascii_letters + string.digits + "-_")
 _PAIRS = [first + second for first in _DIGITS for second in _DIGITS]
 
 
-def fill(path: Path, tables: Mapping[str, tuple[str, int]]) -> None:
-    """Copy each table's first row under other identifiers, which lie evenly among all.
+def fill(path: Path, tables: Mapping[str, tuple[str, str | None, int]]) -> None:
+    """Copy a row of each table under other identifiers, which lie evenly among all.
 
     Args:
         path: The database of an authority that does not run.
-        tables: Of each name: the column of the identifier, and how many rows to add.
+        tables: Of each name: the column of the identifier, that of the row to copy, any when None, and how
+            many to add.
     """
     with sqlite3.connect(path, isolation_level=None) as database:
         database.execute("PRAGMA synchronous = OFF")
-        for table, (key, rows) in tables.items():
-            cursor = database.execute(f"SELECT * FROM {table} LIMIT 1")  # noqa: S608 - names from above
+        for table, (key, like, rows) in tables.items():
+            cursor = database.execute(
+                f"SELECT * FROM {table} WHERE {key} = ? OR ? IS NULL LIMIT 1",  # noqa: S608 - names of columns
+                (like, like),
+            )
             columns = [column for column, *_ in cursor.description]
             values = dict(zip(columns, cursor.fetchone(), strict=True))
             fixed = [column for column in columns if column not in {key, "subject"}]

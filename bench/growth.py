@@ -111,7 +111,7 @@ def _prepare(cleanup: ExitStack, data_dir: Path, size: int, live: int) -> _Datab
         verifier = founding.create_verifier(data_dir / "verifier.json")
     fill(
         data_dir / "rpz-auth.db",
-        {"grants": ("grant_id", size), "api_tokens": ("api_token_id", size // _TOKENS)},
+        {"grants": ("grant_id", None, size), "api_tokens": ("api_token_id", None, size // _TOKENS)},
     )
     begun = time.perf_counter()
     authority = cleanup.enter_context(pinned_authority(data_dir))

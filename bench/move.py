@@ -25,6 +25,7 @@ from bench.report import Report, Table
 
 _ISSUER = "https://auth.example"
 _PAUSE = 0.01
+_START_TIMEOUT = 1800.0  # it waits for the move, which takes minutes
 
 
 class _Renewing:
@@ -72,7 +73,10 @@ def run(*, quick: bool) -> Report:
         with running_authority(data_dir, *flags) as founding:
             client = founding.create_client()
             founding.exchange(client, founding.issue_code(client))
-        fill(data_dir / "rpz-auth.db", {"grants": ("grant_id", grants), "apps": ("app_id", apps)})
+        fill(
+            data_dir / "rpz-auth.db",
+            {"grants": ("grant_id", None, grants), "apps": ("app_id", client.app_id, apps)},
+        )
         old = AuthorityProcess(data_dir, *flags)
         try:
             token = old.exchange(client, old.issue_code(client)).access_token
@@ -86,7 +90,9 @@ def run(*, quick: bool) -> Report:
                 moving = _start_move(data_dir, url)
                 _wait_for_mark(url)
                 here = ("--grpc-address", old.address, "--database", url)
-                starting = pool.submit(AuthorityProcess, data_dir, *flags, *here)
+                starting = pool.submit(
+                    AuthorityProcess, data_dir, *flags, *here, start_timeout=_START_TIMEOUT
+                )
                 if moving.wait() != 0:
                     raise SystemExit("the move has failed; what it says stands above")
                 took = time.monotonic() - begun

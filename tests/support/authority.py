@@ -45,7 +45,10 @@ class Client:
 class AuthorityProcess:
     """One authority, started by `rpz-auth-server serve` and reached over TLS."""
 
-    def __init__(self, data_dir: Path, *flags: str, prefix: Sequence[str] = ()) -> None:
+    def __init__(
+        self, data_dir: Path, *flags: str, prefix: Sequence[str] = (), start_timeout: float = START_TIMEOUT
+    ) -> None:
+        self._start_timeout = start_timeout
         self.data_dir = data_dir
         self.log = data_dir.with_name(f"{data_dir.name}-{os.urandom(4).hex()}.log")
         program = str(Path(sys.executable).with_name("rpz-auth-server"))
@@ -88,10 +91,10 @@ class AuthorityProcess:
             lines.put("")
 
         threading.Thread(target=read, daemon=True).start()
-        first = lines.get(timeout=START_TIMEOUT)
+        first = lines.get(timeout=self._start_timeout)
         assert first, f"it ended before it was ready: {self.log.read_text()}"
-        assert lines.get(timeout=START_TIMEOUT).startswith("administrator:")
-        last = lines.get(timeout=START_TIMEOUT)
+        assert lines.get(timeout=self._start_timeout).startswith("administrator:")
+        last = lines.get(timeout=self._start_timeout)
         assert last.startswith("OAuth 2: ")
         return first.split()[3], last.split()[2]
 
