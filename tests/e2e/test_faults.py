@@ -17,8 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import grpc
 import pytest
 import rpz_auth
+from google.protobuf.field_mask_pb2 import FieldMask
+from orders.v1 import orders_pb2
 from rpz.auth.v1 import app_service_pb2 as app_pb
 from rpz.auth.v1.verification_service_pb2_grpc import VerificationServiceStub
 from rpz_auth.caller import Verdict
@@ -221,6 +224,24 @@ def test_r077_a_good_verdict_that_its_revocation_passes_on_the_wire_lets_nothing
         wire.channel.close()
 
 
+def test_r124_what_is_taken_from_an_app_ends_the_streams_that_its_api_tokens_opened(
+    authority: AuthorityProcess, tmp_path: Path
+) -> None:
+    client = authority.create_client()
+    token, _ = api_token(authority, client)
+    with connected(authority, tmp_path) as (_, service):
+        stream = service.stub.WatchOrders(
+            orders_pb2.WatchOrdersRequest(), metadata=(("x-rpz-auth", token),), timeout=DEADLINE
+        )
+        next(stream)
+        change = app_pb.App(app_id=client.app_id, scopes=["orders.write"])
+        authority.apps.UpdateApp(app_pb.UpdateAppRequest(app=change, update_mask=FieldMask(paths=["scopes"])))
+        with pytest.raises(grpc.RpcError):
+            next(stream)
+        assert stream.code() is grpc.StatusCode.CANCELLED  # no other reaches the client of an idle one
+        assert service.outcome(token) == "SCOPE_INSUFFICIENT"
+
+
 @pytest.mark.parametrize("shift", [-3600, 3600])
 def test_a130_a_verifier_whose_clock_is_wrong_by_an_hour_decides_by_the_authoritys(
     tmp_path: Path, shift: int
@@ -240,18 +261,32 @@ def test_a130_a_verifier_whose_clock_is_wrong_by_an_hour_decides_by_the_authorit
         authority.kill()
 
 
-def test_a_cursor_that_the_authority_does_not_know_brings_a_snapshot(
-    authority: AuthorityProcess, tmp_path: Path
+def collect_events(authority: AuthorityProcess, _service: Service) -> None:
+    """Have the database say what it says when all events but the newest were collected."""
+    (database,) = authority.data_dir.glob("*.db")
+    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as other:
+        other.execute("UPDATE meta SET collected_event = (SELECT max(sequence) FROM events)")
+
+
+def make_up_cursor(_authority: AuthorityProcess, service: Service) -> None:
+    service.connection._cursor = "1." + "0" * 32
+
+
+@pytest.mark.parametrize("spoil", [collect_events, make_up_cursor])
+def test_a_cursor_that_is_too_old_or_unknown_brings_a_snapshot(
+    authority: AuthorityProcess, tmp_path: Path, spoil: Callable[[AuthorityProcess, Service], None]
 ) -> None:
     client = authority.create_client()
     token = access_token(authority, client)[0]
     with connected(authority, tmp_path) as (proxy, service):
         assert service.outcome(token) == "user:1"
+        snapshots = service.connection.view.moment().snapshots
         proxy.cut()
-        service.connection._cursor = "1." + "0" * 32
         lock(authority, client)
+        spoil(authority, service)
         proxy.resume()
         wait_for("TOKEN_INVALID", service, token)
+        assert service.connection.view.moment().snapshots == snapshots + 1
 
 
 def test_a_killed_authority_and_a_gap_with_events_in_it(tmp_path: Path) -> None:

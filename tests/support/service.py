@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +24,15 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
     ) -> orders_pb2.GetOrderResponse:
         order = orders_pb2.Order(order_id=request.order_id, requested_by=rpz_auth.caller().subject)
         return orders_pb2.GetOrderResponse(order=order)
+
+    def WatchOrders(  # noqa: N802 - named by the contract
+        self, _request: orders_pb2.WatchOrdersRequest, context: Any
+    ) -> Iterator[orders_pb2.WatchOrdersResponse]:
+        """Say one thing, and then nothing until somebody ends it."""
+        ended = threading.Event()
+        context.add_callback(ended.set)
+        yield orders_pb2.WatchOrdersResponse()
+        ended.wait()
 
 
 class Service:
