@@ -31,6 +31,26 @@ def test_a123_file_is_private_unless_said_otherwise(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a", "b", "c"]
 
 
+def test_file_that_is_written_piece_by_piece_appears_at_the_end_or_never(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with files.creating(path) as file:
+        file.write(b"1")
+        assert not path.exists()
+        file.write(b"2")
+    assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"12", 0o600)
+
+    def fail(name: str) -> None:
+        with files.creating(tmp_path / name) as file:
+            file.write(b"3")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail("b")
+    with pytest.raises(FileExistsError), files.creating(path) as file:
+        file.write(b"4")
+    assert (names(tmp_path), path.read_bytes()) == (["a"], b"12")
+
+
 def test_of_many_creators_exactly_one_succeeds(tmp_path: Path) -> None:
     together = Barrier(8)
 

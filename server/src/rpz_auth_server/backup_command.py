@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 from rpz_auth.errors import ConfigurationError
 
 from rpz_auth_server import bootstrap
@@ -23,10 +22,13 @@ from rpz_auth_server.offline import (
     ConfigOption,
     DatabaseOption,
     DataDirOption,
+    JsonOption,
     check_embedded,
     check_founded,
     failing,
     load_settings,
+    say,
+    showing,
 )
 from rpz_auth_server.storage import backup as copies
 from rpz_auth_server.storage.sqlite import SqliteStore
@@ -38,6 +40,8 @@ def backup(
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     database: DatabaseOption = None,
+    *,
+    as_json: JsonOption = False,
 ) -> None:
     """Copy the database, also while the authority runs. The copy is of the moment in which it begins.
 
@@ -48,14 +52,10 @@ def backup(
         settings = load_settings(config, data_dir, database)
         check_founded(settings)
         check_embedded(settings)
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("copying", total=None)
-            copies.back_up(
-                settings.database_path,
-                file,
-                lambda done, total: bar.update(task, completed=done, total=total),
-            )
-    typer.echo(f"{file} holds the database; keep {settings.keyring_path} apart from it")
+        with showing("copying") as progress:
+            copies.back_up(settings.database_path, file, partial(progress, "copying"))
+    done = f"{file} holds the database; keep {settings.keyring_path} apart from it"
+    say(done, as_json=as_json, backup=file, keyring=settings.keyring_path)
 
 
 def restore(
@@ -71,8 +71,9 @@ def restore(
             help="Let grants go on that were refreshed after the backup; else their users sign in again.",
         ),
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Put a backup in the place of the database; the authority must not run.
+    """Put a backup in the place of a stopped authority's database.
 
     All signing keys are dropped, so that access tokens from before end; clients refresh. Verifiers take a new
     snapshot. What was issued after the backup is refused; what was revoked after it is alive again: look
@@ -84,11 +85,15 @@ def restore(
         place = settings.database_path
         ring = KeyRing.open(settings.keyring_path, os.environ)
         copies.ensure_unused(place)
-        with copies.draft_from(file, place) as draft:
+        with (
+            showing("copying") as progress,
+            copies.draft_from(file, place, partial(progress, "copying")) as draft,
+        ):
             asyncio.run(_renew(draft, ring, keep_later=keep_later))
             copies.forget_cursors(draft)
             kept = copies.put(draft, place)
-    typer.echo(f"{place} is restored from {file}" + (f"; the one before is {kept}" if kept else ""))
+    done = f"{place} is restored from {file}" + (f"; the one before is {kept}" if kept else "")
+    say(done, as_json=as_json, database=place, backup=file, kept=kept)
 
 
 async def _renew(path: Path, ring: KeyRing, *, keep_later: bool) -> None:

@@ -24,16 +24,19 @@ from rpz_auth_server.offline import (
     ConfigOption,
     DatabaseOption,
     DataDirOption,
+    JsonOption,
     failing,
     load_settings,
     opened_store,
+    say,
 )
 from rpz_auth_server.settings import Settings
 from rpz_auth_server.storage.lock import FileLock
 
 app = typer.Typer(
-    help="The ring of master keys, from which every credential is derived. Run as the authority's user.",
+    help="The master keys. Run as the authority's own user.",
     no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 _PATIENCE = 60.0
@@ -58,9 +61,9 @@ def status(
     data_dir: DataDirOption = None,
     database: DatabaseOption = None,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Show each master key, whether it mints, and how many live rows need it."""
+    """Show each master key, whether it mints, and which rows need it."""
     with failing():
         settings = load_settings(config, data_dir, database)
         found = asyncio.run(_read(settings, KeyRing.open(settings.keyring_path, os.environ)))
@@ -89,6 +92,7 @@ def add(
             "it over within a second; with more machines, time to copy the file to all of them.",
         ),
     ] = 60,
+    as_json: JsonOption = False,
 ) -> None:
     """Add a master key: it verifies at once, and mints after a while. The old one goes on verifying."""
     with failing():
@@ -97,9 +101,13 @@ def add(
             ring = KeyRing.load(path).with_new_key(mints_from=time.time() + after)
             ring.save(path)
     number = ring.numbers[-1]
-    typer.echo(
+    say(
         f"master key {number} added to {path}; it mints in {after:g} seconds. Keep a copy of the file where "
-        "you keep the old one, apart from backups of the database."
+        "you keep the old one, apart from backups of the database.",
+        as_json=as_json,
+        number=number,
+        file=path,
+        mints_after=after,
     )
 
 
@@ -109,8 +117,10 @@ def retire(
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     database: DatabaseOption = None,
+    *,
+    as_json: JsonOption = False,
 ) -> None:
-    """Take a master key out of the ring, once nothing that is alive needs it.
+    """Take a master key out of the ring, once nothing needs it.
 
     Refresh tokens move to the new key when they are used, passwords when their people sign in, signing keys
     by themselves; OAuth 2 secrets and API tokens must be replaced.
@@ -130,7 +140,8 @@ def retire(
                 rows = ", ".join(f"{use.rows} {use.kind}" for use in needs)
                 raise ConfigurationError(f"master key {number} is still needed by {rows}")
             smaller.save(path)
-    typer.echo(f"master key {number} is retired; what was made with it is refused from now on")
+    done = f"master key {number} is retired; what was made with it is refused from now on"
+    say(done, as_json=as_json, number=number, file=path)
 
 
 def _describe(found: _Ring, number: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib.metadata
 import json
 import os
 import sys
@@ -38,6 +39,7 @@ from rpz_auth_server.live.keys import keep_keys_forever
 from rpz_auth_server.live.limiter import Sharing, share_forever
 from rpz_auth_server.live.recorder import record, record_forever
 from rpz_auth_server.live.resolver import Resolver
+from rpz_auth_server.offline import JsonOption, say
 from rpz_auth_server.settings import OFF, Settings, split_address, split_dns_server
 from rpz_auth_server.storage.postgres.store import PostgresStore
 from rpz_auth_server.storage.sqlite import SqliteStore
@@ -57,11 +59,13 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("rpz_auth_server")
 
+_NO_SETTINGS = ("user_name", "as_json")
+
 _YOUNG = 20_000
 """Objects after which the garbage collector looks; Python's own choice is 700."""
 
 app = typer.Typer(
-    help="A token authority for microservices.", no_args_is_help=True, pretty_exceptions_enable=False
+    name="rpz-auth-server", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
 )
 
 
@@ -72,9 +76,24 @@ app.command()(move_command.move)
 app.command()(doctor)
 
 
+def _print_version(value: bool) -> None:  # noqa: FBT001 - called by typer
+    if value:
+        typer.echo(f"rpz-auth-server {importlib.metadata.version('rpz-auth-server')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _commands() -> None:
-    """A token authority for microservices."""
+def _commands(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Run a token authority, and look after its files.
+
+    Apps, tokens and records are administered by rpz-auth. Exit codes: 0 done; 1 not done, with the reason on
+    standard error; 2 wrong usage.
+    """
 
 
 @app.command()
@@ -156,14 +175,18 @@ def make_administrator(
     database: Annotated[
         str | None, typer.Option(help="sqlite:///path/to/file.db or postgresql://user@host/name")
     ] = None,
+    *,
+    as_json: JsonOption = False,
 ) -> None:
-    """Make a new administrator file, as the first start did, in the place of the one that was there.
+    """Make a new administrator file, as the first start did.
 
-    The token of the one before is revoked. Also while the authority runs, and when the old token has
-    expired. Run it as the authority's own user.
+    It takes the place of the one that was there, whose token is revoked. Also while the authority runs, and
+    when the old token has expired. Run it as the authority's own user.
     Where the file of the last start is still there, its address and issuer hold unless flags say otherwise.
     """
-    flags = {name: value for name, value in locals().items() if value is not None}
+    flags = {
+        name: value for name, value in locals().items() if value is not None and name not in _NO_SETTINGS
+    }
     path = _load(flags).data_dir / bootstrap.FILE_NAME
     recorded = bootstrap.read_connection(path)
     settings = _load(
@@ -173,6 +196,7 @@ def make_administrator(
         asyncio.run(_make_administrator(settings, os.environ, path, recorded))
     except (ConfigurationError, Refusal) as error:
         raise SystemExit(f"rpz-auth-server: {error}") from None
+    say(f"administrator: {path}", as_json=as_json, administrator=path)
 
 
 @app.command("sign-in-link")
@@ -184,21 +208,26 @@ def make_sign_in_link(
     console_address: Annotated[str | None, typer.Option(help="host:port of the console, or off.")] = None,
     issuer: Annotated[str | None, typer.Option(help="The https URL that clients know it by.")] = None,
     database: Annotated[str | None, typer.Option(help="sqlite:///path/to/file.db")] = None,
+    *,
+    as_json: JsonOption = False,
 ) -> None:
-    """Make a one-time link to the console, for a person who is locked out.
+    """Make a one-time link to the console for who is locked out.
 
     It is good on this machine only. Also while the authority runs; run it as the authority's own user.
     """
-    flags = {name: value for name, value in locals().items() if value is not None and name != "user_name"}
+    flags = {
+        name: value for name, value in locals().items() if value is not None and name not in _NO_SETTINGS
+    }
     recorded = bootstrap.read_connection(_load(flags).data_dir / bootstrap.FILE_NAME)
     settings = _load({name: recorded[name] for name in ("issuer",) if name in recorded} | flags)
     try:
-        asyncio.run(_make_sign_in_link(settings, os.environ, user_name))
+        link = asyncio.run(_make_sign_in_link(settings, os.environ, user_name))
     except (ConfigurationError, Refusal) as error:
         raise SystemExit(f"rpz-auth-server: {error}") from None
+    say(f"open the link in {link}", as_json=as_json, file=link)
 
 
-async def _make_sign_in_link(settings: Settings, environ: Mapping[str, str], user_name: str) -> None:
+async def _make_sign_in_link(settings: Settings, environ: Mapping[str, str], user_name: str) -> Path:
     log.configure(log_format=settings.log_format, log_level=settings.log_level)
     off = settings.console_address == OFF
     address = settings.http_address if off else settings.console_address
@@ -207,8 +236,7 @@ async def _make_sign_in_link(settings: Settings, environ: Mapping[str, str], use
     console = f"{scheme}://{_connectable(address, int(address.rpartition(':')[2]))}{path}"
     async with AsyncExitStack() as cleanup:
         authority, _ = await open_authority(settings, environ, cleanup)
-        link = await first_sign_in.make_link(authority, settings.data_dir, user_name, console)
-    print(f"open the link in {link}")  # noqa: T201 - for the person who started it
+        return await first_sign_in.make_link(authority, settings.data_dir, user_name, console)
 
 
 async def _make_administrator(
@@ -229,7 +257,6 @@ async def _make_administrator(
     async with AsyncExitStack() as cleanup:
         authority, _ = await open_authority(settings, environ, cleanup)
         await bootstrap.replace_administrator(authority, path, connection)
-    print(f"administrator: {path}")  # noqa: T201 - for the person or script that started it
 
 
 async def _is_there(settings: Settings) -> bool:

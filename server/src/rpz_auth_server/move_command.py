@@ -7,17 +7,18 @@ import os
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 from rpz_auth.errors import ConfigurationError
 
 from rpz_auth_server.offline import (
     ConfigOption,
     DatabaseOption,
     DataDirOption,
+    JsonOption,
     check_founded,
     failing,
     load_settings,
+    say,
+    showing,
 )
 from rpz_auth_server.settings import ENVIRONMENT_PREFIX
 from rpz_auth_server.storage.file import prepare
@@ -37,6 +38,8 @@ def move(
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     database: DatabaseOption = None,
+    *,
+    as_json: JsonOption = False,
 ) -> None:
     """Move the authority from SQLite to PostgreSQL while it runs.
 
@@ -60,16 +63,13 @@ def move(
         lock = FileLock(path.with_name(f"{path.name}.lock"))
         with lock.held():
             prepare(path).close()  # to the same version of the tables
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("moving", total=None)
-            rows = move_database(
-                path,
-                lock,
-                to,
-                str(address),
-                lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
-            )
-    typer.echo(
+        with showing("moving") as progress:
+            rows = move_database(path, lock, to, str(address), progress)
+    say(
         f"{rows} rows are in {address}, compared; {path} is fenced, and the authority on it ends. Start it "
-        "with --database and that URL, unless one waits there already."
+        "with --database and that URL, unless one waits there already.",
+        as_json=as_json,
+        rows=rows,
+        database=address,
+        fenced=path,
     )

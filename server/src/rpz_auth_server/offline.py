@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.progress import Progress
 from rpz_auth.errors import ConfigurationError, Refusal
 
 from rpz_auth_server.settings import Settings
@@ -19,6 +22,7 @@ from rpz_auth_server.storage.store import Store
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="A TOML file with settings.")]
 DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="Where everything is kept.")]
 DatabaseOption = Annotated[str | None, typer.Option("--database", help="sqlite:///path/to/file.db")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def load_settings(
@@ -74,6 +78,20 @@ async def opened_store(settings: Settings) -> AsyncIterator[Store]:
         yield store
     finally:
         await store.close()
+
+
+def say(text: str, *, as_json: bool, **fields: object) -> None:
+    """Print what was done: a sentence for people, fields for scripts."""
+    typer.echo(json.dumps(fields, indent=2, default=str) if as_json else text)
+
+
+@contextlib.contextmanager
+def showing(what: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Show on a terminal how far long work has come: what is done, how much of it, of how much."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
 
 
 @contextlib.contextmanager

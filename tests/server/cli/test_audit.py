@@ -48,6 +48,16 @@ def test_r213_export_is_private_and_proves_itself(cli: Cli, tmp_path: Path) -> N
     assert cli("audit", "export", str(path)).code == 2  # it is not overwritten
 
 
+def test_export_goes_to_other_programs_too(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    head = export(cli, path)
+    piped = cli("audit", "export", "-")
+    assert (piped.code, piped.err) == (0, "")
+    (tmp_path / "piped").write_text(piped.out)
+    assert cli.json("audit", "verify", str(tmp_path / "piped"), "--head", head)["records"] >= 1
+    assert piped.out.startswith(path.read_text())
+
+
 def test_r213_records_that_were_changed_removed_or_cut_off_are_found(cli: Cli, tmp_path: Path) -> None:
     for _ in range(3):
         cli.create_app()

@@ -77,7 +77,10 @@ def rotate(  # noqa: PLR0913, PLR0917 - one for each field of the request
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Create a successor that may do the same, show it this once, and let the old one go on for a while."""
+    """Create a successor that may do the same; the old one goes on.
+
+    It is shown this once; the old one goes on for the overlap only.
+    """
     request = pb.RotateApiTokenRequest(
         app_id=app_id,
         api_token_id=api_token_id,
@@ -100,7 +103,9 @@ def rotate(  # noqa: PLR0913, PLR0917 - one for each field of the request
 @app.command()
 def update(
     app_id: AppIdArgument,
-    api_token_id: Annotated[str, typer.Argument(metavar="API_TOKEN_ID")],
+    api_token_id: Annotated[
+        str, typer.Argument(metavar="API_TOKEN_ID", help="As `api-tokens list` shows it.")
+    ],
     name: Annotated[str | None, typer.Option("--name", help="Another name.")] = None,
     expires_in: ExpiresInOption = None,
     expires_at: ExpiresAtOption = None,
@@ -204,7 +209,9 @@ def list_tokens(
 @app.command()
 def revoke(
     app_id: AppIdArgument,
-    api_token_id: Annotated[str, typer.Argument(metavar="API_TOKEN_ID")],
+    api_token_id: Annotated[
+        str, typer.Argument(metavar="API_TOKEN_ID", help="As `api-tokens list` shows it.")
+    ],
     credentials: CredentialsOption = None,
     *,
     as_json: JsonOption = False,

@@ -211,7 +211,7 @@ def get(app_id: AppIdArgument, credentials: CredentialsOption = None, *, as_json
 @app.command()
 def update(  # noqa: PLR0913, PLR0917 - one for each field of an App
     app_id: AppIdArgument,
-    display_name: Annotated[str | None, typer.Option(metavar="NAME")] = None,
+    display_name: Annotated[str | None, typer.Option(metavar="NAME", help="What people know it by.")] = None,
     redirect_uri: Annotated[list[str] | None, typer.Option(metavar="URI", help=_REDIRECT_HELP)] = None,
     scope: Annotated[list[str] | None, typer.Option(metavar="SCOPE", help=_SCOPE_HELP)] = None,
     resource: Annotated[list[str] | None, typer.Option(metavar="URI", help=_RESOURCE_HELP)] = None,
@@ -318,7 +318,7 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete an App and everything that it could call with; there is no way back."""
+    """Delete an App with all its credentials; there is no way back."""
     with connect(credentials) as authority:
         if not yes:
             found = authority.call(authority.apps.GetApp, pb.GetAppRequest(app_id=app_id)).app
@@ -355,7 +355,7 @@ def unlock(
 def end_tokens(
     app_id: AppIdArgument, credentials: CredentialsOption = None, *, as_json: JsonOption = False
 ) -> None:
-    """End all access tokens issued to an App so far; refresh and API tokens go on."""
+    """End all access tokens of an App; refresh and API tokens go on."""
     with connect(credentials) as authority:
         answer = authority.call(authority.apps.EndAllTokens, pb.EndAllTokensRequest(app_id=app_id))
     show(answer, as_json=as_json)

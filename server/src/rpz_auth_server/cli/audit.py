@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -27,6 +27,8 @@ from rpz_auth_server.cli.inputs import read_moment
 from rpz_auth_server.cli.options import CredentialsOption, JsonOption
 
 app = typer.Typer(help="Audit records.", no_args_is_help=True, rich_markup_mode=None)
+
+T = TypeVar("T")
 
 _PAGE = 1000
 _PAUSE = 1.0
@@ -98,7 +100,7 @@ def follow(
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Show records as they are written, until Ctrl-C; with --json, a line each."""
+    """Show records as they are written, until Ctrl-C."""
     request = _request(app_id, action, actor, since or "0s", None)
     with connect(credentials) as authority, contextlib.suppress(KeyboardInterrupt):
         while True:
@@ -114,7 +116,13 @@ def follow(
 
 @app.command()
 def export(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file of mode 0600, of JSON Lines.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="A new file of mode 0600, of JSON Lines; - is standard output, without the head.",
+        ),
+    ],
     app_id: _AppOption = "",
     action: _ActionOption = "",
     actor: _ActorOption = "",
@@ -124,29 +132,31 @@ def export(
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Write records to a file, a line of JSON each, and print the head: the last number with its hash.
+    """Write records to a file, a line of JSON each, and print the head.
 
-    Keep the head apart. `audit verify --head` proves by it that nothing up to there was changed or cut off.
+    The head is the last number with its hash; keep it apart. `audit verify --head` proves by it that nothing
+    up to there was changed or cut off.
     """
-    secret_file.check_free(file, option="FILE")
     request = _request(app_id, action, actor, since, until)
-    lines: list[str] = []
-    last: pb.AuditRecord | None = None
-    with connect(credentials) as authority, Console(stderr=True).status("") as shown:
-        for record in _records(authority, request):
-            lines.append(json.dumps(_to_dict(record)) + "\n")
-            last = record
-            if len(lines) % _PAGE == 0:
-                shown.update(f"{len(lines)} records")
+    if str(file) == "-":
+        with connect(credentials) as authority:
+            for record in _records(authority, request):
+                typer.echo(json.dumps(_to_dict(record)))
+        return
+    secret_file.check_free(file, option="FILE")
+    count, last = 0, None
     try:
-        files.create(file, "".join(lines).encode("ascii"))
+        with connect(credentials) as authority, files.creating(file) as lines:
+            for record in _counted(_records(authority, request)):
+                lines.write(json.dumps(_to_dict(record)).encode("ascii") + b"\n")
+                count, last = count + 1, record
     except OSError as error:
         raise Failure("FILE_NOT_WRITTEN", f"{file}: {error.strerror}") from None
     head = "" if last is None else f"{last.sequence}:{last.hash.hex()}"
     if as_json:
-        output.print_json({"output": str(file), "records": len(lines), "head": head})
+        output.print_json({"output": str(file), "records": count, "head": head})
         return
-    output.print_line(f"{len(lines)} records written to {file}")
+    output.print_line(f"{count} records written to {file}")
     if head:
         output.print_line(f"head: {head}")
 
@@ -161,17 +171,17 @@ def verify(
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Check that every record follows from the one before, and print the head.
+    """Check that each record follows from the one before; print the head.
 
     That the newest records were cut off shows only against a head that was kept.
     """
     wanted = None if head is None else _read_head(head)
     if file is not None:
-        result = _check(_read_export(file), wanted)
+        result = _check(_counted(_read_export(file)), wanted)
     else:
-        with connect(credentials) as authority, Console(stderr=True).status("reading"):
+        with connect(credentials) as authority:
             records = _records(authority, pb.ListAuditRecordsRequest(page_size=_PAGE))
-            result = _check(map(_link, records), wanted)
+            result = _check(map(_link, _counted(records)), wanted)
     if as_json:
         output.print_json({"records": result.count, "head": result.head})
         return
@@ -264,6 +274,15 @@ def _records(authority: Authority, request: pb.ListAuditRecordsRequest) -> Itera
         request.after_sequence = page.next_after_sequence
         if page.last_page:
             return
+
+
+def _counted(records: Iterator[T]) -> Iterator[T]:
+    """Show on a terminal how many there were so far."""
+    with Console(stderr=True).status("reading") as shown:
+        for number, record in enumerate(records, start=1):
+            yield record
+            if number % _PAGE == 0:
+                shown.update(f"{number} records")
 
 
 def _link(record: pb.AuditRecord) -> Link:

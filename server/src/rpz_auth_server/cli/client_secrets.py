@@ -74,7 +74,10 @@ def rotate(  # noqa: PLR0913, PLR0917 - one for each field of the request
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Create a successor, show it this once, and let those before it go on for the overlap only."""
+    """Create a successor; those before it go on for the overlap only.
+
+    It is shown this once.
+    """
     request = pb.RotateClientSecretRequest(
         app_id=app_id,
         secret_id=secret_id,
@@ -97,7 +100,7 @@ def rotate(  # noqa: PLR0913, PLR0917 - one for each field of the request
 @app.command()
 def update(
     app_id: AppIdArgument,
-    secret_id: Annotated[str, typer.Argument(metavar="SECRET_ID")],
+    secret_id: Annotated[str, typer.Argument(metavar="SECRET_ID", help="As `secrets list` shows it.")],
     name: Annotated[str | None, typer.Option("--name", help="Another name.")] = None,
     expires_in: ExpiresInOption = None,
     expires_at: ExpiresAtOption = None,
@@ -197,7 +200,7 @@ def list_secrets(
 @app.command()
 def revoke(
     app_id: AppIdArgument,
-    secret_id: Annotated[str, typer.Argument(metavar="SECRET_ID")],
+    secret_id: Annotated[str, typer.Argument(metavar="SECRET_ID", help="As `secrets list` shows it.")],
     credentials: CredentialsOption = None,
     *,
     as_json: JsonOption = False,

@@ -15,7 +15,7 @@ from rpz_auth_server.cli.connection import connect
 from rpz_auth_server.cli.options import ClientIdOption, CredentialsOption, JsonOption
 
 app = typer.Typer(
-    help="Authorization codes, for trying out what a sign-in service does.",
+    help="Authorization codes, as a sign-in service issues them.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

@@ -55,11 +55,11 @@ def explain(
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell step by step why a service refuses a credential of one of your Apps, or that it does not.
+    """Tell step by step why a service refuses a credential.
 
-    The credential is the value of the header that the App sends (Bearer ..., Basic ...), or an access token
-    or API token alone. It comes from a file or the environment, else from standard input; a terminal asks
-    without echo. What is not given is not looked at.
+    It must be of one of your Apps: the value of the header that the App sends (Bearer ..., Basic ...), or an
+    access token or API token alone. It comes from a file or the environment, else from standard input; a
+    terminal asks without echo. What is not given is not looked at.
 
     Exit code 0 also when it is refused: the field reason of --json, empty if nothing refuses, says so.
     """

@@ -27,7 +27,7 @@ def list_grants(
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """List the grants of an App, of a user, or of a user to an App, as far as they are alive."""
+    """List the live grants of an App, of a user, or of a user to an App."""
     if not client_id and not subject:
         raise typer.BadParameter("name an App, a user, or both", param_hint="--client-id, --subject")
     with connect(credentials) as authority:
@@ -54,7 +54,7 @@ def list_grants(
 
 @app.command()
 def revoke(
-    grant_id: Annotated[str, typer.Argument(metavar="GRANT_ID")],
+    grant_id: Annotated[str, typer.Argument(metavar="GRANT_ID", help="As `grants list` shows it.")],
     credentials: CredentialsOption = None,
     *,
     as_json: JsonOption = False,

@@ -78,7 +78,7 @@ def rotate(
     yes: _YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Publish a new key, which signs after a while; no token ends because of it."""
+    """Publish a new key, which signs after a while; no token ends by it."""
     if compromised and not yes:
         typer.confirm("End every access token that was issued so far?", abort=True, err=True)
     with connect(credentials) as authority:

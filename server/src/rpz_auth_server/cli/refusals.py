@@ -29,7 +29,7 @@ def list_(
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how often calls were refused, by minute, App and reason, the newest first."""
+    """Show how often calls were refused, by minute, App and reason."""
     request = pb.ListRefusalsRequest(app_id=app_id, page_size=limit)
     with connect(credentials) as authority:
         answer = authority.call(authority.apps.ListRefusals, request)

@@ -155,7 +155,7 @@ def token_exchange(
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Exchange an API token for a short-lived access token (RFC 8693).
+    """Exchange an API token for an access token (RFC 8693).
 
     The API token comes from a file or the environment, else from standard input; a terminal asks without
     echo. The credentials file only says where the authority is.
@@ -182,7 +182,9 @@ def revoke(
     public: _PublicOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Revoke a refresh token with its grant, or one access token, as the App that it was issued to.
+    """Revoke a refresh token with its grant, or one access token.
+
+    As the App that it was issued to.
 
     Token and client secret come from files or the environment. Those that do not are read from standard
     input, a line each, in this order; a terminal asks without echo. An unknown token, or another App's, is
@@ -205,7 +207,9 @@ def revoke(
 def introspect(
     token_file: _TokenFileOption = None, credentials: CredentialsOption = None, *, as_json: JsonOption = False
 ) -> None:
-    """Tell what an access or API token means at the service whose verifier file is --credentials.
+    """Tell what an access or API token means at a service.
+
+    The service is the one whose verifier file is --credentials.
 
     The token comes from a file or the environment, else from standard input; a terminal asks without
     echo.

@@ -24,7 +24,14 @@ from rpz_auth_server.doctor.files import check_files, is_own
 from rpz_auth_server.doctor.finding import Check, Finding, State
 from rpz_auth_server.doctor.keys import check_keys, open_ring
 from rpz_auth_server.doctor.reach import check_reachability
-from rpz_auth_server.offline import ConfigOption, DatabaseOption, DataDirOption, check_founded, opened_store
+from rpz_auth_server.offline import (
+    ConfigOption,
+    DatabaseOption,
+    DataDirOption,
+    JsonOption,
+    check_founded,
+    opened_store,
+)
 from rpz_auth_server.settings import Settings
 
 _SETTINGS = Check("settings")
@@ -42,13 +49,13 @@ def doctor(
     ] = None,
     issuer: Annotated[str | None, typer.Option(help="The https URL that clients know it by.")] = None,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Look an authority over: settings, files, clock, certificates, keys, database, whether it answers.
+    """Look an authority over, and say what is wrong.
 
-    Whether it runs or not. Nothing is changed, but for one write that shows that the database takes it. Run
-    it as the authority's own user. Give the flags that it was started with; address and issuer of the last
-    start are known.
+    It looks at settings, files, clock, certificates, keys and database, and whether the authority answers,
+    which need not run. Nothing is changed, but for one write that shows that the database takes it. Run it as
+    the authority's own user, with the flags of `serve`; address and issuer of the last start are known.
 
     Exit codes: 0 nothing is wrong, though there may be warnings; 1 there is an error.
     """

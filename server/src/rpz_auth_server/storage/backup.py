@@ -38,7 +38,7 @@ def back_up(source: Path, target: Path, progress: Progress) -> None:
                 reader.backup(
                     copy,
                     pages=_PAGES,
-                    progress=lambda _status, remaining, total: progress(total - remaining, total),
+                    progress=_pages(progress),
                 )
                 copy.execute("PRAGMA journal_mode = DELETE")  # one file, without a log beside it
                 check(copy, target)
@@ -88,7 +88,7 @@ def ensure_unused(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def draft_from(backup: Path, place: Path) -> Iterator[Path]:
+def draft_from(backup: Path, place: Path, progress: Progress) -> Iterator[Path]:
     """Copy a backup to a draft beside the place that it is for; what is left of it at the end is removed.
 
     Raises:
@@ -105,7 +105,7 @@ def draft_from(backup: Path, place: Path) -> Iterator[Path]:
                 contextlib.closing(_create(draft)) as copy,
             ):
                 check(source, backup)
-                source.backup(copy)
+                source.backup(copy, pages=_PAGES, progress=_pages(progress))
         except (OSError, sqlite3.Error) as error:
             raise ConfigurationError(f"{backup} cannot be restored: {error}") from None
         yield draft
@@ -159,6 +159,10 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
         with lock.held():  # the last connection that closes runs a checkpoint
             connection.close()
         lock.close()
+
+
+def _pages(progress: Progress) -> Callable[[int, int, int], None]:
+    return lambda _status, remaining, total: progress(total - remaining, total)
 
 
 def _sync(path: Path) -> None:
