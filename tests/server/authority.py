@@ -495,7 +495,10 @@ async def running_authority(
         await bootstrap.ensure_administrator(authority, data_dir, connection)
         await server.start()
         beside = Running(hub, server.verifiers)
-        http = HttpServer(build(authority, settings, Connection(**connection), beside, people=people))
+        http = HttpServer(
+            build(authority, settings, Connection(**connection), beside, people=people),
+            trusted_proxies=settings.trusted_proxies,
+        )
         http_port = http.listen(settings.http_address, server_context(settings))
         await http.start()
         running = TestAuthority(settings, authority, hub, server, held[0], time, port, http_port)

@@ -325,7 +325,10 @@ async def run(settings: Settings, environ: Mapping[str, str], *, control: int | 
         port = await patiently(patience, lambda: server.listen(settings.grpc_address, credentials))
         connection = describe_connection(settings, port)
         beside = Running(hub, server.verifiers)
-        http = HttpServer(build(authority, settings, Connection(**connection), beside))
+        http = HttpServer(
+            build(authority, settings, Connection(**connection), beside),
+            trusted_proxies=settings.trusted_proxies,
+        )
         address, console = await _listen_http(http, settings, patience, share_port=control is not None)
         await bootstrap.ensure_administrator(authority, settings.data_dir, connection)
         link = await first_sign_in.ensure_first_person(authority, settings.data_dir, console)

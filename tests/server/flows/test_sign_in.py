@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from rpz_auth_server.crypto.passwords import Passwords
 from rpz_auth_server.domain.account import Role
 from rpz_auth_server.domain.refusal import NotFound
 from rpz_auth_server.flows import sign_in
+from rpz_auth_server.flows.limits import SLOW_AT_ONCE
 from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.flows.sign_in import ABSOLUTE_LIFETIME, IDLE_LIFETIME, MAX_SESSIONS, SignInRefused
 from rpz_auth_server.storage.store import Commit
@@ -199,3 +201,23 @@ async def test_sign_ins_are_audited_and_the_cookie_is_nowhere(
     stored = b"".join(path.read_bytes() for path in authority.settings.data_dir.glob("rpz-auth.db*"))
     assert bob.token.encode() not in stored
     assert bob.person.session.session_id.encode() in stored
+
+
+async def test_a106_a109_peer_that_floods_with_passwords_leaves_the_others_their_turn(
+    authority: TestAuthority, flows: Authority
+) -> None:
+    await signed_in(flows)
+    flood = [
+        sign_in_again(flows, f"nobody-{number}", password="wrong", browser=ELSEWHERE) for number in range(40)
+    ]
+    outcomes = await asyncio.gather(*flood, return_exceptions=True)
+    kinds = Counter(type(outcome).__name__ for outcome in outcomes)
+    assert kinds == {"SignInRefused": SLOW_AT_ONCE, "RateLimited": 40 - SLOW_AT_ONCE}
+    # Its turns come back, whatever became of them; and nobody else's were taken.
+    cancelled = asyncio.create_task(sign_in_again(flows, password="wrong", browser=ELSEWHERE))
+    await asyncio.sleep(0)
+    await sign_in_again(flows, browser=LOCAL)
+    cancelled.cancel()
+    await asyncio.gather(cancelled, return_exceptions=True)
+    await sign_in_again(flows, browser=ELSEWHERE)
+    assert authority.authority.limiter.slow == {}

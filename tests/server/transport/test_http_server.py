@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -232,6 +233,58 @@ async def test_a148_request_that_two_parsers_could_read_differently_is_refused(h
         answer = await raw(port, head)
         assert answer.startswith(b"HTTP/1.1 400 ")
         assert answer.count(b"HTTP/1.1 ") == 1
+
+
+async def test_a102_one_peer_does_not_take_all_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "MAX_OF_ONE_PEER", 2)
+    asked = b"GET /peer HTTP/1.1\r\nhost: localhost\r\n\r\n"
+
+    async def connect(port: int, source: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0))
+        writer.write(asked)
+        return reader, writer
+
+    async with serving() as port:
+        held = [await connect(port, "127.0.0.9") for _ in range(2)]
+        for reader, _ in held:
+            await reader.readuntil(b"\r\n\r\n127.0.0.9 ")
+        reader, refused = await connect(port, "127.0.0.9")
+        with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+            await reader.readuntil(b"\r\n\r\n")
+        reader, other = await connect(port, "127.0.0.10")
+        await reader.readuntil(b"\r\n\r\n127.0.0.10 ")
+        held[0][1].close()
+        await held[0][1].wait_closed()
+        for _ in range(100):  # until the server has seen it
+            reader, again = await connect(port, "127.0.0.9")
+            held.append((reader, again))
+            with contextlib.suppress(ConnectionResetError, asyncio.IncompleteReadError):
+                await reader.readuntil(b"\r\n\r\n127.0.0.9 ")
+                break
+        else:
+            pytest.fail("the place of a connection that has ended was not given to another")
+        for _, writer in (*held, (reader, refused), (reader, other)):
+            writer.close()
+
+
+def test_a102_connections_of_trusted_proxies_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "MAX_OF_ONE_PEER", 1)
+    census = protocol.Census(["10.0.0.0/8"])
+
+    def names(*places: Any) -> list[str | None]:
+        return [census.enter(_At(place)) for place in places]
+
+    assert names(("10.0.0.1", 1), ("10.0.0.1", 2)) == ["", ""]
+    assert names(("192.0.2.1", 1), ("192.0.2.1", 2), ("192.0.2.2", 1)) == ["192.0.2.1", None, "192.0.2.2"]
+    assert names(("2001:db8::1", 1, 0, 0), ("2001:db8::2", 1, 0, 0)) == ["2001:db8::/64", None]
+    assert names(None, ()) == [None, None]
+    census.leave("192.0.2.1")
+    assert names(("192.0.2.1", 3)) == ["192.0.2.1"]
+
+
+class _At(asyncio.Transport):
+    def __init__(self, place: Any) -> None:
+        super().__init__({"peername": place})
 
 
 HOSTS = [

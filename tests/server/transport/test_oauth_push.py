@@ -79,6 +79,19 @@ async def test_r200_reference_leads_to_one_code(authority: TestAuthority) -> Non
     assert (await come(authority, client, uri)).status_code == 400
 
 
+async def test_r200_reference_is_used_up_by_an_answer_that_is_no_code(authority: TestAuthority) -> None:
+    client = await authority.create_client()
+    declined = await pushed_uri(authority, client)
+    page = await come(authority, client, declined)
+    answers = await asyncio.gather(*[decide(authority, page, "deny") for _ in range(2)])
+    assert sorted(answer.status_code for answer in answers) == [303, 400]
+    assert (await come(authority, client, declined)).status_code == 400
+    outdated = await pushed_uri(authority, client)
+    await authority.update_app(client.app_id, scopes=["orders.write"])  # and not what was asked for
+    assert Returned.of(await come(authority, client, outdated)).parameters["error"] == "invalid_scope"
+    assert (await come(authority, client, outdated)).status_code == 400
+
+
 async def test_r200_reference_is_bound_to_its_client_and_expires(authority: TestAuthority) -> None:
     client, other = await authority.create_client(), await authority.create_client()
     uri = await pushed_uri(authority, client)

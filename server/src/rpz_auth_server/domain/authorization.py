@@ -88,6 +88,7 @@ class AuthorizationError:
     state: str | None
     error: str
     description: str
+    pushed: PushedRequest | None = None
 
 
 def parse_query(query: bytes | str) -> Parameters:
@@ -153,7 +154,12 @@ def read(
     except Refusal as refusal:
         error, description = error_of(refusal), error_description(refusal)
     return AuthorizationError(
-        app=app, redirect_uri=redirect_uri, state=state, error=error, description=description
+        app=app,
+        redirect_uri=redirect_uri,
+        state=state,
+        error=error,
+        description=description,
+        pushed=pushed,
     )
 
 

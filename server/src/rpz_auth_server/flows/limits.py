@@ -15,13 +15,13 @@ import asyncio
 import contextlib
 import hashlib
 import ipaddress
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
 from rpz_auth.address import Peer
-from rpz_auth.errors import OriginNotAllowed, Refusal, TokenInvalid
+from rpz_auth.errors import OriginNotAllowed, Reason, Refusal, TokenInvalid
 
 from rpz_auth_server.crypto.handles import KeyUnknown
 from rpz_auth_server.domain.limits import Charge, Level, Limit, Limits, SharedLevel, charge
@@ -42,6 +42,8 @@ _HELD_FOR = 0.5
 _BETWEEN = 0.005
 """Seconds between two answers to guessers."""
 _MOST_HELD = 2000
+SLOW_AT_ONCE = 8
+"""Slow checks of one peer: others wait behind these for their turn, and so for a second at most."""
 _SUSPICIOUS = frozenset({"guess", "peer", "app", "misuse", "genuine"})
 _TOLD_FROM = 0.25
 """The part of its allowance from which on a level concerns other processes; what is less would fill the
@@ -70,6 +72,7 @@ class _Guard:
 
     limiter: Limiter
     name: str
+    prefix: str
     pair: str
     keys: Sequence[str]
     held: _Hold | None
@@ -77,11 +80,16 @@ class _Guard:
     """Whether it was charged before its outcome is known."""
 
     def __enter__(self) -> None:
-        pass
+        if self.charged:
+            self.limiter.slow[self.prefix] += 1
 
     def __exit__(
         self, _type: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
+        if self.charged:
+            self.limiter.slow[self.prefix] -= 1
+            if not self.limiter.slow[self.prefix]:
+                del self.limiter.slow[self.prefix]
         if error is None:
             if self.charged:
                 self.limiter.refund(self.keys)
@@ -101,6 +109,8 @@ class Limiter:
         self._untold: dict[str, None] = {}
         self._right: OrderedDict[str, None] = OrderedDict()
         self.refusals = RefusalCounts(now)
+        self.slow: Counter[str] = Counter()
+        """How many slow checks each peer waits for."""
         self._holding = 0
         self._answered_at = 0.0
         """When the last guesser that is held will be answered, on the loop's clock."""
@@ -115,8 +125,8 @@ class Limiter:
             peer: The client's end of the connection, or the client behind a trusted proxy.
             genuine: The ids of the credentials that it presents, if this authority made all of them;
                 none for a guess.
-            slow: The check takes so long that others begin meanwhile: it is charged at once, and what was
-                charged is given back when it succeeds.
+            slow: The check takes so long that others begin meanwhile: it is charged at once, what was charged
+                is given back when it succeeds, and one peer waits for so many only.
 
         Raises:
             RateLimited: Too many failures; nothing was asked.
@@ -132,8 +142,11 @@ class Limiter:
         keys = [f"genuine {identifier} {pair}" for identifier in genuine] or guesses
         self._refuse(self._held(keys) if genuine else held, name)
         if slow:
+            if self.slow[prefix] >= SLOW_AT_ONCE:
+                self.refusals.record(Reason.RATE_LIMITED, name)
+                raise RateLimited(retry_after=1.0)
             self._charge(keys)
-        return _Guard(self, name, pair, keys, held, slow)
+        return _Guard(self, name, prefix, pair, keys, held, slow)
 
     def succeeded(self, pair: str) -> None:
         """Take it that a peer was right about an App."""

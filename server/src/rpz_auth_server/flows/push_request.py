@@ -62,3 +62,13 @@ async def push_request(
         raise RateLimited(retry_after=pushed_request.LIFETIME)
     await authority.store.commit(Commit(rows=(pushed,)))
     return uri, int(pushed_request.LIFETIME)
+
+
+async def use_up(authority: Authority, pushed: PushedRequest) -> None:
+    """Take it that a request has had its answer, though that was no code: it leads to no other one.
+
+    Raises:
+        Conflict: It has had one already.
+    """
+    used = pushed_request.use(pushed, authority.store.now())
+    await authority.store.commit(Commit(rows=(used,)))

@@ -4,28 +4,70 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import h11
-from rpz_auth.address import certificate_names
+from rpz_auth.address import UNKNOWN, Peer, TrustedProxies, certificate_names, parse_address
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from rpz_auth_server.flows.limits import prefix_of
 from rpz_auth_server.transport.http.guard import SECURITY_HEADERS
 
 MAX_CONNECTIONS = 1000
+MAX_OF_ONE_PEER = 200
+"""Connections of one address, or of 64 bits of an IPv6 address; a trusted proxy is all of its clients."""
 HEAD_TIMEOUT = 10.0
 """Seconds from when a connection stands, or from its last answer, until the next request's head is there."""
+
+
+class Census:
+    """Who has how many connections to one listener."""
+
+    def __init__(self, trusted_proxies: Iterable[str] = ()) -> None:
+        """Count nobody yet, and never the connections of trusted proxies."""
+        self._proxies = TrustedProxies(trusted_proxies)
+        self._counts: Counter[str] = Counter()
+
+    def enter(self, transport: asyncio.Transport) -> str | None:
+        """Count a connection; return under which name, or None for one too many."""
+        place = transport.get_extra_info("peername")
+        try:
+            peer = Peer(parse_address(place[0]))
+        except (ValueError, TypeError, IndexError):  # gone already
+            return None
+        if self._proxies.resolve(peer, ()) is UNKNOWN:
+            return ""
+        name = prefix_of(peer)
+        if self._counts[name] >= MAX_OF_ONE_PEER:
+            return None
+        self._counts[name] += 1
+        return name
+
+    def leave(self, name: str) -> None:
+        """Forget a connection."""
+        self._counts[name] -= 1
+        if self._counts[name] <= 0:
+            del self._counts[name]
 
 
 class Protocol(H11Protocol):
     """One connection. h11 is strict where others guess: what it cannot read exactly is refused (A148)."""
 
     _deadline: asyncio.TimerHandle | None = None
+    _counted_as: str | None = None
+
+    def __init__(self, census: Census, *args: Any) -> None:
+        """Begin as uvicorn does; `census` counts."""
+        super().__init__(*args)
+        self._census = census
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin, unless there are too many already."""
-        if len(self.connections) >= MAX_CONNECTIONS:
+        """Begin, unless there are too many already, of all peers or of this one."""
+        if len(self.connections) < MAX_CONNECTIONS:
+            self._counted_as = self._census.enter(transport)
+        if self._counted_as is None:
             transport.abort()
             return
         super().connection_made(transport)
@@ -72,6 +114,9 @@ class Protocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the deadline with the connection."""
+        if self._counted_as is not None:
+            self._census.leave(self._counted_as)
+            self._counted_as = None
         self._set_deadline(None)
         if self.transport is not None:
             super().connection_lost(exc)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import uvicorn
 from rpz_auth.errors import ConfigurationError
@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from rpz_auth_server.settings import split_address
 from rpz_auth_server.transport import sockets
-from rpz_auth_server.transport.http.protocol import Protocol
+from rpz_auth_server.transport.http.protocol import Census, Protocol
 
 HANDSHAKE_TIMEOUT = 10.0
 """Seconds; asyncio would wait for a minute."""
@@ -29,9 +29,15 @@ _MAX_HEAD = 32 * 1024
 class HttpServer:
     """One application on any number of addresses."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        """Serve `app`; nothing listens yet."""
+    def __init__(self, app: ASGIApp, *, trusted_proxies: Sequence[str] = ()) -> None:
+        """Serve `app`; nothing listens yet.
+
+        Args:
+            app: The application.
+            trusted_proxies: Addresses and networks whose connections are many clients'.
+        """
         self._app = app
+        self._trusted_proxies = trusted_proxies
         self._listeners: list[tuple[_Listener, socket.socket]] = []
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -67,7 +73,7 @@ class HttpServer:
                 f"cannot listen on {address}: another program has the port, or the address is not this "
                 f"machine's; stop that program, or choose another with {flag}"
             ) from None
-        self._listeners.append((_Listener(self._app, context), taken))
+        self._listeners.append((_Listener(self._app, context, Census(self._trusted_proxies)), taken))
         return int(taken.getsockname()[1])
 
     async def start(self) -> None:
@@ -110,7 +116,8 @@ class HttpServer:
 class _Listener(uvicorn.Server):
     """Uvicorn without what it does for a process of its own: signals, logs, believing proxies."""
 
-    def __init__(self, app: ASGIApp, context: ssl.SSLContext | None) -> None:
+    def __init__(self, app: ASGIApp, context: ssl.SSLContext | None, census: Census) -> None:
+        self._census = census
         super().__init__(
             uvicorn.Config(
                 app,
@@ -170,7 +177,7 @@ class _Listener(uvicorn.Server):
             )
 
     def _begin(self) -> asyncio.Protocol:
-        return Protocol(self.config, self.server_state, self.lifespan.state)
+        return Protocol(self._census, self.config, self.server_state, self.lifespan.state)
 
     @property
     def _handshake_timeout(self) -> float | None:

@@ -26,6 +26,7 @@ from rpz_auth_server.domain.refusal import Conflict, RequestInvalid
 from rpz_auth_server.flows.issue_code import IssueCode, issue_code
 from rpz_auth_server.flows.person import Person
 from rpz_auth_server.flows.pipeline import Authority
+from rpz_auth_server.flows.push_request import use_up
 from rpz_auth_server.transport.oauth.form import read_form
 from rpz_auth_server.transport.oauth.people import People
 
@@ -47,9 +48,9 @@ def serve(authority: Authority, people: People) -> Callable[[Request], Awaitable
         person = await people.person(request)
         if person is None:
             return await people.sign_in(request, asked.app)
-        if isinstance(asked, AuthorizationError):
-            return _return(authority, asked, error=asked.error, error_description=asked.description)
         try:
+            if isinstance(asked, AuthorizationError):
+                return await _refuse(authority, asked, asked.error, asked.description)
             return await _decide(authority, people, request, person, asked, form)
         except Conflict:
             return people.problem(request, _LOST)
@@ -77,7 +78,7 @@ async def _decide(
     if allowed is None:
         return await people.ask(request, person, asked)
     if not allowed:
-        return _return(authority, asked, error="access_denied", error_description="the person declined")
+        return await _refuse(authority, asked, "access_denied", "the person declined")
     return await _issue(authority, person, asked)
 
 
@@ -162,10 +163,21 @@ async def _issue(authority: Authority, person: Person, asked: AuthorizationReque
     except Conflict:
         raise
     except Refusal as refusal:  # what has changed since the request was read
-        return _return(
-            authority, asked, error=error_of(refusal), error_description=error_description(refusal)
-        )
+        return await _refuse(authority, asked, error_of(refusal), error_description(refusal))
     return _return(authority, asked, code=code)
+
+
+async def _refuse(
+    authority: Authority, asked: AuthorizationRequest | AuthorizationError, error: str, description: str
+) -> Response:
+    """Answer with an error; a request that was sent ahead is used up by that as by a code (RFC 9126 §4).
+
+    Raises:
+        Conflict: It was used in this moment.
+    """
+    if asked.pushed is not None:
+        await use_up(authority, asked.pushed)
+    return _return(authority, asked, error=error, error_description=description)
 
 
 def _return(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class Cors:
@@ -35,5 +35,18 @@ class Cors:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         origins = [value.decode("latin-1") for key, value in scope["headers"] if key == b"origin"]
-        listed = len(origins) == 1 and origins[0] in self._origins
-        await (self._cors if listed and scope["path"] in self._paths else self._app)(scope, receive, send)
+        if scope["path"] not in self._paths:
+            await self._app(scope, receive, send)
+        elif len(origins) == 1 and origins[0] in self._origins:
+            await self._cors(scope, receive, send)
+        else:  # a cache must not give this answer to a page of a listed origin
+            await self._app(scope, receive, _varying(send))
+
+
+def _varying(send: Send) -> Send:
+    async def varying(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), (b"vary", b"Origin")]}
+        await send(message)
+
+    return varying
