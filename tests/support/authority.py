@@ -86,8 +86,9 @@ class AuthorityProcess:
 
         def read() -> None:
             assert self.process.stdout is not None
-            for line in self.process.stdout:
-                lines.put(line)
+            with self.process.stdout:  # for as long as a worker has it
+                for line in self.process.stdout:
+                    lines.put(line)
             lines.put("")
 
         threading.Thread(target=read, daemon=True).start()
@@ -112,10 +113,7 @@ class AuthorityProcess:
 
     def wait(self) -> int:
         """Wait for its end, and return its exit code."""
-        code = self.process.wait(timeout=30)
-        if self.process.stdout is not None:
-            self.process.stdout.close()
-        return code
+        return self.process.wait(timeout=30)
 
     def create_client(self, **fields: Any) -> Client:
         """Register a backend App with a secret."""
