@@ -192,6 +192,8 @@ class Decider:
         self, policy: Policy | None, value: str, digest: bytes, peer: Peer, *, doubtful: bool
     ) -> Asking[Admission]:
         credential = credentials.parse(value)
+        if isinstance(credential, credentials.Bearer):
+            access_token.check_form(credential.token)  # cheap, and what most guesses fail at
         key = _digest(credential)
         known = self._known.get(key)
         if known is None or not self._holds(known.span):

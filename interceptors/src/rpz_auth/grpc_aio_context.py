@@ -142,10 +142,10 @@ class CallContext:
         if self._refused:
             await self._live().write(b"")  # raises what grpc expects from a call that was aborted
         self._refused = True
-        status = rpc_status(refusal)
+        status, live = rpc_status(refusal), self._live()
         # abort would replace what an outer interceptor has set.
-        before = tuple(self.trailing_metadata() or ())
-        await self.abort(status.code, status.details, (*before, *status.trailing_metadata))
+        before = tuple(live.trailing_metadata() or ())
+        await live.abort(status.code, status.details, (*before, *status.trailing_metadata))
 
     async def hold(self, lease: Callable[[Caller, End], Lease], caller: Caller) -> None:
         """Go on for as long as a lease does; it is released with the call."""

@@ -6,6 +6,7 @@ Sources: AIP-193 (rich errors), RFC 6749 §5.2 and RFC 6750 §3.1 (OAuth 2 error
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -72,14 +73,28 @@ class RpcStatus(grpc.Status):
 
 def rpc_status(refusal: Refusal) -> RpcStatus:
     """Render a refusal for gRPC: code, text, one ErrorInfo, and RetryInfo where there is a delay."""
-    wire = TABLE[refusal.reason]
-    info = error_details_pb2.ErrorInfo(reason=refusal.reason, domain=DOMAIN, metadata=refusal.metadata)
-    rich = status_pb2.Status(code=wire.grpc.value[0], message=refusal.message, details=[_pack(info)])
-    if refusal.retry_after is not None:
+    if refusal.metadata or refusal.retry_after is not None:
+        return _render(refusal.reason, refusal.message, refusal.metadata, refusal.retry_after)
+    return _plain(refusal.reason, refusal.message)
+
+
+@functools.lru_cache(maxsize=256)
+def _plain(reason: Reason, message: str) -> RpcStatus:
+    """What nearly all refusals are; there are few, for no message has anything in it that a client sent."""
+    return _render(reason, message, {}, None)
+
+
+def _render(
+    reason: Reason, message: str, metadata: Mapping[str, str], retry_after: float | None
+) -> RpcStatus:
+    wire = TABLE[reason]
+    info = error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)
+    rich = status_pb2.Status(code=wire.grpc.value[0], message=message, details=[_pack(info)])
+    if retry_after is not None:
         delay = duration_pb2.Duration()
-        delay.FromNanoseconds(int(refusal.retry_after * 1e9))
+        delay.FromNanoseconds(int(retry_after * 1e9))
         rich.details.append(_pack(error_details_pb2.RetryInfo(retry_delay=delay)))
-    return RpcStatus(wire.grpc, refusal.message, ((_DETAILS_KEY, rich.SerializeToString()),))
+    return RpcStatus(wire.grpc, message, ((_DETAILS_KEY, rich.SerializeToString()),))
 
 
 def reason_of(error: grpc.RpcError) -> Reason | None:
