@@ -18,6 +18,7 @@ from typing import Any, Literal
 import grpc
 import grpc.aio
 import rpz_auth
+import uvloop
 from google.protobuf.wrappers_pb2 import BytesValue
 from rpz_auth.testing import APP_ID, FakeAuthority
 from rpz_auth.view import Revocation
@@ -38,6 +39,8 @@ class Echo:
     """Which service to be."""
 
     stack: Stack
+    uvloop: bool = False
+    """Whether the event loop is the one that the authority runs on."""
     guard: Guard = "none"
     certificate: bytes
     key: bytes = field(repr=False)
@@ -150,7 +153,7 @@ def _serve(echo: Echo) -> None:
         await stopping.wait()
         await server.stop(None)
 
-    asyncio.run(serve())
+    (uvloop.run if echo.uvloop else asyncio.run)(serve())
 
 
 def main() -> None:

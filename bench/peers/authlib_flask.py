@@ -1,35 +1,36 @@
-"""Authlib's Flask server on SQLite, as its documentation has it: a row for each token, JWT access tokens."""
+"""Authlib's Flask server as its documentation has it: SQLAlchemy's models on SQLite, JWT access tokens."""
 
 from __future__ import annotations
 
+import logging
 import pickle
 import secrets
 import signal
-import sqlite3
 import sys
-import threading
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
 import jwt
 from authlib.integrations.flask_oauth2 import AuthorizationServer
-from authlib.oauth2.rfc6749 import ClientMixin, TokenMixin, grants
+from authlib.integrations.sqla_oauth2 import (
+    OAuth2ClientMixin,
+    OAuth2TokenMixin,
+    create_query_client_func,
+    create_save_token_func,
+)
+from authlib.oauth2.rfc6749 import grants
 from authlib.oauth2.rfc6750 import BearerTokenGenerator
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import text
 from waitress.server import create_server
 
 from bench.load import take_processor
 
-_SCHEMA = """
-PRAGMA journal_mode = WAL;
-CREATE TABLE tokens (
-    id INTEGER PRIMARY KEY, client_id TEXT, user_id TEXT, scope TEXT, access_token TEXT UNIQUE,
-    refresh_token TEXT UNIQUE, issued_at INTEGER, expires_in INTEGER, revoked_at INTEGER
-);
-"""
+_CLIENT_ID, _SCOPE = "peer", "orders.read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,103 +50,82 @@ class Ready:
     tokens: list[str] = field(repr=False)
 
 
-class _Client(ClientMixin):  # type: ignore[misc] # it has no types
-    def __init__(self, secret: str) -> None:
-        self.client_id, self._secret = "peer", secret
+def _models(db: SQLAlchemy) -> tuple[Any, Any, Any]:
+    base: Any = db.Model
 
-    def get_client_id(self) -> str:
-        return self.client_id
+    class User(base):  # type: ignore[misc] # made at run time
+        id = db.Column(db.Integer, primary_key=True)
 
-    def get_allowed_scope(self, scope: str) -> str:
-        return scope
+        def get_user_id(self) -> int:
+            return int(self.id)
 
-    def check_client_secret(self, client_secret: str) -> bool:
-        return secrets.compare_digest(self._secret, client_secret)
+    class Client(base, OAuth2ClientMixin):  # type: ignore[misc] # made at run time
+        id = db.Column(db.Integer, primary_key=True)
 
-    def check_endpoint_auth_method(self, method: str, endpoint: str) -> bool:
-        return endpoint == "token" and method == "client_secret_post"
+    class Token(base, OAuth2TokenMixin):  # type: ignore[misc] # made at run time
+        id = db.Column(db.Integer, primary_key=True)
+        user_id = db.Column(db.Integer, db.ForeignKey(User.id))
+        access_token = db.Column(db.Text, unique=True, nullable=False)  # a JWT is longer than the mixin's
 
-    def check_grant_type(self, grant_type: str) -> bool:
-        return grant_type == "refresh_token"
+    return User, Client, Token
 
 
-class _Token(TokenMixin):  # type: ignore[misc] # it has no types
-    def __init__(self, row: tuple[Any, ...]) -> None:
-        self.id, self._client_id, self.user_id, self._scope = row
-
-    def check_client(self, client: _Client) -> bool:
-        return bool(self._client_id == client.client_id)
-
-    def get_scope(self) -> str:
-        return str(self._scope)
+def _fill(db: SQLAlchemy, models: tuple[Any, Any, Any], count: int) -> tuple[str, list[str]]:
+    user, client_model, token_model = models
+    secret, tokens = secrets.token_urlsafe(48), [secrets.token_urlsafe(48) for _ in range(count)]
+    db.session.execute(text("PRAGMA journal_mode = WAL"))
+    db.create_all()
+    db.session.add(user(id=1))
+    client = client_model(client_id=_CLIENT_ID, client_secret=secret)
+    client.set_client_metadata(
+        {
+            "grant_types": ["refresh_token"],
+            "scope": _SCOPE,
+            "token_endpoint_auth_method": "client_secret_post",
+        }
+    )
+    db.session.add(client)
+    for token in tokens:
+        row = {"client_id": _CLIENT_ID, "user_id": 1, "scope": _SCOPE, "expires_in": 7200}
+        db.session.add(token_model(access_token=secrets.token_urlsafe(48), refresh_token=token, **row))
+    db.session.commit()
+    return secret, tokens
 
 
 def _make(spec: Spec) -> tuple[Flask, str, list[str]]:
-    local, secret = threading.local(), secrets.token_urlsafe(48)
-
-    def database() -> sqlite3.Connection:
-        if not hasattr(local, "connection"):
-            local.connection = sqlite3.connect(spec.path, isolation_level=None, timeout=30)
-            local.connection.execute("PRAGMA synchronous = FULL")
-        connection: sqlite3.Connection = local.connection
-        return connection
+    app, db = Flask(__name__), SQLAlchemy()
+    app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{spec.path}"
+    db.init_app(app)
+    user, client_model, token_model = models = _models(db)
+    with app.app_context():
+        secret, tokens = _fill(db, models, spec.grants)
 
     class Refresh(grants.RefreshTokenGrant):  # type: ignore[misc] # it has no types
         INCLUDE_NEW_REFRESH_TOKEN = True
         TOKEN_ENDPOINT_AUTH_METHODS = ("client_secret_post",)
 
-        def authenticate_refresh_token(self, refresh_token: str) -> _Token | None:
-            row = database().execute(
-                "SELECT id, client_id, user_id, scope FROM tokens"
-                " WHERE refresh_token = ? AND revoked_at IS NULL",
-                (refresh_token,),
-            )
-            found = row.fetchone()
-            return None if found is None else _Token(found)
+        def authenticate_refresh_token(self, refresh_token: str) -> Any:
+            token = db.session.query(token_model).filter_by(refresh_token=refresh_token).first()
+            return token if token and not token.is_revoked() else None
 
-        def authenticate_user(self, refresh_token: _Token) -> str:
-            return str(refresh_token.user_id)
+        def authenticate_user(self, refresh_token: Any) -> Any:
+            return db.session.get(user, refresh_token.user_id)
 
-        def revoke_old_credential(self, refresh_token: _Token) -> None:
-            database().execute(
-                "UPDATE tokens SET revoked_at = ? WHERE id = ?", (int(time.time()), refresh_token.id)
-            )
-
-    def save(token: dict[str, Any], request: Any) -> None:
-        database().execute(
-            "INSERT INTO tokens (client_id, user_id, scope, access_token, refresh_token, issued_at,"
-            " expires_in) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (
-                request.client.client_id,
-                request.user,
-                token["scope"],
-                token["access_token"],
-                token["refresh_token"],
-                int(time.time()),
-                token["expires_in"],
-            ),
-        )
-
-    database().executescript(_SCHEMA)
-    tokens = [secrets.token_urlsafe(48) for _ in range(spec.grants)]
-    database().execute("BEGIN")
-    database().executemany(
-        "INSERT INTO tokens (client_id, user_id, scope, access_token, refresh_token, issued_at, expires_in)"
-        " VALUES ('peer', 'user:1', 'orders.read', ?, ?, 0, 7200)",
-        [(secrets.token_urlsafe(48), token) for token in tokens],
-    )
-    database().execute("COMMIT")
+        def revoke_old_credential(self, refresh_token: Any) -> None:
+            refresh_token.refresh_token_revoked_at = int(time.time())
+            db.session.add(refresh_token)
+            db.session.commit()
 
     key = ec.generate_private_key(ec.SECP256R1()).private_bytes(
         Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
     )
 
-    def access_token(client: _Client, grant_type: str, user: str, scope: str) -> str:
+    def access_token(client: Any, grant_type: str, user: Any, scope: str) -> str:
         del grant_type
         now = int(time.time())
         claims = {
             "iss": "https://localhost",
-            "sub": user,
+            "sub": str(user.id),
             "aud": "https://orders.example",
             "client_id": client.client_id,
             "scope": scope,
@@ -156,9 +136,11 @@ def _make(spec: Spec) -> tuple[Flask, str, list[str]]:
         token: str = jwt.encode(claims, key, algorithm="ES256", headers={"typ": "at+jwt", "kid": "1"})
         return token
 
-    app = Flask(__name__)
-    client = _Client(secret)
-    server = AuthorizationServer(app, query_client=lambda _id: client, save_token=save)
+    server = AuthorizationServer(
+        app,
+        query_client=create_query_client_func(db.session, client_model),
+        save_token=create_save_token_func(db.session, token_model),
+    )
     server.register_token_generator(
         "default",
         BearerTokenGenerator(
@@ -176,6 +158,7 @@ def main() -> None:
     """Be the peer."""
     take_processor(0)
     spec = pickle.load(sys.stdin.buffer)  # noqa: S301 - from `Subject`
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # more wait than it has threads, always
     app, secret, tokens = _make(spec)
     server = create_server(app, host="127.0.0.1", port=0, threads=4)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
