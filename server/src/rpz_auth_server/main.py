@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import structlog
 import typer
+import uvloop
 from rpz_auth.errors import ConfigurationError, Refusal
 
 from rpz_auth_server import backup_command, bootstrap, first_sign_in, keys_command, log, move_command
@@ -156,7 +157,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one for each setting
     if settings.workers > 1 and control is None:
         _supervise(settings)
     try:
-        asyncio.run(run(settings, os.environ, control=control))
+        uvloop.run(run(settings, os.environ, control=control))
     except DatabaseMoved:
         raise SystemExit(MOVED) from None
     except (ConfigurationError, Refusal) as error:

@@ -145,15 +145,10 @@ class SqliteStore(SqlStore):
             return run_reading(self._reader, steps())
 
     async def _write(
-        self,
-        work: Work[T],
-        *,
-        single: bool = False,  # noqa: ARG002 - a savepoint costs next to nothing here
-        announce: bool = False,
-        vital: bool = False,
+        self, work: Work[T], *, single: bool = False, announce: bool = False, vital: bool = False
     ) -> T:
         # A cancelled caller cancels the future that it awaits, and not what is queued.
-        return await self._writer.submit(work, announce=announce, vital=vital)
+        return await self._writer.submit(work, single=single, announce=announce, vital=vital)
 
     def _read_aside(self, steps: Callable[[], Steps[T]]) -> T:
         if self._closed:

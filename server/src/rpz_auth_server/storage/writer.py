@@ -32,6 +32,7 @@ QUEUE = 4096
 class _Job:
     work: Work[Any]
     answer: asyncio.Future[Any]
+    single: bool
     announce: bool
 
 
@@ -74,16 +75,20 @@ class Writer:
         self._transactions = 0
         self._waiting = threading.Condition()
         self._stopping = False
+        self._waking = False
         # A daemon, so that a program that forgot to close the store can still end: what was answered is on
         # disk.
         self._thread = threading.Thread(target=self._run, name="rpz-auth-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, work: Work[T], *, announce: bool = False, vital: bool = False) -> asyncio.Future[T]:
+    def submit(
+        self, work: Work[T], *, single: bool = False, announce: bool = False, vital: bool = False
+    ) -> asyncio.Future[T]:
         """Queue an operation. It is carried out also when the future is cancelled.
 
         Args:
             work: The steps.
+            single: They are one statement, of which nothing remains when it fails.
             announce: They write an event.
             vital: There is room for it where there is none for others.
 
@@ -97,9 +102,16 @@ class Writer:
                 raise unavailable(None)
             if len(self._jobs) >= (2 * QUEUE if vital else QUEUE):
                 raise overloaded()
-            self._jobs.append(_Job(work, answer, announce))
-            self._waiting.notify()
+            self._jobs.append(_Job(work, answer, single, announce))
+        if not self._waking:  # once for all that this turn of the loop brings
+            self._waking = True
+            self._loop.call_soon(self._wake)
         return answer
+
+    def _wake(self) -> None:
+        self._waking = False
+        with self._waiting:
+            self._waiting.notify()
 
     def load(self) -> WriteLoad:
         """See `Store.write_load`."""
@@ -147,7 +159,7 @@ class Writer:
         try:
             connection.execute("BEGIN IMMEDIATE")
             now = self._tick()
-            outcomes = [self._carry_out(job.work, now) for job in batch]
+            outcomes = [self._carry_out(job, now) for job in batch]
             connection.execute("COMMIT")
         except BaseException:
             # A disk that is full or broken ends a transaction by itself, or leaves it open after a COMMIT.
@@ -166,20 +178,23 @@ class Writer:
         self._clock.catch_up(now)
         return float(now)
 
-    def _carry_out(self, work: Work[Any], now: float) -> _Outcome:
+    def _carry_out(self, job: _Job, now: float) -> _Outcome:
         connection = self._connection
-        connection.execute("SAVEPOINT operation")
+        if not job.single:
+            connection.execute("SAVEPOINT operation")
         try:
-            value = run(connection, work(now))
+            value = run(connection, job.work(now))
         except Exception as error:
             # Without its transaction everything before this operation is lost, and everything after it would
             # commit by itself.
             if not connection.in_transaction:
                 raise
-            connection.execute("ROLLBACK TO operation")
-            connection.execute("RELEASE operation")
+            if not job.single:
+                connection.execute("ROLLBACK TO operation")
+                connection.execute("RELEASE operation")
             return _Failed(unavailable(error) if isinstance(error, sqlite3.Error) else error)
-        connection.execute("RELEASE operation")
+        if not job.single:
+            connection.execute("RELEASE operation")
         return _Done(value)
 
     def _answer(self, batch: Sequence[_Job], outcomes: Sequence[_Outcome]) -> None:
