@@ -959,3 +959,18 @@ async def test_a81_where_a_name_leads_is_kept_while_it_is_asked_for(store: Store
     assert await store.resolutions([forgotten.name]) == [forgotten]
     assert await store.collect(limit=10) == 1
     assert await store.resolutions([forgotten.name, found[1].name]) == [found[1]]
+
+
+async def test_last_use_of_an_app_is_that_of_any_of_its_credentials(store: Store) -> None:
+    secret, token, other = a_secret(), an_api_token(), an_app(app_id=new_id())
+    await store.commit(Commit(rows=(an_app(), other, secret, token)))
+    assert await store.last_uses([APP_ID, other.app_id]) == {}
+    await store.record_uses(
+        [
+            Use(credential_id=secret.secret_id, used_at=NOW + 2, used_from=""),
+            Use(credential_id=token.api_token_id, used_at=NOW + 1, used_from=""),
+        ]
+    )
+    assert await store.last_uses([APP_ID, other.app_id, new_id()]) == {APP_ID: NOW + 2}
+    assert await store.last_uses([other.app_id]) == {}
+    assert await store.last_uses([]) == {}

@@ -17,6 +17,7 @@ from rpz.auth.v1 import app_service_pb2
 from rpz_auth_server import first_sign_in
 from rpz_auth_server.domain.account import Role
 from rpz_auth_server.domain.event import Audit
+from rpz_auth_server.domain.use import Use
 from rpz_auth_server.flows import accounts
 from rpz_auth_server.flows.accounts import SETUP_LIFETIME, AccountFields
 from rpz_auth_server.flows.sign_in import IDLE_LIFETIME
@@ -886,3 +887,49 @@ async def test_link_lets_in_who_is_locked_out(authority: TestAuthority) -> None:
     await visitor.get("/welcome")
     await visitor.send("/welcome", code=code, password="a new good password", again="a new good password")
     assert (await visitor.get("/console")).status_code == 200
+
+
+async def test_card_says_when_the_app_was_active_last(authority: TestAuthority) -> None:
+    visitor = await Visitor.of(authority)
+    backend = await owned_app(authority, visitor)
+    await visitor.get("/console")
+    assert "Last activity none yet" in " ".join(visitor.page.split())
+    request = app_service_pb2.CreateClientSecretRequest(app_id=backend)
+    secret = (await authority.admin.apps.CreateClientSecret(request)).record
+    await authority.store.record_uses(
+        [Use(credential_id=secret.secret_id, used_at=authority.store.now(), used_from="192.0.2.1")]
+    )
+    await authority.advance(3600.0)
+    await visitor.get("/console")
+    assert "Last activity 1 hour ago" in " ".join(visitor.page.split())
+
+
+async def test_a120_nul_in_an_address_or_form_is_refused_before_a_database_sees_it(
+    authority: TestAuthority,
+) -> None:
+    root = await Visitor.of(authority, "root", role=Role.ADMINISTRATOR)
+    authority.store.calls.clear()
+    for path in ("/console?q=%00", "/console?after=a%00", "/console/people/%00", "/console/apps/%00x"):
+        assert (await root.get(path)).status_code == 400
+    assert set(authority.store.calls) <= {"session", "account"}
+    await root.get("/console/people/new")
+    assert (await root.send("/console/people/new", user_name="a", display_name="\0")).status_code == 400
+
+
+async def test_people_sign_in_and_unlock_while_the_issuer_is_locked(authority: TestAuthority) -> None:
+    root = await Visitor.of(authority, "root", role=Role.ADMINISTRATOR)
+    bob = await Visitor.of(authority, "bob")
+    app_id = await owned_app(authority, bob)
+    await root.get("/console/keys")
+    await root.send("/console/keys/lock")
+    for visitor, page in (
+        (bob, f"/console/apps/{app_id}"),
+        (bob, "/console/allowed"),
+        (root, "/console/keys"),
+    ):
+        assert (await visitor.get(page)).status_code == 200
+    assert (await Visitor(authority).sign_in("root", PASSWORD)).status_code == 303
+    await root.get("/console/keys")
+    assert (await root.send("/console/keys/unlock")).headers[
+        "location"
+    ] == "/console/keys?said=issuer-unlocked"

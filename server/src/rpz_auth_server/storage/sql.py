@@ -183,6 +183,10 @@ class SqlStore(abc.ABC):
         """See `Store.record_uses`."""
         await self._write(lambda _: _record_uses(uses))
 
+    async def last_uses(self, app_ids: Sequence[str]) -> Mapping[str, float]:
+        """See `Store.last_uses`."""
+        return await self._read(partial(usage.last_uses, app_ids))
+
     async def creation(self, request_key: str) -> Creation | None:
         """See `Store.creation`."""
         return await self._look_up(CREATIONS, request_key)

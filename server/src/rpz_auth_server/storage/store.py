@@ -149,6 +149,10 @@ class Store(Protocol):
         """Note when secrets and API tokens were used last; an earlier use never replaces a later one."""
         ...
 
+    async def last_uses(self, app_ids: Sequence[str]) -> Mapping[str, float]:
+        """When a secret or API token of each of these Apps was used last; without those that never were."""
+        ...
+
     async def creation(self, request_key: str) -> Creation | None:
         """What was created under a request ID."""
         ...

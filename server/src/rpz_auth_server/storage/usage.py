@@ -1,6 +1,8 @@
-"""Which master keys the rows that are alive need."""
+"""What is used: the master keys that rows need, and the Apps that call."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from rpz_auth_server.domain.grant import GrantState
 from rpz_auth_server.domain.key import KeyUse
@@ -37,3 +39,19 @@ def count(now: float) -> Steps[list[KeyUse]]:
     )
     ((rows,),) = found.rows
     return [*uses, KeyUse(0, "refreshes in grace", rows)] if rows else uses
+
+
+def last_uses(app_ids: Sequence[str]) -> Steps[dict[str, float]]:
+    """When a secret or API token of each App was used last."""
+    latest: dict[str, float] = {}
+    for table in ("client_secrets", "api_tokens") if app_ids else ():
+        marks = ", ".join("?" * len(app_ids))
+        # S608: the texts stand above.
+        found = yield sql(
+            f"SELECT app_id, max(last_used_at) FROM {table} WHERE app_id IN ({marks})"  # noqa: S608
+            " AND last_used_at IS NOT NULL GROUP BY app_id",
+            *app_ids,
+        )
+        for app_id, used_at in found.rows:
+            latest[app_id] = max(used_at, latest.get(app_id, used_at))
+    return latest

@@ -57,6 +57,7 @@ class AppPages:
             visit,
             "cards.html",
             apps=found,
+            used=await self.desk.authority.store.last_uses([app.app_id for app in found]),
             query=query,
             kind=kind,
             kinds=list(AppKind),

@@ -13,7 +13,7 @@ from rpz_auth.status import TABLE
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from rpz_auth_server.domain.refusal import RightsInsufficient
+from rpz_auth_server.domain.refusal import RequestInvalid, RightsInsufficient
 from rpz_auth_server.flows import sign_in
 from rpz_auth_server.flows.person import Person
 from rpz_auth_server.flows.pipeline import Authority
@@ -95,6 +95,7 @@ class Desk:
                 return self.to_sign_in(request)
             secret = cookies.session_of(request)
             try:
+                _check_text(request)
                 form = await self.genuine_form(request)
                 if administrator and not is_administrator(person):
                     raise RightsInsufficient("only an administrator sees this page")
@@ -252,6 +253,16 @@ class Desk:
             {"title": title, "text": show.sentence(refusal.message), "signed_in": person is not None},
             status=TABLE[refusal.reason].http,
         )
+
+
+def _check_text(request: Request) -> None:
+    """Let pass addresses of text that every database can look for.
+
+    Raises:
+        RequestInvalid: There is a NUL in it.
+    """
+    if "\0" in request.scope["path"] or b"%00" in request.scope["query_string"]:
+        raise RequestInvalid("no page has this address")
 
 
 _TITLES = {

@@ -71,6 +71,8 @@ async def read_form(request: Request) -> Form:
         )
     except ValueError:
         raise RequestInvalid("send the form of the page") from None
+    if any("\0" in name or "\0" in value for name, value in pairs):  # which some databases cannot store
+        raise RequestInvalid("send the form of the page")
     return Form(tuple(pairs))
 
 

@@ -39,10 +39,14 @@ def lines_for(app: App, connection: Connection) -> Sequence[Lines]:
     if app.redirect_uris:
         ways.append(Lines("A person signs in: open this in a browser", _authorize(app, connection)))
     if app.kind is not AppKind.FRONTEND:
-        ways.append(Lines("curl: is the OAuth 2 secret good?", _client_credentials(app, connection)))
+        ways += [
+            Lines("curl: get an access token by the OAuth 2 secret", _client_credentials(app, connection)),
+            Lines("curl: make a protected call with it, here and now", _protected_call(app, connection)),
+        ]
     ways += [
         Lines("grpcurl: call a service with an API token", _grpcurl(app, connection)),
         Lines("Python: call a service with an API token", _python(app, connection)),
+        Lines("Python: the service, which lets in nobody else", _service(app)),
     ]
     return ways
 
@@ -62,13 +66,42 @@ def _authorize(app: App, connection: Connection) -> str:
 
 
 def _client_credentials(app: App, connection: Connection) -> str:
-    resource = urllib.parse.quote(next(iter(sorted(app.resources)), "https://RESOURCE"), safe=":/")
     return (
         f"curl{_curl_ca(connection)} \\\n"
         f"    -u {app.app_id}:$CLIENT_SECRET \\\n"
-        f"    -d grant_type=client_credentials -d resource={resource} \\\n"
+        f"    -d grant_type=client_credentials -d resource={_resource(app)} \\\n"
         f"    {connection.issuer}/oauth/token"
     )
+
+
+def _protected_call(app: App, connection: Connection) -> str:
+    return (
+        "# What the authority says of a token, it tells only the App that the token is for\n"
+        f"ACCESS_TOKEN=$(curl -s{_curl_ca(connection)} \\\n"
+        f"    -u {app.app_id}:$CLIENT_SECRET \\\n"
+        f"    -d grant_type=client_credentials -d resource={_resource(app)} \\\n"
+        f'    {connection.issuer}/oauth/token | sed \'s/.*"access_token":"\\([^"]*\\)".*/\\1/\')\n'
+        f"curl{_curl_ca(connection)} \\\n"
+        f"    -u {app.app_id}:$CLIENT_SECRET -d token=$ACCESS_TOKEN \\\n"
+        f"    {connection.issuer}/oauth/introspect"
+    )
+
+
+def _service(app: App) -> str:
+    return (
+        "# By this file it connects; an administrator makes it once, in a terminal:\n"
+        f"#     rpz-auth apps create orders --verifier orders.json --resource {_resource(app)}\n"
+        "from concurrent import futures\n\nimport grpc\nimport rpz_auth\n\n"
+        'authority = rpz_auth.connect("orders.json")\n'
+        "auth = rpz_auth.AuthInterceptor(\n"
+        f'    authority, resource="{_resource(app)}", services=["orders.v1.OrderService"]\n'
+        ")\n"
+        "server = grpc.server(futures.ThreadPoolExecutor(8), interceptors=[auth])"
+    )
+
+
+def _resource(app: App) -> str:
+    return urllib.parse.quote(next(iter(sorted(app.resources)), "https://RESOURCE"), safe=":/")
 
 
 def _grpcurl(app: App, connection: Connection) -> str:
