@@ -27,6 +27,7 @@ from support.authority import (
     exchange_request,
     refresh_request,
 )
+from support.postgres import programs, running_postgres
 
 from bench.echo import METHOD as ECHO
 from bench.echo import Echo
@@ -39,9 +40,11 @@ from bench.report import Report, Table
 
 _SERVICE = "/rpz.auth.v1.TokenService/"
 _NODE = Path("bench/peers/oidc-provider")
-_BARE, _REFRESH, _NODE_REFRESH, _FLASK_REFRESH = (
+_BARE, _REFRESH, _OVER_HTTPS, _ON_POSTGRES, _NODE_REFRESH, _FLASK_REFRESH = (
     "bare call of the same sizes",
     "Refresh",
+    "Refresh over HTTPS",
+    "Refresh on PostgreSQL, without the database's own",
     "oidc-provider, in memory",
     "Authlib on Flask, SQLAlchemy and SQLite",
 )
@@ -71,7 +74,9 @@ def run(*, quick: bool) -> Report:
         target = Target(authority, (authority.data_dir / "tls/ca.pem").read_bytes())
         kept = target.grants(client, grants)
         takes = {_BARE: _bare(cleanup, target, client, kept, count)}
-        takes |= _own(target, client, kept, count) | _peers(cleanup, target, folder, count)
+        takes |= _own(target, client, kept, count)
+        takes |= {_OVER_HTTPS: _over_https(target, client, kept, count)}
+        takes |= _on_postgres(cleanup, folder, grants, count) | _peers(cleanup, target, folder, count)
         samples = in_turn(takes, rounds)
         latency, latencies = _latency(target, kept, folder, quick=quick)
         _check_database(authority, kept)
@@ -89,12 +94,12 @@ def run(*, quick: bool) -> Report:
 
 
 @contextmanager
-def pinned_authority(data_dir: Path) -> Iterator[AuthorityProcess]:
+def pinned_authority(data_dir: Path, *flags: str) -> Iterator[AuthorityProcess]:
     """An authority that stays on one processor."""
     prefix = ("taskset", "-c", str(min(os.sched_getaffinity(0)))) if (os.cpu_count() or 1) > 1 else ()
     config = data_dir.with_suffix(".toml")
     config.write_text(f"verification_limit = {_VERIFICATIONS}\n")
-    authority = AuthorityProcess(data_dir, f"--config={config}", prefix=prefix)
+    authority = AuthorityProcess(data_dir, f"--config={config}", *flags, prefix=prefix)
     try:
         yield authority
         assert authority.stop() == 0, authority.log.read_text()
@@ -244,6 +249,33 @@ def _bare(
     return lambda: cost(subject.pid, lambda: _good(drive(load), _BARE), count)
 
 
+def _over_https(target: Target, client: Client, grants: Grants, count: int) -> Callable[[], float]:
+    """Grants of its own; what is renewed is counted with the others."""
+    tokens = [target.authority.exchange(client, code).refresh_token for code in target.codes(client, 64)]
+    port = urllib.parse.urlsplit(target.authority.url).port or 443
+    pid = target.authority.process.pid
+    form = {"client_id": client.app_id, "client_secret": client.secret}
+    take = _form_renewals(pid, port, target.ca, "/oauth/token", form, tokens, count)
+
+    def renew() -> float:
+        grants.renewed += count
+        return take()
+
+    return renew
+
+
+def _on_postgres(cleanup: ExitStack, folder: Path, grants: int, count: int) -> dict[str, Callable[[], float]]:
+    """The authority's part on a server of its own, which stays where the system puts it."""
+    if programs() is None:
+        return {}
+    server = cleanup.enter_context(running_postgres())
+    database = f"--database={server.create_database()}"
+    authority = cleanup.enter_context(pinned_authority(folder / "on-postgres", database))
+    target = Target(authority, (authority.data_dir / "tls/ca.pem").read_bytes())
+    kept = target.grants(authority.create_client(), grants)
+    return {_ON_POSTGRES: lambda: cost(authority.process.pid, lambda: target.renew(kept, count), count)}
+
+
 def _peers(cleanup: ExitStack, target: Target, folder: Path, count: int) -> dict[str, Callable[[], float]]:
     tls = target.authority.data_dir / "tls"
     node = cleanup.enter_context(
@@ -254,12 +286,16 @@ def _peers(cleanup: ExitStack, target: Target, folder: Path, count: int) -> dict
     few = max(100, count // 5)  # it is slow enough
     return {
         _NODE_REFRESH: _form_renewals(
-            node.pid, node.port, target.ca, "/token", node.secret, node.tokens, count
+            node.pid, node.port, target.ca, "/token", _peer(node.secret), node.tokens, count
         ),
         _FLASK_REFRESH: _form_renewals(
-            flask.pid, flask.ready.port, None, "/token", flask.ready.secret, flask.ready.tokens, few
+            flask.pid, flask.ready.port, None, "/token", _peer(flask.ready.secret), flask.ready.tokens, few
         ),
     }
+
+
+def _peer(secret: str) -> Mapping[str, str]:
+    return {"client_id": "peer", "client_secret": secret}
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,9 +328,15 @@ def _node(certificate: str, key: str, grants: int) -> Iterator[_Node]:
 
 
 def _form_renewals(
-    pid: int, port: int, ca: bytes | None, path: str, secret: str, tokens: Sequence[str], count: int
+    pid: int,
+    port: int,
+    ca: bytes | None,
+    path: str,
+    client: Mapping[str, str],
+    tokens: Sequence[str],
+    count: int,
 ) -> Callable[[], float]:
-    form = {"grant_type": "refresh_token", "client_id": "peer", "client_secret": secret}
+    form = {"grant_type": "refresh_token", **client}
     requests = [urllib.parse.urlencode({**form, "refresh_token": token}).encode() for token in tokens]
 
     def renew() -> None:
