@@ -25,6 +25,9 @@ Cell = str | Sequence[str]
 
 STATE_STYLES = {"ok": "green", "warning": "bold yellow", "error": "bold red", "refused": "bold red"}
 
+_NARROWEST = 14
+"""Columns below which a field is not worth reading."""
+
 _UNLIMITED = 10_000
 """Columns for output that goes into a file or another program, where nothing may be folded."""
 
@@ -63,13 +66,27 @@ def print_secret(what: str, value: str, *, once: bool = True) -> None:
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[Cell]], *, fixed: int = 1) -> None:
-    """Print rows under headings; the first `fixed` columns are never folded."""
+    """Print rows under headings; the first `fixed` columns are never folded.
+
+    Where a terminal is too narrow for that, each row becomes a record of its own: nothing is cut off.
+    """
+    found, width = list(rows), _console().width
+    kept = sum(
+        2 + max(len(headings[column]), *(len(_cell(row[column])) for row in found), 0)
+        for column in range(fixed)
+    )
+    if found and width - kept < _NARROWEST * (len(headings) - fixed):
+        for number, row in enumerate(found):
+            if number:
+                print_line()
+            print_record(dict(zip(headings, row, strict=True)))
+        return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for number, heading in enumerate(headings):
         table.add_column(heading, overflow="fold", no_wrap=number < fixed)
-    for row in rows:
+    for row in found:
         table.add_row(*map(_cell, row))
-    _console().print(table)
+    _print(table)
 
 
 def print_record(fields: Mapping[str, Cell]) -> None:
@@ -80,7 +97,7 @@ def print_record(fields: Mapping[str, Cell]) -> None:
     for name, value in fields.items():
         if value:
             table.add_row(Text(name), _cell(value))
-    _console().print(table)
+    _print(table)
 
 
 def print_steps(steps: Iterable[tuple[str, str, Cell]]) -> None:
@@ -90,7 +107,7 @@ def print_steps(steps: Iterable[tuple[str, str, Cell]]) -> None:
         table.add_column(no_wrap=fixed, overflow="fold")
     for state, name, text in steps:
         table.add_row(Text(state, style=STATE_STYLES.get(state, "")), Text(escape(name)), _cell(text))
-    _console().print(table)
+    _print(table)
 
 
 def print_warnings(warnings: Iterable[str]) -> None:
@@ -143,6 +160,17 @@ def format_state(*, expire_time: Timestamp | None, revoke_time: Timestamp | None
 def _cell(cell: Cell) -> Text:
     # Text, not str: rich would read markup in a string. Escaped one by one, so that none can pass for two.
     return Text("\n".join(map(escape, [cell] if isinstance(cell, str) else cell)))
+
+
+def _print(table: Table) -> None:
+    console = _console()
+    if console.is_terminal:
+        console.print(table)
+        return
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():
+        typer.echo(line.rstrip())  # for programs, no columns of spaces
 
 
 def _console() -> Console:

@@ -85,7 +85,9 @@ async def examine(
         check_founded(settings)
     except ConfigurationError as error:
         return [
-            _SETTINGS.error(str(error), "name the authority's directory by --data-dir, its file by --config")
+            _SETTINGS.error(
+                str(error), "--data-dir names the authority's directory, --config its file of settings"
+            )
         ]
     config = Path(flags["config"]) if "config" in flags else None
     findings = [
