@@ -49,7 +49,10 @@ PARTS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
         ["tests/server/transport"],
     ),
 }
-"""Where guards stand, and the tests that hold them; not those of whole processes, which take minutes."""
+"""Where guards stand, and the tests that hold them; not those of whole processes, which take minutes.
+
+A guard that its own part's tests do not reach is looked for in the parts behind it.
+"""
 _LEFT_OUT = {f"{LIBRARY}/testing.py"}
 _FEW = 40
 _SECONDS = 300
@@ -126,26 +129,34 @@ def _try_all(wanted: Sequence[tuple[str, Mutant]], known: dict[str, Outcome], un
     if not left:
         return
     _copy()
-    began, tried = time.monotonic(), 0
-    for part in PARTS:
-        mine = [mutant for its, mutant in left if its == part]
-        if not mine:
-            continue
-        record = _record(part)
-        for mutant in mine:
-            if time.monotonic() > until:
-                print(f"out of time; {len(left) - tried} guards are left for the next run", flush=True)
-                return
-            outcome = _try(mutant, record)
-            known[mutant.key] = outcome
-            _keep(mutant, outcome)
-            tried += 1
-            pace = (time.monotonic() - began) / tried
-            print(
-                f"{tried}/{len(left)} {outcome.state:<9} {mutant.path.name}:{mutant.line} "
-                f"{mutant.removed[:60]}  ({pace * (len(left) - tried) / 60:.0f} min left)",
-                flush=True,
-            )
+    began, records = time.monotonic(), dict[str, Mapping[str, Any]]()
+    for tried, (part, mutant) in enumerate(left, start=1):
+        if time.monotonic() > until:
+            print(f"out of time; {len(left) - tried + 1} guards are left for the next run", flush=True)
+            return
+        outcome = _try(mutant, *_reaching(part, mutant, records))
+        known[mutant.key] = outcome
+        _keep(mutant, outcome)
+        pace = (time.monotonic() - began) / tried
+        print(
+            f"{tried}/{len(left)} {outcome.state:<9} {mutant.path.name}:{mutant.line} "
+            f"{mutant.removed[:60]}  ({pace * (len(left) - tried) / 60:.0f} min left)",
+            flush=True,
+        )
+
+
+def _reaching(
+    part: str, mutant: Mutant, records: dict[str, Mapping[str, Any]]
+) -> tuple[Sequence[str], Mapping[str, float]]:
+    """The tests that run a guard's line, the shortest first, and how long each takes."""
+    names = list(PARTS)
+    for name in names[names.index(part) :]:
+        if name not in records:
+            records[name] = _record(name)
+        tests = records[name]["lines"].get(str(mutant.path), {}).get(str(mutant.line), [])
+        if tests or part == "library":
+            return tests, records[name]["seconds"]
+    return [], {}
 
 
 def _copy() -> None:
@@ -165,8 +176,9 @@ def _copy() -> None:
 
 def _record(part: str) -> Mapping[str, Any]:
     """Which tests run which lines. Kept; when tests were changed, theirs alone is learned anew."""
-    patterns, folders = PARTS[part]
-    modules = _digest_of(path for pattern in patterns for path in sorted(TREE.glob(pattern)))
+    _, folders = PARTS[part]
+    sources = [LIBRARY] if part == "library" else [LIBRARY, SERVER]
+    modules = _digest_of(path for place in sources for path in sorted((TREE / place).rglob("*.py")))
     tests = {
         str(path.relative_to(TREE)): _digest_of([path])
         for folder in folders
@@ -216,11 +228,10 @@ def _merge(record: dict[str, Any], fresh: Mapping[str, Any], outdated: Collectio
             known[line] = sorted({*known.get(line, []), *tests}, key=record["seconds"].__getitem__)
 
 
-def _try(mutant: Mutant, record: Mapping[str, Any]) -> Outcome:
-    tests = record["lines"].get(str(mutant.path), {}).get(str(mutant.line), [])
+def _try(mutant: Mutant, tests: Sequence[str], seconds: Mapping[str, float]) -> Outcome:
     if not tests:
         return Outcome("unreached")
-    chosen = _shortest(tests, record["seconds"])
+    chosen = _shortest(tests, seconds)
     file = TREE / mutant.path
     whole = file.read_text(encoding="utf-8")
     _write(file, mutant.text)

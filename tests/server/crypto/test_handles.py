@@ -155,6 +155,12 @@ def test_forgery_that_names_a_known_key_is_invalid_and_of_an_unknown_one_undecid
         HANDLES.open(kind, kind.value + base64.urlsafe_b64encode(raw).decode("ascii"))
 
 
+def test_number_that_no_key_can_have_is_no_unknown_key() -> None:
+    raw = bytes([1, 0, 0, 0]) + base64.urlsafe_b64decode(sealed()[5:])[4:]
+    with pytest.raises(HandleInvalid):
+        HANDLES.open(HandleKind.REFRESH, "rpzr_" + base64.urlsafe_b64encode(raw).decode("ascii"))
+
+
 @given(salts, salts)
 def test_handle_of_another_rows_salt_is_refused(own: bytes, other: bytes) -> None:
     assume(own != other)

@@ -211,8 +211,27 @@ def test_r209_resource_is_an_absolute_uri(uri: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "uri", ["", "orders", "//orders", "https://orders#x", "https://or ders", "urn:", "é:x"]
+    "uri",
+    [
+        *("", "orders", "//orders", "https://orders#x", "https://or ders", "urn:", "é:x"),
+        "https://orders.example/" + "a" * MAX_LENGTH,
+    ],
 )
 def test_r209_anything_else_is_no_resource(uri: str) -> None:
     with pytest.raises(RequestInvalid):
         check_resource(uri)
+
+
+@pytest.mark.parametrize(
+    ("uri", "mend"),
+    [
+        ("shop", "an absolute URI"),
+        (GOOD + "#x", "no fragment"),
+        ("https://user@good.example/cb", "no user name"),
+        ("https://good%2eexample/cb", "a host of letters, digits and hyphens"),
+        ("http://good.example/cb", "register an https:// redirect_uri"),
+    ],
+)
+def test_redirect_uri_is_refused_with_what_to_mend(uri: str, mend: str) -> None:
+    with pytest.raises(RequestInvalid, match=mend):
+        check_redirect_uri(uri)
