@@ -8,7 +8,8 @@ from pydantic import ValidationError
 from rpz_auth.errors import ConfigurationError
 from rpz_auth_server.domain.grant import Lifetimes
 from rpz_auth_server.domain.limits import Limits
-from rpz_auth_server.settings import Settings, split_dns_server
+from rpz_auth_server.setting_values import split_dns_server
+from rpz_auth_server.settings import Settings
 
 
 def load(tmp_path: Path, environ: Any = None, **flags: Any) -> Settings:

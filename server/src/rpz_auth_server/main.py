@@ -41,7 +41,8 @@ from rpz_auth_server.live.limiter import Sharing, share_forever
 from rpz_auth_server.live.recorder import record, record_forever
 from rpz_auth_server.live.resolver import Resolver
 from rpz_auth_server.offline import JsonOption, say
-from rpz_auth_server.settings import OFF, Settings, split_address, split_dns_server
+from rpz_auth_server.setting_values import OFF, split_address, split_dns_server
+from rpz_auth_server.settings import Settings
 from rpz_auth_server.storage.postgres.store import PostgresStore
 from rpz_auth_server.storage.sqlite import SqliteStore
 from rpz_auth_server.storage.store import Store

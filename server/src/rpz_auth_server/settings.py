@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import ipaddress
-import re
 import sys
 import tomllib
 import urllib.parse
@@ -21,7 +19,6 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from rpz_auth.address import parse_address, parse_network
 from rpz_auth.errors import ConfigurationError
 
 from rpz_auth_server.crypto.keyring import ENVIRONMENT_VARIABLE as KEYRING_VARIABLE
@@ -34,6 +31,24 @@ from rpz_auth_server.domain.grant import (
 from rpz_auth_server.domain.key import KeyTimes
 from rpz_auth_server.domain.limits import Limits
 from rpz_auth_server.domain.query_token import QueryTokenRule
+from rpz_auth_server.setting_values import (
+    OFF,
+    SQLITE,
+    check_address,
+    check_console_address,
+    check_database,
+    check_dns_servers,
+    check_issuer,
+    check_metrics_address,
+    check_networks,
+    check_origins,
+    check_provider,
+    is_loopback,
+    is_wildcard,
+    split_address,
+    split_list,
+    split_words,
+)
 
 ENVIRONMENT_PREFIX = "RPZ_AUTH_"
 FILE_NAME = "rpz-auth.toml"
@@ -47,72 +62,6 @@ _COMMAND_VARIABLES = frozenset(
 )
 """Of the `rpz-auth` command; whoever exports one in a shell may start a server there too."""
 _DAY = 86400
-_MAX_PORT = 65535
-_DNS_PORT = 53
-_MAX_ISSUER = 255  # it stands in every access token
-_URL_PATH = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*", re.ASCII)
-_HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?", re.ASCII)
-_ORIGIN = re.compile(r"https://[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::(?!443$)[0-9]{1,5})?", re.ASCII)
-_SQLITE = "sqlite:///"
-_POSTGRES = ("postgresql://", "postgres://")
-OFF = "off"
-
-
-def split_address(text: str) -> tuple[str, int]:
-    """Split `host:port` or `[IPv6]:port`; the host without brackets."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not (port.isascii() and port.isdigit()) or int(port) > _MAX_PORT:
-        raise ValueError("write host:port, as in 127.0.0.1:8470 or [::1]:8470")
-    if host.startswith("[") and host.endswith("]"):
-        return str(ipaddress.IPv6Address(host[1:-1])), int(port)
-    if not _HOST_NAME.fullmatch(host):
-        raise ValueError("write host:port, as in 127.0.0.1:8470 or [::1]:8470")
-    return host, int(port)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return parse_address(host).is_loopback
-    except ValueError:
-        return False  # a name, `localhost` too, can lead anywhere
-
-
-def _is_wildcard(host: str) -> bool:
-    try:
-        return parse_address(host).is_unspecified
-    except ValueError:
-        return False
-
-
-def _split_words(value: Any) -> Any:
-    """A list from the environment or a flag is a text with spaces."""
-    return value.split() if isinstance(value, str) else value
-
-
-def _check_address(text: str) -> str:
-    split_address(text)
-    return text
-
-
-def _check_issuer(issuer: str) -> str:
-    """RFC 8414 §2; a trailing slash is refused because clients append paths (§3.1)."""
-    if not issuer:
-        raise ValueError(
-            "cannot be derived, as http_address stands for every address of this machine; "
-            "set the https URL that clients know this authority by"
-        )
-    mend = "write an https URL without query, fragment or trailing slash, as in https://auth.example.com"
-    scheme, separator, rest = issuer.partition("://")
-    authority, slash, path = rest.partition("/")
-    if scheme != "https" or not separator or not _URL_PATH.fullmatch(slash + path):
-        raise ValueError(mend)
-    try:
-        split_address(authority if authority.rpartition("]")[2].count(":") else f"{authority}:443")
-    except ValueError:
-        raise ValueError(mend) from None
-    if len(issuer) > _MAX_ISSUER:
-        raise ValueError(f"is longer than {_MAX_ISSUER} characters")
-    return issuer
 
 
 def _next_port(address: str) -> str:
@@ -128,105 +77,23 @@ def _derive_http_address(data: dict[str, Any]) -> str:
 def _derive_console_address(data: dict[str, Any]) -> str:
     """Where nobody but this machine can listen, so that a newcomer's browser need not trust a certificate."""
     host, _ = split_address(data["http_address"])
-    return _next_port(data["http_address"]) if _is_loopback(host) and not data["insecure"] else OFF
+    return _next_port(data["http_address"]) if is_loopback(host) and not data["insecure"] else OFF
 
 
 def _derive_issuer(data: dict[str, Any]) -> str:
     """Where RFC 8414 §3 looks for its metadata."""
     host, port = split_address(data["http_address"])
-    if _is_wildcard(host):
+    if is_wildcard(host):
         return ""
-    if _is_loopback(host):
+    if is_loopback(host):
         host = "localhost"
     elif ":" in host:
         host = f"[{host}]"
     return f"https://{host}:{port}" if port else f"https://{host}"
 
 
-def _check_console_address(text: str) -> str:
-    if text == OFF:
-        return text
-    host, _ = split_address(text)
-    if not _is_loopback(host):
-        raise ValueError(
-            f"without TLS the network could read credentials; write a loopback IP address, or {OFF}"
-        )
-    return text
-
-
-def _check_metrics_address(text: str) -> str:
-    return text if text == OFF else _check_address(text)
-
-
-def _split_list(value: Any) -> Any:
-    """From flags and environment a list comes as one text, its members between commas."""
-    return [member for member in value.split(",") if member] if isinstance(value, str) else value
-
-
-def _check_networks(networks: tuple[str, ...]) -> tuple[str, ...]:
-    for network in networks:
-        try:
-            parse_network(network)
-        except ValueError as error:
-            raise ValueError(f"{network!r}: {error}") from None
-    return networks
-
-
-def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
-    for origin in origins:
-        if not _ORIGIN.fullmatch(origin):
-            raise ValueError(
-                f"{origin!r} is not an origin as browsers send it; write https://app.example, with a port "
-                "only if it is not 443"
-            )
-    return origins
-
-
-def _check_provider(issuer: str) -> str:
-    scheme, _, rest = issuer.partition("://")
-    host = rest.partition("/")[0].rpartition(":")[0].strip("[]")
-    if scheme == "http" and _is_loopback(host):  # to try it out
-        return issuer
-    _check_issuer(issuer.removesuffix("/"))  # many end with one, and it is a part of the name
-    return issuer
-
-
-def split_dns_server(text: str) -> tuple[str, int]:
-    """Split an IP address, `IP:port` or `[IPv6]:port`."""
-    try:
-        return str(parse_address(text)), _DNS_PORT
-    except ValueError:
-        host, port = split_address(text)
-        return str(parse_address(host)), port
-
-
-def _check_dns_servers(servers: tuple[str, ...]) -> tuple[str, ...]:
-    for server in servers:
-        try:
-            split_dns_server(server)
-        except ValueError:
-            raise ValueError(
-                f"{server!r}: write an IP address, as in 192.0.2.53, or 192.0.2.53:5353"
-            ) from None
-    return servers
-
-
-def _check_database(url: str) -> str:
-    """Say what to write instead, but never the URL: it may hold a password."""
-    if url.startswith(_POSTGRES):
-        return url
-    if not url.startswith(_SQLITE) or url == _SQLITE or "?" in url or "#" in url:
-        raise ValueError(
-            "write sqlite:///path/to/file.db, with four slashes for an absolute path, or "
-            "postgresql://user@host1,host2/name"
-        )
-    if url == _SQLITE + ":memory:":
-        raise ValueError("an authority that forgets at its end what it promised is not offered; name a file")
-    return url
-
-
 def _derive_database(data: dict[str, Any]) -> str:
-    return _SQLITE + urllib.parse.quote(str(data["data_dir"] / "rpz-auth.db"))
+    return SQLITE + urllib.parse.quote(str(data["data_dir"] / "rpz-auth.db"))
 
 
 AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
@@ -241,26 +108,24 @@ class Settings(BaseModel):
 
     data_dir: AbsolutePath = Path("rpz-auth-data")
     """Where the authority keeps what it needs."""
-    grpc_address: Annotated[str, AfterValidator(_check_address)] = "127.0.0.1:8470"
+    grpc_address: Annotated[str, AfterValidator(check_address)] = "127.0.0.1:8470"
     insecure: bool = False
     """Serve without TLS, on a loopback address only."""
-    http_address: Annotated[str, AfterValidator(_check_address)] = Field(default_factory=_derive_http_address)
+    http_address: Annotated[str, AfterValidator(check_address)] = Field(default_factory=_derive_http_address)
     """Of OAuth 2 over HTTPS and the console; the port behind that of gRPC."""
-    console_address: Annotated[str, AfterValidator(_check_console_address)] = Field(
+    console_address: Annotated[str, AfterValidator(check_console_address)] = Field(
         default_factory=_derive_console_address
     )
     """Plain HTTP for the console, on a loopback address only; `off` for none."""
     trusted_proxies: Annotated[
-        tuple[str, ...], BeforeValidator(_split_list), AfterValidator(_check_networks)
+        tuple[str, ...], BeforeValidator(split_list), AfterValidator(check_networks)
     ] = ()
     """Addresses and networks whose `x-forwarded-for` is believed."""
-    cors_origins: Annotated[
-        tuple[str, ...], BeforeValidator(_split_list), AfterValidator(_check_origins)
-    ] = ()
+    cors_origins: Annotated[tuple[str, ...], BeforeValidator(split_list), AfterValidator(check_origins)] = ()
     """Whose pages may call the OAuth 2 endpoints from a browser, without cookies."""
-    issuer: Annotated[str, AfterValidator(_check_issuer)] = Field(default_factory=_derive_issuer)
+    issuer: Annotated[str, AfterValidator(check_issuer)] = Field(default_factory=_derive_issuer)
     """The authority's name in access tokens (RFC 8414 §2), compared character by character."""
-    oidc_issuer: Annotated[str, AfterValidator(_check_provider)] | None = None
+    oidc_issuer: Annotated[str, AfterValidator(check_provider)] | None = None
     """An outside OpenID Connect provider that people may sign in to the console by."""
     oidc_client_id: str = Field("", max_length=255)
     oidc_client_secret: str = Field("", max_length=1024, repr=False)
@@ -268,7 +133,7 @@ class Settings(BaseModel):
     """What people know it by."""
     oidc_sign_up: bool = False
     """Whether whoever the provider knows gets an account; else they must have linked one."""
-    database: Annotated[str, AfterValidator(_check_database)] = Field(
+    database: Annotated[str, AfterValidator(check_database)] = Field(
         default_factory=_derive_database, repr=False
     )
     tls_certificate: AbsolutePath | None = None
@@ -277,7 +142,7 @@ class Settings(BaseModel):
     tls_client_ca: AbsolutePath | None = None
     """PEM; if set, every client must show a certificate of these authorities."""
     dns_servers: Annotated[
-        tuple[str, ...], BeforeValidator(_split_list), AfterValidator(_check_dns_servers)
+        tuple[str, ...], BeforeValidator(split_list), AfterValidator(check_dns_servers)
     ] = ()
     """Who is asked for the names in whitelists: IP addresses, or IP:port; the system's servers if empty."""
     code_lifetime: float = Field(60, ge=1, le=600)  # RFC 6749 §4.1.2: ten minutes at most
@@ -292,7 +157,7 @@ class Settings(BaseModel):
     """For which a signing key signs before the next one does."""
     signing_key_publish_ahead: float = Field(3600, ge=10, le=30 * _DAY)
     """For which a signing key is published before it signs."""
-    query_token_scopes: Annotated[frozenset[str], BeforeValidator(_split_words)] = frozenset()
+    query_token_scopes: Annotated[frozenset[str], BeforeValidator(split_words)] = frozenset()
     """Scopes that are safe in a URL: an API token with any other is never taken from `?token=`."""
     query_token_lifetime: float = Field(_DAY, ge=60, le=30 * _DAY)
     """How long an API token may live that is taken from a URL."""
@@ -328,7 +193,7 @@ class Settings(BaseModel):
     connection_age: float = Field(60, ge=1, le=86400)
     """With several workers: after which a gRPC connection is asked to be made anew, which spreads clients
     over the workers. A worker that is replaced takes as long to leave."""
-    metrics_address: Annotated[str, AfterValidator(_check_metrics_address)] = OFF
+    metrics_address: Annotated[str, AfterValidator(check_metrics_address)] = OFF
     """Where Prometheus may ask, over plain HTTP without a credential; `off` for nowhere."""
     traces: bool = False
     """Send OpenTelemetry traces to where the variables OTEL_EXPORTER_OTLP_… say."""
@@ -381,12 +246,12 @@ class Settings(BaseModel):
     @property
     def is_embedded(self) -> bool:
         """Whether the database is a file on this machine."""
-        return self.database.startswith(_SQLITE)
+        return self.database.startswith(SQLITE)
 
     @property
     def database_path(self) -> Path:
         """The SQLite file, if it is embedded."""
-        return Path(urllib.parse.unquote(self.database.removeprefix(_SQLITE))).absolute()
+        return Path(urllib.parse.unquote(self.database.removeprefix(SQLITE))).absolute()
 
     @property
     def keyring_path(self) -> Path:
@@ -434,7 +299,7 @@ class Settings(BaseModel):
             )
         for name, example in (("grpc_address", "127.0.0.1:8470"), ("http_address", "127.0.0.1:8471")):
             host, _ = split_address(getattr(self, name))
-            if self.insecure and not _is_loopback(host):
+            if self.insecure and not is_loopback(host):
                 raise ValueError(
                     f"{_spellings('insecure')}: without TLS the network could read credentials; leave it "
                     f"out, or set {_spellings(name)} to a loopback IP address such as {example}"

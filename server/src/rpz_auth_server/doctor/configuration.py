@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 from rpz_auth.address import parse_address, parse_network
 
 from rpz_auth_server.doctor.finding import Check, Finding
-from rpz_auth_server.settings import FILE_NAME, Settings, split_address
+from rpz_auth_server.setting_values import split_address
+from rpz_auth_server.settings import FILE_NAME, Settings
 
 _CHECK = Check("settings")
 

@@ -17,7 +17,8 @@ from rpz_auth.errors import ConfigurationError
 
 from rpz_auth_server import bootstrap
 from rpz_auth_server.doctor.finding import Check, Finding
-from rpz_auth_server.settings import Settings, split_address
+from rpz_auth_server.setting_values import split_address
+from rpz_auth_server.settings import Settings
 from rpz_auth_server.transport.oauth import paths
 from rpz_auth_server.transport.tls import DevelopmentFiles
 

@@ -12,7 +12,7 @@ import uvicorn
 from rpz_auth.errors import ConfigurationError
 from starlette.types import ASGIApp
 
-from rpz_auth_server.settings import split_address
+from rpz_auth_server.setting_values import split_address
 from rpz_auth_server.transport import sockets
 from rpz_auth_server.transport.http.protocol import Census, Protocol
 
