@@ -58,7 +58,8 @@ class Node:
                 "listen": f"127.0.0.1:{self._rest}",
                 "connect_address": self._links["rest"].address,
             },
-            "etcd3": {"host": self._links["etcd"].address},
+            # Proxies: it would ask etcd for another way to it, and go around the one that can be cut.
+            "etcd3": {"hosts": [self._links["etcd"].address], "use_proxies": True},
             "bootstrap": {
                 "dcs": {
                     "ttl": TTL,
