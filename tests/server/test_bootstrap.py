@@ -21,7 +21,7 @@ from rpz_auth_server import bootstrap
 from rpz_auth_server.crypto.keyring import ENVIRONMENT_VARIABLE, KeyRing
 from rpz_auth_server.domain import scope
 from rpz_auth_server.domain.issuer import Issuer
-from rpz_auth_server.main import open_authority
+from rpz_auth_server.serving import open_authority
 from rpz_auth_server.settings import Settings
 from rpz_auth_server.storage.sqlite import SqliteStore
 from server.authority import FakeTime, HeldStore, TestAuthority, refusal, running_authority

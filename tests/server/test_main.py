@@ -19,7 +19,7 @@ from rpz.auth.v1 import app_service_pb2_grpc as app_grpc
 from rpz.auth.v1 import verification_service_pb2 as verification_pb
 from rpz.auth.v1 import verification_service_pb2_grpc as verification_grpc
 from rpz_auth.connection_file import VerifierFile
-from rpz_auth_server.main import describe_connection
+from rpz_auth_server.serving import describe_connection
 from rpz_auth_server.settings import Settings
 from support.authority import AuthorityProcess, running_authority
 

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from rpz_auth_server.doctor.command import examine
 from rpz_auth_server.doctor.finding import State
-from rpz_auth_server.main import open_authority
+from rpz_auth_server.serving import open_authority
 from rpz_auth_server.settings import Settings
 from server.doctor.conftest import NOBODY_LISTENS, problems
 from support.postgres import PostgresServer
