@@ -95,6 +95,31 @@ async def make_account(
         RequestInvalid: A field is not of its form, or the name is taken.
         Conflict: Who grants it was changed in this moment.
     """
+    invited = new_account(authority, user_name, fields, local=local)
+    account = invited.account
+    try:
+        await authority.store.commit(
+            Commit(
+                rows=(account,),
+                unchanged=tuple(granted_by),
+                audit=(creation_of(account, actor=actor, peer=peer),),
+            )
+        )
+    except Conflict:
+        if await authority.store.account_of_user(account.user_name) is None:
+            raise
+        raise RequestInvalid(f"the user name {account.user_name} is taken") from None
+    return invited
+
+
+def new_account(
+    authority: Authority, user_name: str, fields: AccountFields, *, local: bool = False
+) -> Invited:
+    """An account that nobody has written yet.
+
+    Raises:
+        RequestInvalid: A field is not of its form.
+    """
     now = authority.store.now()
     name = read_user_name(user_name)
     blank = Account(
@@ -106,15 +131,12 @@ async def make_account(
         updated_at=now,
     )
     account, code = _with_code(_apply(blank, fields), now, local=local)
-    account = replace(account, version=1)
-    audit = _audit(actor, "account.create", account, peer)
-    try:
-        await authority.store.commit(Commit(rows=(account,), unchanged=tuple(granted_by), audit=(audit,)))
-    except Conflict:
-        if await authority.store.account_of_user(name) is None:
-            raise
-        raise RequestInvalid(f"the user name {name} is taken") from None
     return Invited(account, code)
+
+
+def creation_of(account: Account, *, actor: str, peer: str) -> Audit:
+    """The record of an account that is new."""
+    return _audit(actor, "account.create", account, peer)
 
 
 async def list_accounts(authority: Authority, caller: Caller, *, after: str, limit: int) -> Sequence[Account]:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rpz_auth_server.domain.account import ExternalIdentity, identity_id
+from rpz_auth_server.domain.account import Account, ExternalIdentity, identity_id
 from rpz_auth_server.domain.event import Audit
 from rpz_auth_server.domain.refusal import Conflict, NotFound, RequestInvalid
 from rpz_auth_server.flows import accounts
@@ -35,28 +35,42 @@ async def sign_in_with(
     Raises:
         SignInRefused: To nobody, or the account is disabled.
     """
-    known = await authority.store.external_identity(identity_id(identity.issuer, identity.subject))
-    if known is not None and known.account_id is not None:
-        account = await authority.store.account(known.account_id)
-        if account is None:
-            raise SignInRefused
-        return await start_session(authority, account, browser, how=identity.issuer)
-    if not may_sign_up:
+    account = await _account_of(authority, identity)
+    if account is None and may_sign_up:
+        account = await _sign_up(authority, identity, peer=str(browser.peer))
+    if account is None:
         raise SignInRefused
-    name = f"user-{hashlib.sha256(identity_id(identity.issuer, identity.subject).encode()).hexdigest()[:16]}"
+    return await start_session(authority, account, browser, how=identity.issuer)
+
+
+async def _account_of(authority: Authority, identity: OutsideIdentity) -> Account | None:
+    known = await authority.store.external_identity(identity_id(identity.issuer, identity.subject))
+    if known is None or known.account_id is None:
+        return None
+    return await authority.store.account(known.account_id)
+
+
+async def _sign_up(authority: Authority, identity: OutsideIdentity, *, peer: str) -> Account | None:
+    """Make an account and its link, both or neither; None if the account is there and was unlinked."""
+    known_id = identity_id(identity.issuer, identity.subject)
+    known = await authority.store.external_identity(known_id)
     shown = identity.name if identity.name.isprintable() else ""
+    account = accounts.new_account(
+        authority,
+        f"user-{hashlib.sha256(known_id.encode()).hexdigest()[:16]}",
+        AccountFields(display_name=shown[:100]),
+    ).account
+    account = replace(account, setup_hash=None, setup_expires_at=None)
+    linked = _linked(authority, known, identity, account.account_id)
+    audit = (
+        accounts.creation_of(account, actor=identity.issuer, peer=peer),
+        _audit(account.subject, "account.link", identity.issuer, peer),
+    )
     try:
-        invited = await accounts.make_account(
-            authority,
-            name,
-            AccountFields(display_name=shown[:100]),
-            actor=identity.issuer,
-            peer=str(browser.peer),
-        )
-    except RequestInvalid:  # its identity was unlinked from the account of that name
-        raise SignInRefused from None
-    await _link(authority, known, identity, invited.account.account_id, peer=str(browser.peer))
-    return await start_session(authority, invited.account, browser, how=identity.issuer)
+        await authority.store.commit(Commit(rows=(account, linked), audit=audit))
+    except Conflict:  # two windows of one person, or the link was taken away
+        return await _account_of(authority, identity)
+    return account
 
 
 async def link(authority: Authority, caller: Person, identity: OutsideIdentity) -> None:
@@ -113,21 +127,26 @@ async def _link(
     *,
     peer: str,
 ) -> None:
-    if known is None:
-        linked = ExternalIdentity(
-            identity_id=identity_id(identity.issuer, identity.subject),
-            account_id=account_id,
-            issuer=identity.issuer,
-            subject=identity.subject,
-            created_at=authority.store.now(),
-        )
-    else:
-        linked = replace(known, account_id=account_id, version=known.version + 1)
+    linked = _linked(authority, known, identity, account_id)
     audit = _audit(f"user:{account_id}", "account.link", identity.issuer, peer)
     try:
         await authority.store.commit(Commit(rows=(linked,), audit=(audit,)))
     except Conflict:
         raise RequestInvalid("this identity is being linked in another window") from None
+
+
+def _linked(
+    authority: Authority, known: ExternalIdentity | None, identity: OutsideIdentity, account_id: str
+) -> ExternalIdentity:
+    if known is not None:
+        return replace(known, account_id=account_id, version=known.version + 1)
+    return ExternalIdentity(
+        identity_id=identity_id(identity.issuer, identity.subject),
+        account_id=account_id,
+        issuer=identity.issuer,
+        subject=identity.subject,
+        created_at=authority.store.now(),
+    )
 
 
 def _audit(actor: str, action: str, issuer: str, peer: str) -> Audit:
