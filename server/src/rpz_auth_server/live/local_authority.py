@@ -53,7 +53,13 @@ class LocalAuthority:
             TokenInvalid: The API token is good for nothing here.
             BackendUnavailable: The authority cannot vouch for what it knows.
         """
-        return asyncio.run_coroutine_threadsafe(self.ask_async(question), self._loop).result()
+        asking = self.ask_async(question)
+        try:
+            answer = asyncio.run_coroutine_threadsafe(asking, self._loop)
+        except RuntimeError:  # the loop is closed: the authority has stopped
+            asking.close()
+            raise BackendUnavailable from None
+        return answer.result()
 
     async def ask_async(self, question: Question) -> Answer:
         """Answer from the database.
