@@ -49,6 +49,7 @@ async def measure(authority: AuthorityProcess, folder: Path, count: int) -> dict
         seconds, cpu = time.perf_counter() - began, cpu_seconds(pid) - cpu
     return {
         "watchers": count,
+        "turned_away": sum(watcher.turned_away for watcher in watchers),
         "seconds_until_all_follow": connected,
         "bytes_per_watcher": (held - memory) / count,
         "events": _EVENTS,
@@ -63,7 +64,8 @@ def rows(found: dict[str, Any]) -> Sequence[Sequence[str]]:
         [
             f"{found['watchers']:,} watchers on one process",
             (
-                f"all follow after {found['seconds_until_all_follow']:.1f} s, "
+                f"all follow after {found['seconds_until_all_follow']:.1f} s "
+                f"({found['turned_away']} had to come again), "
                 f"{found['bytes_per_watcher'] / 1024:.0f} KiB each"
             ),
         ],

@@ -24,6 +24,7 @@ from bench.machine import cpu_seconds
 from bench.measure import percentile
 from bench.report import Table
 
+_VERIFIERS = (1, 10, 100)
 _RATE = 200.0
 _BOUND, _AIM = 0.1, 0.02
 
@@ -32,7 +33,7 @@ def measure(authority: AuthorityProcess, folder: Path, *, quick: bool) -> list[d
     """Revoke one API token after the other; idle, and while codes are issued."""
     client, revocations = authority.create_client(), 20 if quick else 100
     found = []
-    for count in (1, 10, 100):
+    for count in _VERIFIERS:
         verifier = VerifierFile.read(authority.create_verifier(folder / f"latency-{count}.json"))
         with _connected(verifier, count) as connections:
             told = _Told(connections)
@@ -75,13 +76,16 @@ def table(found: Sequence[dict[str, Any]]) -> Table:
     ]
     worst = max(row["p99"] for row in found)
     verdict = "above the bound of" if worst > _BOUND else "within the bound of"
-    aim = "missed" if worst > _AIM else "reached"
+    late = {row["verifiers"] for row in found if row["p99"] > _AIM}
+    reached = [str(count) for count in _VERIFIERS if count not in late]
+    aim = f"with {' and '.join(reached)} verifiers" if reached else "by none"
     return Table(
         "From the answer to a revocation until a verifier refuses",
         ["verifiers", "authority", "measured", "p50", "p99", "max"],
         rows,
         f"The highest p99 is {worst * 1e3:.1f} ms: {verdict} {_BOUND * 1e3:.0f} ms; "
-        f"the aim of {_AIM * 1e3:.0f} ms is {aim} in all rows together.",
+        f"the aim of {_AIM * 1e3:.0f} ms is reached {aim}. A hundred verifiers share the interpreter of one "
+        "process here; those of services each have their own.",
     )
 
 
