@@ -78,7 +78,7 @@ def table(found: Sequence[dict[str, Any]]) -> Table:
     verdict = "above the bound of" if worst > _BOUND else "within the bound of"
     late = {row["verifiers"] for row in found if row["p99"] > _AIM}
     reached = [str(count) for count in _VERIFIERS if count not in late]
-    aim = f"with {' and '.join(reached)} verifiers" if reached else "by none"
+    aim = f"with {' and '.join(reached)} verifiers" if reached else "with no number of verifiers"
     return Table(
         "From the answer to a revocation until a verifier refuses",
         ["verifiers", "authority", "measured", "p50", "p99", "max"],
