@@ -3,44 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
-import shutil
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from server.authority import ORDERS, REDIRECT_URI, Client
+from support.proxies import missing, program
 
 if TYPE_CHECKING:
     from clients.conftest import Provider
 
 FOLDER = Path(__file__).parent / "node"
-SCRIPT = Path(__file__).parents[2] / "scripts" / "install-clients"
 TIMEOUT = 60.0
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The program, with the clients installed; without it the test is skipped, and fails where CI is set."""
-    found = shutil.which("node")
-    if found is None or shutil.which("npm") is None:
-        message = "node and npm are missing: install Node 20 or newer"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    _install(tmp_path_factory.getbasetemp().parent)
+def node() -> str:
+    """The program, with the clients installed; without them the test is skipped, or fails in CI."""
+    found = program("node")
+    if not (FOLDER / "node_modules").is_dir():
+        missing("the packages of tests/clients/node are")
     return found
-
-
-def _install(shared: Path) -> None:
-    """Install once, also when several processes come at the same time."""
-    with (shared / "node-clients.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (FOLDER / "node_modules" / "openid-client").exists():
-            subprocess.run([str(SCRIPT)], check=True, timeout=100)  # noqa: S603 - our own script
 
 
 async def run_flow(node: str, provider: Provider, client: Client, **environ: str) -> dict[str, Any]:

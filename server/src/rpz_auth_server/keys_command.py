@@ -138,7 +138,10 @@ def retire(
             found = asyncio.run(_read(settings, ring, reseal=True))
             if needs := found.needs(number):
                 rows = ", ".join(f"{use.rows} {use.kind}" for use in needs)
-                raise ConfigurationError(f"master key {number} is still needed by {rows}")
+                raise ConfigurationError(
+                    f"master key {number} is still needed by {rows}; OAuth 2 secrets and API tokens must be "
+                    "replaced (rpz-auth secrets rotate, api-tokens rotate), the others move on in use"
+                )
             smaller.save(path)
     done = f"master key {number} is retired; what was made with it is refused from now on"
     say(done, as_json=as_json, number=number, file=path)

@@ -30,7 +30,7 @@ def open_ring(settings: Settings, environ: Mapping[str, str]) -> KeyRing | Findi
     try:
         return KeyRing.open(settings.keyring_path, environ)
     except ConfigurationError as error:
-        return _MASTER.error(str(error), "the database is worth nothing without it")
+        return _MASTER.error(str(error), "without a ring that can be used no authority starts")
 
 
 async def check_keys(settings: Settings, ring: KeyRing, store: Store) -> list[Finding]:

@@ -25,6 +25,7 @@ from rpz_auth_server.flows.rights import is_administrator
 
 _MAX_LENGTH = credentials.MAX_LENGTH
 _SHOWN = 5
+_DOTS = 2  # RFC 7515 §7.1
 _ELSEWHERE = {
     HandleKind.SECRET: "an OAuth 2 secret, which only the token endpoint takes",
     HandleKind.REFRESH: "a refresh token, which only the token endpoint takes: renew with it",
@@ -135,9 +136,9 @@ def _read(value: str) -> tuple[str | None, str]:
         raise _Unreadable(refusal.message, refusal.reason) from None
     match credential:
         case credentials.Basic(user, token):
+            if token.count(".") == _DOTS:
+                raise _Unreadable("an access token is sent as Bearer, and not as Basic")
             _check_kind(token)
-            if not token.startswith(HandleKind.API_TOKEN.value):
-                raise _Unreadable("Basic carries no API token; these begin with rpzt_")
             return user, token
         case credentials.Bearer(token):
             _check_kind(token)
@@ -152,6 +153,8 @@ def _check_kind(token: str) -> None:
     for kind, text in _ELSEWHERE.items():
         if token.startswith(kind.value):
             raise _Unreadable(f"this is {text}")
+    if not token.startswith(HandleKind.API_TOKEN.value) and token.count(".") != _DOTS:
+        raise _Unreadable("neither an access token (three parts with dots between) nor an API token (rpzt_…)")
 
 
 async def _find(authority: Authority, token: str, user: str | None) -> _Subject | str:
