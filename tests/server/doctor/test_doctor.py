@@ -14,9 +14,12 @@ from rpz_auth_server import files
 from rpz_auth_server.crypto.keyring import ENVIRONMENT_VARIABLE, KeyRing
 from rpz_auth_server.doctor import database as database_checks
 from rpz_auth_server.doctor.command import examine
-from rpz_auth_server.doctor.database import _room, check_store
+from rpz_auth_server.doctor.database import _room, _state, check_store
 from rpz_auth_server.doctor.finding import State
+from rpz_auth_server.doctor.reach import check_reachability
 from rpz_auth_server.main import app
+from rpz_auth_server.settings import Settings
+from rpz_auth_server.storage.inspection import Inspection
 from rpz_auth_server.storage.schema import MIGRATIONS
 from rpz_auth_server.transport.tls import DevelopmentFiles, issue_client_certificate
 from server.authority import running_authority
@@ -315,6 +318,39 @@ async def test_stranger_on_the_port_is_told(tmp_path: Path) -> None:
             running, http_address=other.url.removeprefix("https://"), grpc_address=other.address
         )
         assert [(state, "is not trusted here" in text) for state, text in found[:2]] == [(ERROR, True)] * 2
+
+
+async def test_other_issuer_behind_the_same_certificate_is_told(tmp_path: Path) -> None:
+    async with running_authority(tmp_path / "data") as running:
+        where = {"grpc_address": running.address, "http_address": running.url.removeprefix("https://")}
+        flags = {"data_dir": running.settings.data_dir, "issuer": "https://localhost:1", **where}
+        found = problems(await check_reachability(Settings.load(flags, {})), "reachability")
+        address = where["http_address"]
+        assert found[0] == (ERROR, f"at {address} answers the issuer https://localhost")
+
+
+async def test_private_ca_that_nobody_named_is_a_warning(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    async with running_authority(folder) as running:
+        own = DevelopmentFiles.of(folder)
+        (folder / "bootstrap.json").unlink()
+        flags = {"tls_certificate": own.server, "tls_key": own.server_key, "issuer": running.settings.issuer}
+        found = await examine_running(running, grpc_address=running.address, **flags)
+        assert [(state, "is not trusted here" in text) for state, text in found[:2]] == [(WARNING, True)] * 2
+
+
+async def test_authority_that_is_stopping_is_told(tmp_path: Path) -> None:
+    async with running_authority(tmp_path / "data") as running:
+        await running.server._health.enter_graceful_shutdown()
+        assert (await examine_running(running))[0] == (ERROR, f"gRPC at {running.address} is stopping")
+
+
+def test_database_without_checksums_or_with_damage_is_told() -> None:
+    everything = frozenset(MIGRATIONS)
+    found = list(_state(Inspection(applied=everything, has_checksums=False)))
+    assert [finding.state for finding in found] == [State.OK, WARNING]
+    found = list(_state(Inspection(applied=everything, damage=("a page",))))
+    assert [(finding.state, finding.found) for finding in found] == [(ERROR, "it is damaged: a page")]
 
 
 async def test_certificate_that_is_demanded_is_shown(tmp_path: Path) -> None:

@@ -36,6 +36,24 @@ def check_certificates(settings: Settings, now: dt.datetime) -> Sequence[Finding
     return [*findings, *_names(settings, certificate)]
 
 
+def name_of(settings: Settings) -> str:
+    """A name that the server's certificate has: whether it is the issuer's, has a finding of its own."""
+    path = settings.tls_certificate or DevelopmentFiles.of(settings.data_dir).server
+    try:
+        names = _alternative_names(x509.load_pem_x509_certificate(path.read_bytes()))
+    except (OSError, ValueError):
+        names = x509.SubjectAlternativeName([])
+    known = names.get_values_for_type(x509.DNSName)
+    return known[0] if known else urlsplit(settings.issuer).hostname or ""
+
+
+def _alternative_names(certificate: x509.Certificate) -> x509.SubjectAlternativeName:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return x509.SubjectAlternativeName([])
+
+
 def _all(
     settings: Settings, own: DevelopmentFiles, certificate: Path
 ) -> Iterator[tuple[Path, x509.Certificate]]:
@@ -61,11 +79,7 @@ def _describe(path: Path, certificate: x509.Certificate, now: dt.datetime) -> Fi
 
 
 def _names(settings: Settings, path: Path) -> Iterator[Finding]:
-    certificate = x509.load_pem_x509_certificate(path.read_bytes())
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        names = x509.SubjectAlternativeName([])
+    names = _alternative_names(x509.load_pem_x509_certificate(path.read_bytes()))
     known = {name.lower() for name in names.get_values_for_type(x509.DNSName)}
     known |= {str(address) for address in names.get_values_for_type(x509.IPAddress)}
     host = (urlsplit(settings.issuer).hostname or "").lower()

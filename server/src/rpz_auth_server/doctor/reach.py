@@ -16,6 +16,7 @@ from rpz_auth.connection_file import ConnectionFile
 from rpz_auth.errors import ConfigurationError
 
 from rpz_auth_server import bootstrap
+from rpz_auth_server.doctor.certificates import name_of
 from rpz_auth_server.doctor.finding import Check, Finding
 from rpz_auth_server.setting_values import split_address
 from rpz_auth_server.settings import Settings
@@ -26,7 +27,6 @@ _CHECK = Check("reachability")
 _TIMEOUT = 5.0
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - not to listen on, but to connect to
 _CERTIFICATE = ("handshake", "CERTIFICATE", "certificate", "Hostname Verification")
-_TRUST = "is the file the one that it was started with? Whoever calls must have its CA"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +97,8 @@ async def _ask_grpc(settings: Settings, trust: _Trust) -> Finding:
     host, port = split_address(settings.grpc_address)
     address = f"{_EVERYWHERE.get(host, host)}:{port}" if ":" not in host else settings.grpc_address
     options: list[tuple[str, object]] = [("grpc.enable_http_proxy", 0)]
-    if settings.tls_certificate is not None:
-        options.append(("grpc.ssl_target_name_override", urlsplit(settings.issuer).hostname))
+    if not settings.insecure:
+        options.append(("grpc.ssl_target_name_override", name_of(settings)))
     async with grpc.aio.secure_channel(address, _channel_credentials(settings, trust), options) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
@@ -106,7 +106,7 @@ async def _ask_grpc(settings: Settings, trust: _Trust) -> Finding:
                 health_pb2.HealthCheckRequest(), timeout=_TIMEOUT
             )
         except grpc.aio.AioRpcError as error:
-            return _grpc_failure(settings.grpc_address, error)
+            return _grpc_failure(settings.grpc_address, error, trust)
     if answer.status != health_pb2.HealthCheckResponse.SERVING:
         return _CHECK.error(
             f"gRPC at {settings.grpc_address} is stopping", "wait until it has, or look at its log"
@@ -121,10 +121,17 @@ def _channel_credentials(settings: Settings, trust: _Trust) -> grpc.ChannelCrede
     return grpc.ssl_channel_credentials(trust.ca.encode() if trust.ca else None, key, certificate)
 
 
-def _grpc_failure(address: str, error: grpc.aio.AioRpcError) -> Finding:
+def _untrusted(what: str, trust: _Trust) -> Finding:
+    text = f"{what} shows a certificate that is not trusted here"
+    if trust.ca is not None:
+        return _CHECK.error(text, "was it started with other files? Whoever calls must have its CA")
+    return _CHECK.warning(text, f"if its CA is your own, name it as ca_certificate in {bootstrap.FILE_NAME}")
+
+
+def _grpc_failure(address: str, error: grpc.aio.AioRpcError, trust: _Trust) -> Finding:
     details = error.details() or error.code().name
     if any(sign in details for sign in _CERTIFICATE):
-        return _CHECK.error(f"gRPC at {address} shows a certificate that is not trusted here", _TRUST)
+        return _untrusted(f"gRPC at {address}", trust)
     if error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
         return _CHECK.error(f"gRPC at {address} does not answer", "look at its log, and who has that port")
     return _CHECK.error(f"gRPC at {address} answers {error.code().name}", "is it an rpz-auth-server?")
@@ -138,7 +145,7 @@ async def _ask_http(settings: Settings, trust: _Trust, address: str | None) -> F
         host, port = split_address(address)
         host = _EVERYWHERE.get(host, host)
         where = f"{'http' if settings.insecure else 'https'}://{f'[{host}]' if ':' in host else host}:{port}"
-        extensions = {"sni_hostname": issuer.hostname}
+        extensions = {} if settings.insecure else {"sni_hostname": name_of(settings)}
     context = _ssl_context(trust)
     url = where + paths.METADATA + issuer.path
     shown = settings.issuer if address is None else address
@@ -149,7 +156,7 @@ async def _ask_http(settings: Settings, trust: _Trust, address: str | None) -> F
         named = answer.json()["issuer"]
     except httpx.ConnectError as error:
         if any(sign in str(error) for sign in _CERTIFICATE):
-            return _CHECK.error(f"HTTPS at {shown} shows a certificate that is not trusted here", _TRUST)
+            return _untrusted(f"HTTPS at {shown}", trust)
         if address is None:
             return _CHECK.warning(
                 f"{settings.issuer} cannot be reached from here", "try it from where clients are"
