@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rpz_auth.errors import BackendUnavailable
 from rpz_auth.view import AppState, Revocation, SigningKeys
-from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret
+from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret, id_of
 from rpz_auth_server.domain.creation import KEPT, Creation
 from rpz_auth_server.domain.event import BEGINNING, Audit, Cursor, StoredSnapshot
 from rpz_auth_server.domain.grant import MARGIN, MAX_ACCESS_TOKEN_LIFETIME, Grant, GrantState
@@ -894,9 +894,19 @@ async def test_what_has_ended_is_found_by_its_deadline_unless_it_was_revoked(sto
         an_api_token(expires_at=None),
     ]
     await store.commit(Commit(rows=(an_app(), *ended, *others)))
-    assert await store.ended(now - 31, now, limit=10) == ended
-    assert await store.ended(now - 30, now - 10, limit=10) == ended[1:3]
-    assert await store.ended(now - 31, now, limit=2) == ended[:2]
+    assert await store.ended((now - 31, ""), now, limit=10) == ended
+    assert await store.ended((now - 30, id_of(ended[0])), now - 10, limit=10) == ended[1:3]
+    assert await store.ended((now - 31, ""), now, limit=2) == ended[:2]
+
+
+async def test_what_has_ended_at_one_moment_is_found_page_by_page(store: Store) -> None:
+    end = store.now() - 10
+    ended: list[ClientSecret | ApiToken] = [make(expires_at=end) for make in (a_secret, an_api_token) * 3]
+    await store.commit(Commit(rows=(an_app(), *ended)))
+    found: list[str] = []
+    while page := await store.ended((end, found[-1] if found else ""), store.now(), limit=2):
+        found += map(id_of, page)
+    assert found == sorted(map(id_of, ended))
 
 
 async def test_request_id_stands_for_one_creation_until_it_is_forgotten(store: Store) -> None:

@@ -36,10 +36,10 @@ async def tell_forever(authority: Authority, *, interval: float = INTERVAL) -> N
         await asyncio.sleep(interval)
 
 
-async def tell(authority: Authority, since: float) -> float:
-    """Tell of what has ended after a time, and was not told; return until when all is."""
-    now = authority.store.now()
-    while ended := await authority.store.ended(since, now, limit=_MOST):
+async def tell(authority: Authority, since: float, *, most: int = _MOST) -> float:
+    """Tell of what has ended since a time, and was not told, `most` at once; return until when all is."""
+    now, place = authority.store.now(), (since, "")
+    while ended := await authority.store.ended(place, now, limit=most):
         events = tuple(
             revocation_of(authority, id_of(credential), now)
             for credential in ended
@@ -47,7 +47,5 @@ async def tell(authority: Authority, since: float) -> float:
         )
         if events:
             await authority.store.commit(Commit(events=events))
-        if len(ended) < _MOST:
-            break
-        since = deadline(ended[-1])
+        place = (deadline(ended[-1]), id_of(ended[-1]))
     return now

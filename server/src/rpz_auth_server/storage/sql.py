@@ -9,7 +9,7 @@ from functools import partial
 from rpz_auth.errors import ConfigurationError
 
 from rpz_auth_server.domain.account import Account, Consent, ExternalIdentity, Session
-from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret, deadline
+from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret, deadline, id_of
 from rpz_auth_server.domain.creation import Creation
 from rpz_auth_server.domain.event import AuditRecord, Cursor, Event, StoredSnapshot
 from rpz_auth_server.domain.grant import Grant, GrantState
@@ -45,6 +45,10 @@ from rpz_auth_server.storage.steps import Steps, T, Work, sql
 from rpz_auth_server.storage.store import AUDIT_KEPT, Commit, Row
 
 _MOST_VALUES = 500
+
+_END = "coalesce(revoked_at, expires_at)"
+"""Of a secret or API token, as its index has it: a condition must say it so, also where none is revoked."""
+_NOT_REVOKED = "revoked_at IS NULL"
 
 TICK = "UPDATE meta SET now = CASE WHEN now < ? THEN ? ELSE now END WHERE moved_to IS NULL RETURNING now"
 """The first statement of every transaction that writes; both values are the time on the writer's clock.
@@ -161,23 +165,23 @@ class SqlStore(abc.ABC):
 
     async def expiring(self, before: float, *, limit: int) -> Sequence[ClientSecret | ApiToken]:
         """See `Store.expiring`."""
-        # Their index is on the end, whichever it is.
-        end = "coalesce(revoked_at, expires_at)"
-        condition = f"WHERE {end} > ? AND {end} < ? AND revoked_at IS NULL ORDER BY {end} LIMIT ?"
+        condition = f"WHERE {_END} > ? AND {_END} < ? AND {_NOT_REVOKED} ORDER BY {_END} LIMIT ?"
         values = (self.now(), before, limit)
         secrets = await self._select(CLIENT_SECRETS, condition, *values)
         return [*secrets, *await self._select(API_TOKENS, condition, *values)]
 
-    async def ended(self, since: float, until: float, *, limit: int) -> Sequence[ClientSecret | ApiToken]:
+    async def ended(
+        self, after: tuple[float, str], until: float, *, limit: int
+    ) -> Sequence[ClientSecret | ApiToken]:
         """See `Store.ended`."""
-        end = "coalesce(revoked_at, expires_at)"
-        condition = f"WHERE {end} > ? AND {end} <= ? AND revoked_at IS NULL ORDER BY {end} LIMIT ?"
-        values = (since, until, limit)
-        both: list[ClientSecret | ApiToken] = [
-            *await self._select(CLIENT_SECRETS, condition, *values),
-            *await self._select(API_TOKENS, condition, *values),
-        ]
-        return sorted(both, key=deadline)[:limit]
+
+        async def of(table: Table[R]) -> Sequence[R]:
+            place = f"({_END} > ? OR ({_END} = ? AND {table.key} > ?)) AND {_END} <= ?"
+            condition = f"WHERE {place} AND {_NOT_REVOKED} ORDER BY {_END}, {table.key} LIMIT ?"
+            return await self._select(table, condition, after[0], *after, until, limit)
+
+        both: list[ClientSecret | ApiToken] = [*await of(CLIENT_SECRETS), *await of(API_TOKENS)]
+        return sorted(both, key=lambda credential: (deadline(credential), id_of(credential)))[:limit]
 
     async def record_uses(self, uses: Sequence[Use]) -> None:
         """See `Store.record_uses`."""

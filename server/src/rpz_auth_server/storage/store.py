@@ -138,10 +138,12 @@ class Store(Protocol):
         """Up to `limit` secrets and as many API tokens that are live and end before a time."""
         ...
 
-    async def ended(self, since: float, until: float, *, limit: int) -> Sequence[ClientSecret | ApiToken]:
-        """Up to `limit` secrets or API tokens whose deadline was after `since` and not after `until`.
+    async def ended(
+        self, after: tuple[float, str], until: float, *, limit: int
+    ) -> Sequence[ClientSecret | ApiToken]:
+        """Up to `limit` secrets or API tokens that have reached their deadline, not after `until`.
 
-        Those that were not revoked; the earliest first.
+        Those that were not revoked, in the order of deadline and ID, behind these two of `after`.
         """
         ...
 
