@@ -14,7 +14,7 @@ from joserfc.jwk import ECKey
 
 from rpz_auth.address import Peer
 from rpz_auth.caller import Verdict
-from rpz_auth.errors import BackendUnavailable, TokenInvalid
+from rpz_auth.errors import TokenInvalid
 from rpz_auth.whitelist import Whitelist
 
 Clock = Callable[[], float]
@@ -256,15 +256,6 @@ class View:
     def is_fresh(self) -> bool:
         """Whether it may be decided from here."""
         return self.known and self.now() <= self.fresh_until
-
-    def check_fresh(self) -> None:
-        """Let pass what may be decided from here.
-
-        Raises:
-            BackendUnavailable: No snapshot came yet, or the authority has been silent for too long.
-        """
-        if not self.is_fresh:
-            raise BackendUnavailable
 
     def check(self, verdict: Verdict, peer: Peer | None) -> None:
         """Let a verified credential pass that still holds, from where its App may call.

@@ -55,7 +55,6 @@ FILE_NAME = "rpz-auth.toml"
 """Looked for in the data directory when no `--config` names another."""
 
 _CONFIG = "config"
-_CONFIG_VARIABLE = ENVIRONMENT_PREFIX + _CONFIG.upper()
 _COMMAND_VARIABLES = frozenset(
     ENVIRONMENT_PREFIX + name
     for name in ("CREDENTIALS", "CLIENT_SECRET", "CODE", "CODE_VERIFIER", "REFRESH_TOKEN", "TOKEN")

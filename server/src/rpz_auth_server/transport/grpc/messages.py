@@ -146,17 +146,6 @@ def read_page_size(size: int) -> int:
     return min(size or _PAGE, _MAX_PAGE)
 
 
-def refuse_fields(message: Any, *names: str) -> None:
-    """Refuse what the contract offers and this version would pass over.
-
-    Raises:
-        RequestInvalid: One of the fields is set.
-    """
-    for field, _ in message.ListFields():
-        if field.name in names:
-            raise RequestInvalid(f"this version does not offer {field.name}; leave it out")
-
-
 def write_app(app: App) -> app_service_pb2.App:
     """Write an App."""
     return app_service_pb2.App(
