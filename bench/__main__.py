@@ -7,7 +7,7 @@ import importlib
 import time
 
 from bench.machine import Noise
-from bench.report import keep
+from bench.report import check_places, keep
 
 SUBJECTS: dict[str, str] = {
     "interceptor": "what the interceptor costs a service",
@@ -45,7 +45,10 @@ def main() -> None:
     for name in options.subjects:
         if name not in SUBJECTS:
             parser.error(f"no subject {name!r}; there are {', '.join(SUBJECTS)}")
-    for name in options.subjects or SPEED:
+    subjects = options.subjects or SPEED
+    if options.keep:
+        check_places(subjects)
+    for name in subjects:
         started, noise = time.monotonic(), Noise()
         print(f"\n# {name}: {SUBJECTS[name]}", flush=True)
         report = importlib.import_module(f"bench.{name.replace('-', '_')}").run(quick=options.quick)

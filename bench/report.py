@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,20 +54,29 @@ class Report:
         return "\n\n".join(parts)
 
 
+def check_places(names: Iterable[str]) -> None:
+    """Stop before anything is measured for which `docs/performance.md` has no place."""
+    text = PAGE.read_text(encoding="utf-8")
+    for name in names:
+        if not _section(name).search(text):
+            raise SystemExit(
+                f"{PAGE} has no place for {name}: add <!-- bench: {name} --> and <!-- end: {name} -->"
+            )
+
+
 def keep(name: str, report: Report) -> None:
     """Put a report into `docs/performance.md`, between the marks of its subject, and its numbers beside."""
-    text = PAGE.read_text(encoding="utf-8")
-    section = re.compile(rf"(<!-- bench: {name} -->\n).*?(<!-- end: {name} -->)", re.DOTALL)
-    if not section.search(text):
-        raise SystemExit(
-            f"{PAGE} has no place for {name}: add <!-- bench: {name} --> and <!-- end: {name} -->"
-        )
+    text, section = PAGE.read_text(encoding="utf-8"), _section(name)
     PAGE.write_text(
         section.sub(lambda marks: f"{marks[1]}\n{report.markdown()}\n\n{marks[2]}", text), encoding="utf-8"
     )
     RAW.mkdir(exist_ok=True)
     content = json.dumps(report.raw, indent=1, sort_keys=True)
     (RAW / f"{name}.json").write_text(content + "\n", encoding="utf-8")
+
+
+def _section(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(<!-- bench: {name} -->\n).*?(<!-- end: {name} -->)", re.DOTALL)
 
 
 def _row(cells: Sequence[str]) -> str:
