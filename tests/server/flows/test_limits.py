@@ -438,7 +438,27 @@ async def test_guessers_wait_for_their_answers_and_only_so_many_are_held(
 
 async def test_a106_guessers_are_answered_one_by_one_however_many_guess_at_once() -> None:
     limiter = Limiter(Limits(), Clock())
-    turns = [limiter._turn() for _ in range(1001)]
+
+    def hold() -> float:
+        limiter._holding += 1
+        return limiter._turn()
+
+    turns = [hold() for _ in range(1001)]
     assert turns == sorted(turns)
     assert turns[0] == pytest.approx(limits._HELD_FOR, abs=0.1)
     assert turns[-1] == pytest.approx(limits._HELD_FOR + 1000 * limits._BETWEEN, abs=0.5)
+
+
+async def test_a106_guessers_who_do_not_wait_for_their_answers_make_nobody_wait_longer() -> None:
+    limiter = Limiter(Limits(peer_failures=1), Clock())
+    peer = Peer(parse_address(ATTACKER))
+    await limiter.hold_back(TokenInvalid(), peer)
+    for _ in range(10):
+        given_up = [asyncio.create_task(limiter.hold_back(TokenInvalid(), peer)) for _ in range(100)]
+        await asyncio.sleep(0)
+        assert limiter._holding == 100
+        for task in given_up:
+            task.cancel()
+        await asyncio.gather(*given_up, return_exceptions=True)
+    assert limiter._holding == 0
+    assert limiter._turn() == pytest.approx(limits._HELD_FOR, abs=0.1)

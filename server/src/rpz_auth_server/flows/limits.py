@@ -241,9 +241,14 @@ class Limiter:
                 self._holding -= 1
 
     def _turn(self) -> float:
-        """In how many seconds the next guesser is answered."""
+        """In how many seconds the next guesser is answered.
+
+        Turns of those who have given up are not waited for: else whoever calls and hangs up, as fast as it
+        can, would put off everybody's answers without end.
+        """
         now = asyncio.get_running_loop().time()
-        self._answered_at = max(self._answered_at + _BETWEEN, now + _HELD_FOR)
+        first = now + _HELD_FOR
+        self._answered_at = min(max(self._answered_at + _BETWEEN, first), first + _BETWEEN * self._holding)
         return self._answered_at - now
 
     def untold(self, *, limit: int) -> Sequence[Charge]:
