@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 import rpz_auth
 from rpz_auth.address import UNKNOWN
 from rpz_auth.caller import Verdict
-from rpz_auth.decide import Answer, Decider, Decision, Question, run
+from rpz_auth.decide import Answer, ApiTokenQuestion, Decider, Decision, Question, run
 from rpz_auth.errors import Reason, Refusal
 from rpz_auth.running import RunningStreams
 from rpz_auth.testing import FakeAuthority
@@ -404,8 +405,8 @@ def _unasked() -> Decision:
 class Changing(FakeAuthority):
     """An authority whose API tokens lose what is taken from their App, and which may be slow to say so."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
+        super().__init__(clock=clock)
         self.left: dict[str, Any] = {}
         """What its answers say instead."""
         self.asked: queue.SimpleQueue[Question] = queue.SimpleQueue()
@@ -465,22 +466,51 @@ def test_a_stream_of_an_api_token_that_keeps_what_it_needs_goes_on_until_its_new
     assert authority.asked.qsize() == 1, "both were decided about by one answer"
 
 
-def test_a_question_without_an_answer_is_repeated_for_as_long_as_the_authority_works() -> None:
-    authority = Changing()
+def _undecided(authority: Changing, when_stale: rpz_auth.WhenStale) -> queue.SimpleQueue[Refusal]:
+    """A stream whose App changes while questions get no answer; and what ends it."""
     authority.start()
     streams, _ = _streams_of(authority)
     caller, again = _caller_by_api_token(authority)
     done: queue.SimpleQueue[Refusal] = queue.SimpleQueue()
-    lease = streams.lease(caller, done.put, again, when_stale=rpz_auth.serve(until=60))
+    streams.lease(caller, done.put, again, when_stale=when_stale)
     while not authority.asked.empty():
         authority.asked.get()
     authority.deaf = True
-    authority.take()
-    for _ in range(2):
-        authority.asked.get(timeout=TIMEOUT)
-    assert lease.refusal is None
-    authority.fall_silent()
+    authority.take(scopes=frozenset({"other"}))
+    return done
+
+
+def _await_questions(authority: Changing) -> None:
+    for _ in range(3):
+        assert isinstance(authority.asked.get(timeout=TIMEOUT), ApiTokenQuestion)
+
+
+def test_a_question_without_an_answer_is_repeated_though_not_without_end() -> None:
+    """Heartbeats may go on while questions fail: a scope that was taken must not last as long."""
+    now = [1e9]
+    authority = Changing(clock=lambda: now[0])
+    done = _undecided(authority, rpz_auth.CHECK)
+    _await_questions(authority)
+    now[0] += 9.9
+    _await_questions(authority)
+    assert done.empty()
+    now[0] += 0.2
     assert done.get(timeout=TIMEOUT).reason is Reason.BACKEND_UNAVAILABLE
+
+
+def test_a_stream_that_is_served_without_answers_goes_on_and_is_decided_about_later() -> None:
+    now = [1e9]
+    authority = Changing(clock=lambda: now[0])
+    done = _undecided(authority, rpz_auth.serve(until=60))
+    authority.fall_silent()
+    now[0] += 50
+    _await_questions(authority)
+    assert done.empty()
+    authority.restore()
+    _await_questions(authority)
+    assert done.empty(), "it works again, and gets as long for its answer as ever"
+    authority.deaf = False
+    assert done.get(timeout=TIMEOUT).reason is Reason.SCOPE_INSUFFICIENT
 
 
 def test_timers_run_while_a_question_waits_for_its_answer() -> None:

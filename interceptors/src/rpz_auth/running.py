@@ -19,7 +19,7 @@ from rpz_auth.batches import Batches
 from rpz_auth.caller import Caller, How
 from rpz_auth.decide import Answer, Decider, Decision, Question, StandingQuestion, run
 from rpz_auth.errors import BackendUnavailable, Internal, Refusal
-from rpz_auth.staleness import CHECK, WhenStale
+from rpz_auth.staleness import CHECK, Mode, WhenStale
 from rpz_auth.timers import Timers
 from rpz_auth.view import AppState, Change, Revocation, Standing
 
@@ -32,6 +32,8 @@ Again = Callable[[], Decision]
 
 _PAUSE = 0.25
 """Seconds until the next look at a stream that goes on although its time has come."""
+_UNDECIDED = 10.0
+"""Seconds for which a stream goes on, after its App has changed, while nobody says what that means for it."""
 _QUESTION = 500
 """Streams that one question is about."""
 
@@ -56,6 +58,8 @@ class Lease:
         self.observe = observe
         self.confirmed_at = -math.inf
         """When the authority was last asked about it, on its clock."""
+        self.undecided_since = math.inf
+        """When a change was learned that it was not decided anew by, on the authority's clock."""
         self.released = False
         self.refusal: Refusal | None = None
         """Why the stream was ended."""
@@ -167,6 +171,7 @@ class RunningStreams:
                 self._arm(lease)  # sooner than its timer runs
             if lease.caller.verdict.how is How.API_TOKEN and not lease.released:
                 # What was taken from its App, or from the token's own time, is no part of what was learned.
+                lease.undecided_since = min(lease.undecided_since, self.decider.view.now())
                 self._changed.add(lease)
 
     def _affected(self, changes: Iterable[Change]) -> set[Lease]:
@@ -198,13 +203,12 @@ class RunningStreams:
         for lease in leases:
             if lease not in self._leases:
                 continue
+            since, lease.undecided_since = lease.undecided_since, math.inf
             try:
                 admission = run(lease.again(), self._ask)
             except BackendUnavailable as refusal:
-                if self.decider.view.is_fresh:  # so it does work, and only this question got no answer
-                    self._timers.add(_PAUSE, functools.partial(self._changed.add, lease))
-                else:
-                    self._end(lease, refusal)
+                lease.undecided_since = since
+                self._decide_later(lease, refusal)
             except Refusal as refusal:
                 self._end(lease, refusal)
             except Exception:  # noqa: BLE001 - whatever it is, the stream must not go on
@@ -214,6 +218,17 @@ class RunningStreams:
                 before, lease.caller = lease.caller, admission.caller or lease.caller
                 if lease.caller.verdict.expires_at < before.verdict.expires_at:
                     self._arm(lease)
+
+    def _decide_later(self, lease: Lease, refusal: BackendUnavailable) -> None:
+        now = self.decider.view.now()
+        if lease.when_stale.mode is Mode.SERVE and not self.decider.view.is_fresh:
+            lease.undecided_since = (
+                now  # until its bound, which `recheck` keeps, it is served without answers
+            )
+        if now < lease.undecided_since + _UNDECIDED:
+            self._timers.add(_PAUSE, functools.partial(self._changed.add, lease))
+        else:
+            self._end(lease, refusal)
 
     def _ask_about_all(self, doubtful: Collection[Lease]) -> None:
         """Ask about many streams at once: when the authority falls silent, that concerns them all."""
