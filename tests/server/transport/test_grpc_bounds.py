@@ -17,13 +17,16 @@ import h2.connection
 import h2.events
 import h2.settings
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rpz_auth.errors import Reason
-from rpz_auth_server.transport.grpc import server
+from rpz_auth_server.transport.grpc import patience, server
 from server.authority import TestAuthority, read_refusal, refusal, running_authority
 
 ANSWER = 10.0
 """Seconds within which a bound must have shown."""
 EXCHANGE = "/rpz.auth.v1.TokenService/ExchangeToken"
+WATCH_HEALTH = "/grpc.health.v1.Health/Watch"
+SERVING = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
 CALL = [
     (":method", "POST"),
     (":scheme", "https"),
@@ -77,6 +80,10 @@ async def silence() -> AsyncIterator[bytes]:
     yield b""
 
 
+def health(authority: TestAuthority) -> Any:
+    return health_pb2_grpc.HealthStub(authority.anonymous.channel)  # the stubs know no methods of it
+
+
 async def test_a63_a101_call_whose_message_does_not_come_is_ended_whatever_deadline_it_has(
     tmp_path: Path,
 ) -> None:
@@ -103,6 +110,42 @@ async def test_a63_call_that_waits_for_the_database_without_end_is_ended(tmp_pat
         assert arrived.is_set()
         authority.store.before.clear()
         assert (await authority.exchange(client, code)).access_token  # nothing was consumed
+
+
+async def read_all(stream: Any) -> list[Any]:
+    return [answer async for answer in stream]
+
+
+async def test_r129_a100_streams_of_unknown_callers_end_with_and_without_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "LONGEST_STREAM", 0.2)
+    async with running_authority(tmp_path / "a") as authority:
+        channel = authority.anonymous.channel
+        without: Any = channel.stream_stream(WATCH_HEALTH)
+        for watched in (without(silence()), health(authority).Watch(health_pb2.HealthCheckRequest())):
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await asyncio.wait_for(read_all(watched), ANSWER)
+            assert read_refusal(raised.value) == Reason.BACKEND_UNAVAILABLE
+        assert await health(authority).Check(health_pb2.HealthCheckRequest()) == SERVING
+
+
+async def test_r129_a100_streams_of_unknown_callers_are_few_and_clients_do_without(
+    authority: TestAuthority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "MOST_STREAMS", 2)
+    watched = [health(authority).Watch(health_pb2.HealthCheckRequest()) for _ in range(2)]
+    for stream in watched:
+        assert await stream.read() == SERVING
+    one_more = health(authority).Watch(health_pb2.HealthCheckRequest())
+    async with asyncio.timeout(ANSWER):
+        # By which clients that watch health know that they cannot, and take the server for healthy.
+        assert await one_more.code() == grpc.StatusCode.UNIMPLEMENTED
+        watched[0].cancel()
+        while await (again := health(authority).Watch(health_pb2.HealthCheckRequest())).read() != SERVING:
+            pass
+    for stream in (again, watched[1]):
+        stream.cancel()
 
 
 async def test_a102_connections_beyond_the_bound_are_closed_at_once(

@@ -48,6 +48,7 @@ _SERVICES = (
     "rpz.auth.v1.AdministrationService",
 )
 _HEALTH = "grpc.health.v1.Health"
+_PUBLIC_STREAMS = frozenset({f"/{_HEALTH}/Watch"})
 _REFLECTION = "grpc.reflection.v1alpha.ServerReflection"
 _DRAIN = 10.0
 _OPTIONS: Sequence[tuple[str, Any]] = (
@@ -132,7 +133,7 @@ class GrpcServer:
         )
         self._refusals = RefusalInterceptor(authority.limiter)
         interceptors: list[grpc.aio.ServerInterceptor] = [
-            PatienceInterceptor(longest_call),
+            PatienceInterceptor(longest_call, public_streams=_PUBLIC_STREAMS),
             auth,
             self._refusals,
         ]
