@@ -15,6 +15,7 @@ from rpz.auth.v1 import token_service_pb2 as token_pb
 from rpz_auth.errors import Reason
 from rpz_auth_server.live.endings import tell
 from rpz_auth_server.live.expiry import warn
+from rpz_auth_server.storage.store import Commit
 from server.authority import ORDERS, STOCK, Client, TestAuthority, outcome, refusal
 from server.oauth import for_itself
 
@@ -386,6 +387,59 @@ async def test_r211_what_an_old_one_has_brought_ends_with_its_overlap(authority:
     await tell(authority.authority, began)  # as after a start, or in another process
     assert "commit" not in authority.store.calls
     assert told == authority.store.now()
+
+
+async def test_a_deadline_that_is_committed_late_is_told_all_the_same(authority: TestAuthority) -> None:
+    """A failover may hold a commit until after the deadline in it, and until others have looked."""
+    client = await authority.create_client()
+    brought = (await for_itself(authority, client)).json()["access_token"]
+    began, looked = authority.store.now(), []
+
+    async def hold(_commit: Commit) -> None:
+        del authority.store.before["commit"]
+        await authority.advance(50)
+        looked.append(await tell(authority.authority, began))
+
+    authority.store.before["commit"] = hold
+    await rotate_secret(authority, client.app_id, overlap=Duration(seconds=1))
+    assert await authority.is_alive(brought)
+    await tell(authority.authority, *looked)
+    assert not await authority.is_alive(brought)
+
+
+@pytest.mark.parametrize("told_first", [True, False])
+async def test_a_deadline_that_moves_as_it_is_reached_is_told_or_moves_and_not_both(
+    authority: TestAuthority, *, told_first: bool
+) -> None:
+    client = await authority.create_client()
+    listing = pb.ListClientSecretsRequest(app_id=client.app_id)
+    (record,) = (await authority.admin.apps.ListClientSecrets(listing)).client_secrets
+    record.expire_time.CopyFrom(at(authority, 60))
+    await _update_secret(authority, record, "expire_time")
+    began, reading, moved = authority.store.now(), asyncio.Event(), asyncio.Event()
+    telling: list[asyncio.Task[float]] = []
+
+    async def hold_the_move(_commit: Commit) -> None:
+        del authority.store.before["commit"]
+        await authority.advance(60)
+        telling.append(asyncio.create_task(tell(authority.authority, began)))
+        await (telling[0] if told_first else reading.wait())
+
+    async def hold_the_telling() -> None:
+        if not told_first:
+            reading.set()
+            await moved.wait()
+
+    authority.store.before["commit"] = hold_the_move
+    authority.store.after["ended"] = hold_the_telling
+    record.expire_time.CopyFrom(at(authority, 3600))
+    found = await _update_secret(authority, record, "expire_time")
+    moved.set()
+    await asyncio.gather(*telling)
+    await authority.catch_up()
+    assert (found == Reason.REQUEST_INVALID) is told_first
+    assert authority.authority.view.is_revoked(record.secret_id) is told_first
+    assert await works(authority, client) is not told_first
 
 
 # Warnings
