@@ -341,7 +341,7 @@ async def test_private_ca_that_nobody_named_is_a_warning(tmp_path: Path) -> None
 
 async def test_authority_that_is_stopping_is_told(tmp_path: Path) -> None:
     async with running_authority(tmp_path / "data") as running:
-        await running.server._health.enter_graceful_shutdown()
+        running.server._health.stop()
         assert (await examine_running(running))[0] == (ERROR, f"gRPC at {running.address} is stopping")
 
 

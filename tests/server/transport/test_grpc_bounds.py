@@ -26,6 +26,7 @@ ANSWER = 10.0
 """Seconds within which a bound must have shown."""
 EXCHANGE = "/rpz.auth.v1.TokenService/ExchangeToken"
 WATCH_HEALTH = "/grpc.health.v1.Health/Watch"
+NOT_SERVING = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.NOT_SERVING)
 SERVING = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
 CALL = [
     (":method", "POST"),
@@ -146,6 +147,41 @@ async def test_r129_a100_streams_of_unknown_callers_are_few_and_clients_do_witho
             pass
     for stream in (again, watched[1]):
         stream.cancel()
+
+
+async def test_r129_watcher_of_health_that_reads_nothing_holds_up_neither_others_nor_the_stop(
+    tmp_path: Path,
+) -> None:
+    async with (
+        running_authority(tmp_path / "a") as authority,
+        raw_http2(authority) as (reader, writer, connection),
+    ):
+        connection.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})
+        connection.send_headers(1, [*CALL[:2], (":path", WATCH_HEALTH), *CALL[3:]])
+        connection.send_data(1, bytes(5))
+        writer.write(connection.data_to_send())
+        async with asyncio.timeout(ANSWER):
+            events: list[h2.events.Event] = []
+            while not any(isinstance(event, h2.events.ResponseReceived) for event in events):
+                events += connection.receive_data(await reader.read(65536))  # its head; the answer must wait
+            watched = health(authority).Watch(health_pb2.HealthCheckRequest())
+            assert await watched.read() == SERVING
+            stopping = asyncio.create_task(authority.server.stop(authority.hub))
+            assert await watched.read() == NOT_SERVING
+            watched.cancel()
+            writer.transport.abort()
+            await stopping
+
+
+async def test_watcher_of_a_service_that_does_not_exist_is_told_so_and_of_one_with_a_huge_name_is_let_go(
+    authority: TestAuthority,
+) -> None:
+    unknown = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
+    watched = health(authority).Watch(health_pb2.HealthCheckRequest(service="x"))
+    assert await asyncio.wait_for(watched.read(), ANSWER) == unknown
+    watched.cancel()
+    watched = health(authority).Watch(health_pb2.HealthCheckRequest(service="x" * 200_000))
+    assert await asyncio.wait_for(watched.code(), ANSWER) == grpc.StatusCode.NOT_FOUND
 
 
 async def test_a102_connections_beyond_the_bound_are_closed_at_once(

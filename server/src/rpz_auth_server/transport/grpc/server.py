@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 import rpz_auth
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from rpz.auth.v1 import (
     administration_service_pb2_grpc,
@@ -33,6 +32,7 @@ from rpz_auth_server.live.verifiers import MOST, Verifiers
 from rpz_auth_server.transport import sockets
 from rpz_auth_server.transport.grpc.administration_service import AdministrationService
 from rpz_auth_server.transport.grpc.app_service import AppService
+from rpz_auth_server.transport.grpc.health import Health
 from rpz_auth_server.transport.grpc.patience import LONGEST, PatienceInterceptor
 from rpz_auth_server.transport.grpc.refusals import RefusalInterceptor
 from rpz_auth_server.transport.grpc.token_service import TokenService
@@ -147,7 +147,7 @@ class GrpcServer:
         )
         self._connection_age = connection_age or 0.0
         self._port = 0
-        self._health = health_aio.HealthServicer()
+        self._health = Health(_SERVICES)
         self.verifiers = Verifiers(most=streams_per_verifier)
         """Which are connected."""
         token_service_pb2_grpc.add_TokenServiceServicer_to_server(TokenService(authority), self._server)
@@ -189,8 +189,6 @@ class GrpcServer:
     async def start(self) -> None:
         """Serve."""
         await self._server.start()
-        for service in ("", *_SERVICES):
-            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
 
     async def leave(self, hurry: asyncio.Event) -> None:
         """Serve those who are connected until each has gone elsewhere, but take nobody new.
@@ -198,7 +196,7 @@ class GrpcServer:
         A server that is stopped cancels what arrives before its clients know; one whose connections have
         reached their age tells them first. `hurry` ends the wait.
         """
-        await self._health.enter_graceful_shutdown()
+        self._health.stop()
         sockets.stop_listening(self._port)
         # The core shortens or lengthens each age by up to a tenth; after that only streams hold connections.
         with contextlib.suppress(TimeoutError):
@@ -208,7 +206,7 @@ class GrpcServer:
 
     async def stop(self, hub: Hub) -> None:
         """Say that it stops, end the streams, let the calls in flight finish."""
-        await self._health.enter_graceful_shutdown()
+        self._health.stop()
         hub.dismiss()
         await self._server.stop(_DRAIN)
 
