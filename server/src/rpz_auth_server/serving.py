@@ -38,6 +38,7 @@ from rpz_auth_server.settings import Settings
 from rpz_auth_server.storage.postgres.store import PostgresStore
 from rpz_auth_server.storage.sqlite import SqliteStore
 from rpz_auth_server.storage.store import Store
+from rpz_auth_server.transport import descriptors
 from rpz_auth_server.transport.console.running import Running
 from rpz_auth_server.transport.console.try_it import Connection
 from rpz_auth_server.transport.grpc.server import GrpcServer
@@ -71,6 +72,7 @@ async def run(settings: Settings, environ: Mapping[str, str], *, control: int | 
     """
     log.configure(log_format=settings.log_format, log_level=settings.log_level)
     life = Life(control)
+    descriptors.raise_limit()
 
     async with AsyncExitStack() as cleanup:
         traces = _open_traces(cleanup) if settings.traces else None

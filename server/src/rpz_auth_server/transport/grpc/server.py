@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import resource
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +29,7 @@ from rpz_auth_server.live.hub import Hub
 from rpz_auth_server.live.local_authority import LocalAuthority
 from rpz_auth_server.live.verifiers import MOST, Verifiers
 from rpz_auth_server.transport import sockets
+from rpz_auth_server.transport.descriptors import left_for_grpc
 from rpz_auth_server.transport.grpc.administration_service import AdministrationService
 from rpz_auth_server.transport.grpc.app_service import AppService
 from rpz_auth_server.transport.grpc.health import Health
@@ -67,17 +67,6 @@ _OPTIONS: Sequence[tuple[str, Any]] = (
 
 
 _MOST_CONNECTIONS = 20_000
-_OTHER_FILES = 256
-"""Descriptors for the database, for HTTPS and for what else a process opens."""
-
-
-def _most_connections() -> tuple[str, int]:
-    """How many are accepted: a flood of them must not take the descriptors that the rest needs."""
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = (
-        _MOST_CONNECTIONS if files == resource.RLIM_INFINITY else min(_MOST_CONNECTIONS, files - _OTHER_FILES)
-    )
-    return ("grpc.max_allowed_incoming_connections", max(1, most))
 
 
 def _sharing(connection_age: float | None) -> Sequence[tuple[str, Any]]:
@@ -141,9 +130,10 @@ class GrpcServer:
             interceptors.insert(0, traces.interceptor())  # so that a span has the decision, too
             auth.on_decision(traces.decided)
             self._refusals.refused = traces.decided
+        most = ("grpc.max_allowed_incoming_connections", left_for_grpc(_MOST_CONNECTIONS))
         self._server = grpc.aio.server(
             interceptors=interceptors,
-            options=[*_OPTIONS, *_sharing(connection_age), _most_connections()],
+            options=[*_OPTIONS, *_sharing(connection_age), most],
         )
         self._connection_age = connection_age or 0.0
         self._port = 0
