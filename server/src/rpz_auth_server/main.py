@@ -11,20 +11,31 @@ import urllib.parse
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 import uvloop
-from rpz_auth.errors import ConfigurationError, Refusal
+from rpz_auth.errors import ConfigurationError
 
 from rpz_auth_server import backup_command, bootstrap, first_sign_in, keys_command, log, move_command
 from rpz_auth_server.doctor.command import doctor
 from rpz_auth_server.domain.refusal import DatabaseMoved
-from rpz_auth_server.offline import JsonOption, say
+from rpz_auth_server.offline import (
+    ConfigOption,
+    DatabaseOption,
+    DataDirOption,
+    GrpcAddressOption,
+    HttpAddressOption,
+    IssuerOption,
+    JsonOption,
+    ensure_founded,
+    failing,
+    load_as_started,
+    say,
+)
 from rpz_auth_server.serving import connectable, describe_connection, open_authority, run
 from rpz_auth_server.setting_values import OFF
 from rpz_auth_server.settings import Settings
-from rpz_auth_server.storage.postgres.store import PostgresStore
 from rpz_auth_server.worker import MOVED
 
 _NO_SETTINGS = ("user_name", "as_json")
@@ -63,12 +74,10 @@ def _commands(
 
 @app.command()
 def serve(  # noqa: PLR0913, PLR0917 - one for each setting
-    config: Annotated[Path | None, typer.Option(help="A TOML file with settings.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Where everything is kept.")] = None,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
     grpc_address: Annotated[str | None, typer.Option(help="host:port to listen on.")] = None,
-    http_address: Annotated[
-        str | None, typer.Option(help="host:port of OAuth 2 over HTTPS and the console.")
-    ] = None,
+    http_address: HttpAddressOption = None,
     console_address: Annotated[
         str | None, typer.Option(help="host:port on loopback of the console without TLS, or off.")
     ] = None,
@@ -78,10 +87,8 @@ def serve(  # noqa: PLR0913, PLR0917 - one for each setting
     cors_origins: Annotated[
         str | None, typer.Option(help="Origins, by commas, whose pages may call OAuth 2 endpoints.")
     ] = None,
-    issuer: Annotated[str | None, typer.Option(help="The https URL that clients know it by.")] = None,
-    database: Annotated[
-        str | None, typer.Option(help="sqlite:///path/to/file.db or postgresql://user@host/name")
-    ] = None,
+    issuer: IssuerOption = None,
+    database: DatabaseOption = None,
     dns_servers: Annotated[
         str | None, typer.Option(help="IP addresses, by commas, to ask for dns: names in whitelists.")
     ] = None,
@@ -117,29 +124,25 @@ def serve(  # noqa: PLR0913, PLR0917 - one for each setting
     Every setting can also be given as RPZ_AUTH_<NAME> in the environment, or in a TOML file; the others
     (lifetimes, key periods, heartbeat_interval) only there.
     """
-    settings = _load({name: value for name, value in locals().items() if name != "control"})
-    if settings.workers > 1 and control is None:
-        _supervise(settings)
-    try:
-        uvloop.run(run(settings, os.environ, control=control))
-    except DatabaseMoved:
-        raise SystemExit(MOVED) from None
-    except (ConfigurationError, Refusal) as error:
-        raise SystemExit(f"rpz-auth-server: {error}") from None
+    flags = {name: value for name, value in locals().items() if name != "control"}
+    with failing():
+        settings = Settings.load(flags, os.environ)
+        if settings.workers > 1 and control is None:
+            _supervise(settings)
+        try:
+            uvloop.run(run(settings, os.environ, control=control))
+        except DatabaseMoved:
+            raise typer.Exit(MOVED) from None
 
 
 @app.command("bootstrap")
 def make_administrator(
-    config: Annotated[Path | None, typer.Option(help="A TOML file with settings.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Where everything is kept.")] = None,
-    grpc_address: Annotated[str | None, typer.Option(help="host:port that it listens on.")] = None,
-    http_address: Annotated[
-        str | None, typer.Option(help="host:port of OAuth 2 over HTTPS and the console.")
-    ] = None,
-    issuer: Annotated[str | None, typer.Option(help="The https URL that clients know it by.")] = None,
-    database: Annotated[
-        str | None, typer.Option(help="sqlite:///path/to/file.db or postgresql://user@host/name")
-    ] = None,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    grpc_address: GrpcAddressOption = None,
+    http_address: HttpAddressOption = None,
+    issuer: IssuerOption = None,
+    database: DatabaseOption = None,
     *,
     as_json: JsonOption = False,
 ) -> None:
@@ -147,52 +150,41 @@ def make_administrator(
 
     It takes the place of the one that was there, whose token is revoked. Also while the authority runs, and
     when the old token has expired. Run it as the authority's own user.
-    Where the file of the last start is still there, its address and issuer hold unless flags say otherwise.
+    Address and issuer of the last start are known, as long as its file is still there.
     """
-    flags = {
-        name: value for name, value in locals().items() if value is not None and name not in _NO_SETTINGS
-    }
-    path = _load(flags).data_dir / bootstrap.FILE_NAME
-    recorded = bootstrap.read_connection(path)
-    settings = _load(
-        {name: recorded[name] for name in ("grpc_address", "issuer") if name in recorded} | flags
-    )
-    try:
-        asyncio.run(_make_administrator(settings, os.environ, path, recorded))
-    except (ConfigurationError, Refusal) as error:
-        raise SystemExit(f"rpz-auth-server: {error}") from None
+    flags = {name: value for name, value in locals().items() if name not in _NO_SETTINGS}
+    with failing():
+        settings = load_as_started(flags)
+        path = settings.data_dir / bootstrap.FILE_NAME
+        asyncio.run(_make_administrator(settings, os.environ, path))
     say(f"administrator: {path}", as_json=as_json, administrator=path)
 
 
 @app.command("sign-in-link")
 def make_sign_in_link(
     user_name: Annotated[str, typer.Argument(help="Whose; a name that nobody has becomes an administrator.")],
-    config: Annotated[Path | None, typer.Option(help="A TOML file with settings.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Where everything is kept.")] = None,
-    http_address: Annotated[str | None, typer.Option(help="host:port that it listens on.")] = None,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    http_address: HttpAddressOption = None,
     console_address: Annotated[str | None, typer.Option(help="host:port of the console, or off.")] = None,
-    issuer: Annotated[str | None, typer.Option(help="The https URL that clients know it by.")] = None,
-    database: Annotated[str | None, typer.Option(help="sqlite:///path/to/file.db")] = None,
+    issuer: IssuerOption = None,
+    database: DatabaseOption = None,
     *,
     as_json: JsonOption = False,
 ) -> None:
     """Make a one-time link to the console for who is locked out.
 
     It is good on this machine only. Also while the authority runs; run it as the authority's own user.
+    Address and issuer of the last start are known, as long as the administrator file is still there.
     """
-    flags = {
-        name: value for name, value in locals().items() if value is not None and name not in _NO_SETTINGS
-    }
-    recorded = bootstrap.read_connection(_load(flags).data_dir / bootstrap.FILE_NAME)
-    settings = _load({name: recorded[name] for name in ("issuer",) if name in recorded} | flags)
-    try:
-        link = asyncio.run(_make_sign_in_link(settings, os.environ, user_name))
-    except (ConfigurationError, Refusal) as error:
-        raise SystemExit(f"rpz-auth-server: {error}") from None
+    flags = {name: value for name, value in locals().items() if name not in _NO_SETTINGS}
+    with failing():
+        link = asyncio.run(_make_sign_in_link(load_as_started(flags), os.environ, user_name))
     say(f"open the link in {link}", as_json=as_json, file=link)
 
 
 async def _make_sign_in_link(settings: Settings, environ: Mapping[str, str], user_name: str) -> Path:
+    await ensure_founded(settings)
     log.configure(log_format=settings.log_format, log_level=settings.log_level)
     off = settings.console_address == OFF
     address = settings.http_address if off else settings.console_address
@@ -204,41 +196,19 @@ async def _make_sign_in_link(settings: Settings, environ: Mapping[str, str], use
         return await first_sign_in.make_link(authority, settings.data_dir, user_name, console)
 
 
-async def _make_administrator(
-    settings: Settings, environ: Mapping[str, str], path: Path, recorded: Mapping[str, object]
-) -> None:
-    if not await _is_there(settings):  # a typing error must not found a second authority
-        raise ConfigurationError(
-            f"{settings.data_dir} holds no authority; name its data directory by --data-dir, and its "
-            "database by --database if that is elsewhere, or found one with `rpz-auth-server serve`"
-        )
+async def _make_administrator(settings: Settings, environ: Mapping[str, str], path: Path) -> None:
+    await ensure_founded(settings)
     log.configure(log_format=settings.log_format, log_level=settings.log_level)
     port = int(settings.grpc_address.rpartition(":")[2])
     if not port:
         raise ConfigurationError("name the port that the authority listens on by --grpc-address")
-    connection = describe_connection(settings, port)
-    kept = ("ca_certificate", "insecure", *bootstrap.CLIENT_PAIR)
-    connection |= {name: recorded[name] for name in kept if name in recorded}
+    connection, recorded = describe_connection(settings, port), bootstrap.read_connection(path)
+    if settings.insecure is recorded.get("insecure"):  # else the last start was of another kind
+        kept = ("ca_certificate", *bootstrap.CLIENT_PAIR)
+        connection |= {name: recorded[name] for name in kept if name in recorded}
     async with AsyncExitStack() as cleanup:
         authority, _ = await open_authority(settings, environ, cleanup)
         await bootstrap.replace_administrator(authority, path, connection)
-
-
-async def _is_there(settings: Settings) -> bool:
-    if settings.is_embedded:
-        return settings.database_path.exists()
-    store = await PostgresStore.open(settings.database)
-    try:
-        return await store.issuer() is not None
-    finally:
-        await store.close()
-
-
-def _load(flags: Mapping[str, Any]) -> Settings:
-    try:
-        return Settings.load(flags, os.environ)
-    except ConfigurationError as error:
-        raise SystemExit(f"rpz-auth-server: {error}") from None
 
 
 def _supervise(settings: Settings) -> NoReturn:

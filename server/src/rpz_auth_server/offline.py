@@ -7,13 +7,14 @@ import json
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
 from rpz_auth.errors import ConfigurationError, Refusal
 
+from rpz_auth_server import bootstrap
 from rpz_auth_server.settings import Settings
 from rpz_auth_server.storage.postgres.store import PostgresStore
 from rpz_auth_server.storage.sqlite import SqliteStore
@@ -21,7 +22,17 @@ from rpz_auth_server.storage.store import Store
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="A TOML file with settings.")]
 DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="Where everything is kept.")]
-DatabaseOption = Annotated[str | None, typer.Option("--database", help="sqlite:///path/to/file.db")]
+DatabaseOption = Annotated[
+    str | None,
+    typer.Option("--database", help="sqlite:///path/to/file.db or postgresql://user@host/name"),
+]
+GrpcAddressOption = Annotated[
+    str | None, typer.Option("--grpc-address", help="host:port that it listens on.")
+]
+HttpAddressOption = Annotated[
+    str | None, typer.Option("--http-address", help="host:port of OAuth 2 over HTTPS and the console.")
+]
+IssuerOption = Annotated[str | None, typer.Option("--issuer", help="The https URL that clients know it by.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -39,6 +50,29 @@ def load_settings(
     return Settings.load({"config": config, "data_dir": data_dir, "database": database}, environ)
 
 
+def load_as_started(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings of an authority that was started with flags which nobody repeats here.
+
+    Flags, environment and TOML file say what holds now; for what they leave open, the bootstrap file tells
+    how the last start was reached. Only then come defaults.
+
+    Raises:
+        ConfigurationError: They cannot be used.
+    """
+
+    def load(*names: str) -> Settings:
+        def left_in(data_dir: Path) -> dict[str, Any]:
+            recorded = bootstrap.read_connection(data_dir / bootstrap.FILE_NAME)
+            return {name: recorded[name] for name in names if name in recorded}
+
+        return Settings.load(flags, environ, left_in=left_in)
+
+    try:
+        return load("grpc_address", "issuer", "insecure")
+    except ConfigurationError:  # perhaps only because TLS was set up since then
+        return load("grpc_address", "issuer")
+
+
 def check_founded(settings: Settings) -> None:
     """Let pass a database that is there; a typing error must not found a second authority.
 
@@ -46,7 +80,10 @@ def check_founded(settings: Settings) -> None:
         ConfigurationError: There is none.
     """
     if not settings.data_dir.is_dir() or (settings.is_embedded and not settings.database_path.exists()):
-        raise ConfigurationError(f"{settings.data_dir} holds no authority; name its directory by --data-dir")
+        raise ConfigurationError(
+            f"{settings.data_dir} holds no authority; name its data directory by --data-dir, and its "
+            "database by --database if that is elsewhere, or found one with `rpz-auth-server serve`"
+        )
 
 
 def check_embedded(settings: Settings) -> None:
@@ -66,9 +103,9 @@ async def opened_store(settings: Settings) -> AsyncIterator[Store]:
     Raises:
         ConfigurationError: There is none.
     """
-    check_founded(settings)
     store: Store
     if settings.is_embedded:
+        check_founded(settings)
         store = await SqliteStore.open(settings.database_path)
     else:
         store = await PostgresStore.open(settings.database)
@@ -78,6 +115,16 @@ async def opened_store(settings: Settings) -> AsyncIterator[Store]:
         yield store
     finally:
         await store.close()
+
+
+async def ensure_founded(settings: Settings) -> None:
+    """Let pass an authority that is there, wherever its database is.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    async with opened_store(settings):
+        pass
 
 
 def say(text: str, *, as_json: bool, **fields: object) -> None:

@@ -6,7 +6,7 @@ import difflib
 import sys
 import tomllib
 import urllib.parse
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -200,12 +200,19 @@ class Settings(BaseModel):
     """Offer gRPC server reflection to authenticated callers."""
 
     @classmethod
-    def load(cls, flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
+    def load(
+        cls,
+        flags: Mapping[str, Any],
+        environ: Mapping[str, str],
+        *,
+        left_in: Callable[[Path], Mapping[str, Any]] = lambda _: {},
+    ) -> Settings:
         """Take each setting from the first place that has it: flags, environment, TOML file, default.
 
         Args:
             flags: By setting, and `config`, the TOML file's path; None for a flag that was not given.
             environ: The process's environment; names without our prefix are passed over.
+            left_in: Settings that a data directory remembers of an earlier start; they stand before defaults.
 
         Raises:
             ConfigurationError: With a line for each thing that is wrong, and its mend.
@@ -232,6 +239,7 @@ class Settings(BaseModel):
             raise _error(problems)
         merged = {**configured, **exported, **given}
         merged.pop(_CONFIG, None)
+        merged = {**left_in(Path(merged.get("data_dir") or _default_data_dir())), **merged}
         empty = [
             f"{_spellings(name)}: is empty; leave it out" for name, value in merged.items() if value == ""
         ]
@@ -352,10 +360,14 @@ def _unknown(what: str, names: Iterable[str], known: Iterable[str]) -> list[str]
     return problems
 
 
+def _default_data_dir() -> Path:
+    return Path(Settings.model_fields["data_dir"].default)
+
+
 def _read_file(outer: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
     """Read the TOML file that flags and environment lead to; one that nobody named may be missing."""
     named = outer.get(_CONFIG)
-    folder = outer.get("data_dir") or Settings.model_fields["data_dir"].default
+    folder = outer.get("data_dir") or _default_data_dir()
     path = Path(named) if named is not None else Path(folder) / FILE_NAME
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))

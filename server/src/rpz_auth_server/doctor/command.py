@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.console import Console
 from rpz_auth.errors import BackendUnavailable, ConfigurationError, Refusal
 
-from rpz_auth_server import bootstrap
 from rpz_auth_server.cli import output
 from rpz_auth_server.doctor.certificates import check_certificates
 from rpz_auth_server.doctor.configuration import check_settings
@@ -28,8 +27,12 @@ from rpz_auth_server.offline import (
     ConfigOption,
     DatabaseOption,
     DataDirOption,
+    GrpcAddressOption,
+    HttpAddressOption,
+    IssuerOption,
     JsonOption,
     check_founded,
+    load_as_started,
     opened_store,
 )
 from rpz_auth_server.settings import Settings
@@ -43,11 +46,9 @@ def doctor(
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     database: DatabaseOption = None,
-    grpc_address: Annotated[str | None, typer.Option(help="host:port that it listens on.")] = None,
-    http_address: Annotated[
-        str | None, typer.Option(help="host:port of OAuth 2 over HTTPS and the console.")
-    ] = None,
-    issuer: Annotated[str | None, typer.Option(help="The https URL that clients know it by.")] = None,
+    grpc_address: GrpcAddressOption = None,
+    http_address: HttpAddressOption = None,
+    issuer: IssuerOption = None,
     *,
     as_json: JsonOption = False,
 ) -> None:
@@ -81,7 +82,7 @@ async def examine(
     user = os.geteuid() if user is None else user
     now = time.time() if now is None else now
     try:
-        settings = _load(flags, environ)
+        settings = load_as_started(flags, environ)
         check_founded(settings)
     except ConfigurationError as error:
         return [
@@ -98,14 +99,6 @@ async def examine(
     if is_own(settings, user):
         findings += await _examine_database(settings, environ, now)
     return [*findings, *await check_reachability(settings)]
-
-
-def _load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
-    """Flags and environment hold; for the rest, what the last start has left."""
-    first = Settings.load(flags, environ)
-    recorded = bootstrap.read_connection(first.data_dir / bootstrap.FILE_NAME)
-    names = {"grpc_address", "issuer", "insecure"} & recorded.keys() - first.model_fields_set
-    return Settings.load({**{name: recorded[name] for name in names}, **flags}, environ)
 
 
 async def _examine_database(settings: Settings, environ: Mapping[str, str], now: float) -> list[Finding]:
