@@ -33,8 +33,8 @@ from rpz_auth_server.offline import (
     load_as_started,
     say,
 )
-from rpz_auth_server.serving import connectable, describe_connection, open_authority, run
-from rpz_auth_server.setting_values import OFF
+from rpz_auth_server.serving import describe_connection, open_authority, run
+from rpz_auth_server.setting_values import OFF, connectable
 from rpz_auth_server.settings import Settings
 from rpz_auth_server.worker import MOVED
 
@@ -190,7 +190,7 @@ async def _make_sign_in_link(settings: Settings, environ: Mapping[str, str], use
     address = settings.http_address if off else settings.console_address
     scheme = "https" if off and not settings.insecure else "http"
     path = urllib.parse.urlsplit(settings.issuer).path
-    console = f"{scheme}://{connectable(address, int(address.rpartition(':')[2]))}{path}"
+    console = f"{scheme}://{connectable(address)}{path}"
     async with AsyncExitStack() as cleanup:
         authority, _ = await open_authority(settings, environ, cleanup)
         return await first_sign_in.make_link(authority, settings.data_dir, user_name, console)

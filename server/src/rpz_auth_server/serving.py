@@ -33,7 +33,7 @@ from rpz_auth_server.live.keys import keep_keys_forever
 from rpz_auth_server.live.limiter import Sharing, share_forever
 from rpz_auth_server.live.recorder import record, record_forever
 from rpz_auth_server.live.resolver import Resolver
-from rpz_auth_server.setting_values import OFF, split_address, split_dns_server
+from rpz_auth_server.setting_values import OFF, connectable, split_address, split_dns_server
 from rpz_auth_server.settings import Settings
 from rpz_auth_server.storage.postgres.store import PostgresStore
 from rpz_auth_server.storage.sqlite import SqliteStore
@@ -253,11 +253,3 @@ def describe_connection(settings: Settings, port: int) -> dict[str, Any]:
         "ca_certificate": None if own_ca else str(DevelopmentFiles.of(settings.data_dir).ca),
         "insecure": settings.insecure,
     }
-
-
-def connectable(address: str, port: int) -> str:
-    """What clients on this machine connect to, for an address to listen on and the port that was taken."""
-    host = address.rpartition(":")[0]
-    if host in ("0.0.0.0", "[::]"):  # noqa: S104 - not to listen on, but to connect to
-        host = "localhost"
-    return f"{host}:{port}"

@@ -47,6 +47,12 @@ def is_wildcard(host: str) -> bool:
         return False
 
 
+def connectable(address: str, port: int | None = None) -> str:
+    """What clients on this machine connect to, for an address to listen on; `port` if another was taken."""
+    host = "localhost" if is_wildcard(split_address(address)[0]) else address.rpartition(":")[0]
+    return f"{host}:{split_address(address)[1] if port is None else port}"
+
+
 def split_words(value: Any) -> Any:
     """A list from the environment or a flag is a text with spaces."""
     return value.split() if isinstance(value, str) else value

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from rpz_auth.address import parse_address, parse_network
+from rpz_auth.address import parse_network
 
 from rpz_auth_server.doctor.finding import Check, Finding
-from rpz_auth_server.setting_values import split_address
+from rpz_auth_server.setting_values import is_loopback, split_address
 from rpz_auth_server.settings import FILE_NAME, Settings
 
 _CHECK = Check("settings")
@@ -43,7 +43,4 @@ def _problems(settings: Settings) -> Iterator[Finding]:
 
 
 def _is_local(host: str) -> bool:
-    try:
-        return parse_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return host == "localhost" or is_loopback(host)

@@ -18,14 +18,13 @@ from rpz_auth.errors import ConfigurationError
 from rpz_auth_server import bootstrap
 from rpz_auth_server.doctor.certificates import name_of
 from rpz_auth_server.doctor.finding import Check, Finding
-from rpz_auth_server.setting_values import split_address
+from rpz_auth_server.setting_values import connectable, split_address
 from rpz_auth_server.settings import Settings
 from rpz_auth_server.transport.oauth import paths
 from rpz_auth_server.transport.tls import DevelopmentFiles
 
 _CHECK = Check("reachability")
 _TIMEOUT = 5.0
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - not to listen on, but to connect to
 _CERTIFICATE = ("handshake", "CERTIFICATE", "certificate", "Hostname Verification")
 
 
@@ -82,11 +81,9 @@ def _trust(settings: Settings) -> _Trust:
 
 
 async def _is_listening(address: str) -> bool:
-    host, port = split_address(address)
+    host, port = split_address(connectable(address))
     try:
-        _, writer = await asyncio.wait_for(
-            asyncio.open_connection(_EVERYWHERE.get(host, host), port), _TIMEOUT
-        )
+        _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), _TIMEOUT)
     except (OSError, TimeoutError):
         return False
     writer.close()
@@ -94,8 +91,7 @@ async def _is_listening(address: str) -> bool:
 
 
 async def _ask_grpc(settings: Settings, trust: _Trust) -> Finding:
-    host, port = split_address(settings.grpc_address)
-    address = f"{_EVERYWHERE.get(host, host)}:{port}" if ":" not in host else settings.grpc_address
+    address = connectable(settings.grpc_address)
     options: list[tuple[str, object]] = [("grpc.enable_http_proxy", 0)]
     if not settings.insecure:
         options.append(("grpc.ssl_target_name_override", name_of(settings)))
@@ -142,9 +138,7 @@ async def _ask_http(settings: Settings, trust: _Trust, address: str | None) -> F
     issuer = urlsplit(settings.issuer)
     where, extensions = f"{issuer.scheme}://{issuer.netloc}", {}
     if address is not None:
-        host, port = split_address(address)
-        host = _EVERYWHERE.get(host, host)
-        where = f"{'http' if settings.insecure else 'https'}://{f'[{host}]' if ':' in host else host}:{port}"
+        where = f"{'http' if settings.insecure else 'https'}://{connectable(address)}"
         extensions = {} if settings.insecure else {"sni_hostname": name_of(settings)}
     context = _ssl_context(trust)
     url = where + paths.METADATA + issuer.path
