@@ -85,7 +85,9 @@ class App:
             epoch=self.epoch,
             whitelist=self.effective_whitelist,
             query_token_allowed=self.query_token_allowed,
-            forget_at=self.updated_at + MARGIN if self.deleted else None,  # its row does not change any more
+            forget_at=forget_at(self.updated_at)
+            if self.deleted
+            else None,  # its row does not change any more
         )
 
     def lifetimes(self, default: Lifetimes) -> Lifetimes:
@@ -146,6 +148,11 @@ class ApiToken:
     last_used_at: float | None = None
     last_used_from: str = ""
     version: int = 1
+
+
+def forget_at(deleted_at: float) -> float:
+    """When verifiers may forget an App: when no access token that was issued to it can be alive."""
+    return deleted_at + MARGIN
 
 
 C = TypeVar("C", ClientSecret, ApiToken)

@@ -13,8 +13,8 @@ from rpz_auth.errors import BackendUnavailable
 from rpz_auth.view import AppState, SigningKeys, Snapshot, Standing, View
 
 from rpz_auth_server.crypto.signing import SigningKeyring
+from rpz_auth_server.domain.app import forget_at
 from rpz_auth_server.domain.event import BEGINNING, Cursor, Event, StoredSnapshot
-from rpz_auth_server.domain.grant import MARGIN
 from rpz_auth_server.domain.refusal import DatabaseMoved
 from rpz_auth_server.storage.store import Store
 
@@ -100,7 +100,7 @@ class Hub:
         )
         apps = [(name, await self._store.app(name)) for name in app_ids]
         states = tuple(
-            AppState(app_id=name, version=0, deleted=True, forget_at=now + MARGIN)
+            AppState(app_id=name, version=0, deleted=True, forget_at=forget_at(now))
             if app is None
             else app.state
             for name, app in apps

@@ -13,8 +13,8 @@ from dataclasses import asdict
 
 from rpz_auth.view import AppState, Change, Revocation, SigningKeys
 
+from rpz_auth_server.domain.app import forget_at
 from rpz_auth_server.domain.event import BEGINNING, Cursor, Event, StoredSnapshot
-from rpz_auth_server.domain.grant import MARGIN
 from rpz_auth_server.storage.rows import to_json
 from rpz_auth_server.storage.steps import Steps, sql
 
@@ -127,7 +127,7 @@ def snapshot(now: float) -> Steps[StoredSnapshot]:
                 epoch=epoch,
                 whitelist=(*json.loads(whitelist), *json.loads(resolved)),
                 query_token_allowed=bool(query_token_allowed),
-                forget_at=updated_at + MARGIN if deleted else None,
+                forget_at=forget_at(updated_at) if deleted else None,
             )
             for (
                 app_id,
