@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -129,6 +130,37 @@ def test_live_authority_moves_and_nothing_is_lost_while_verification_goes_on(
     with pytest.raises(AssertionError, match="was moved"):
         AuthorityProcess(data_dir, *flags)
     assert "finished" in move(data_dir, url).stderr
+
+
+def test_an_authority_that_waits_for_a_move_ends_on_a_signal(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    url, log = postgres.create_database(), tmp_path / "log"
+    asyncio.run(make_tables(Address(url)))
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("UPDATE meta SET moved_to = %s", [INCOMING])
+    program = str(Path(sys.executable).with_name("rpz-auth-server"))
+    addresses = ("--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0")
+    command = [program, "serve", "--data-dir", str(tmp_path / "data"), *addresses, "--database", url]
+    with log.open("wb") as file:
+        process = subprocess.Popen(  # noqa: S603 - our own program
+            command, stdout=subprocess.PIPE, stderr=file
+        )
+    try:
+        deadline = time.monotonic() + START_TIMEOUT
+        while "is being moved to this database" not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)  # another process is at it
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=30)[0] == b""
+        assert process.returncode == 0
+        assert "Traceback" not in log.read_text()
+    finally:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("UPDATE meta SET moved_to = NULL")  # lets it go
+        process.kill()
+        process.communicate()
 
 
 def _silent(_what: str, _done: int, _total: int) -> None:

@@ -22,7 +22,7 @@ from rpz_auth_server.worker import Life
 
 async def main():
     life = Life(int(sys.argv[-1]))
-    while not pathlib.Path({gate!r}).exists():
+    while not (pathlib.Path({gate!r}).exists() or life.stopping.is_set()):
         life.wait_on()
         await asyncio.sleep(0.02)
     life.greet("ready")
@@ -37,11 +37,12 @@ asyncio.run(main())
 class Running:
     """A supervisor of two, whose workers are ready when a file is there."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, is_open: bool = True) -> None:
         self.program, self.gate, self.moved = folder / "worker", folder / "gate", folder / "moved"
         self.log = folder / "log"
-        self.gate.touch()
         self.write_program()
+        if is_open:
+            self.gate.touch()
         plan = {
             "command": [str(self.program)],
             "workers": 2,
@@ -55,7 +56,8 @@ class Running:
                 stdout=subprocess.DEVNULL,
                 stderr=log,
             )
-        self.wait_for_log("workers are ready")
+        if is_open:
+            self.wait_for_log("workers are ready")
 
     def write_program(self) -> None:
         draft = self.program.with_suffix(".new")
@@ -131,3 +133,15 @@ def test_workers_whose_database_was_moved_are_not_started_again(supervisor: Runn
     supervisor.moved.touch()
     os.kill(supervisor.workers()[0], signal.SIGTERM)
     assert supervisor.process.wait(60) == MOVED, supervisor.log.read_text()
+
+
+def test_supervisor_ends_on_a_signal_while_its_first_worker_is_not_ready(tmp_path: Path) -> None:
+    supervisor = Running(tmp_path, is_open=False)
+    try:
+        (worker,) = supervisor.wait_for_workers(1)
+        supervisor.process.terminate()
+        assert supervisor.process.wait(30) == 0, supervisor.log.read_text()
+        assert not Path(f"/proc/{worker}").exists(), "it was waited for"
+    finally:
+        supervisor.process.kill()
+        supervisor.process.wait()

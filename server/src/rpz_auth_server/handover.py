@@ -7,6 +7,7 @@ unfinished move to go; the old one ends by itself at its first heartbeat behind 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -27,12 +28,20 @@ _PATIENCE = 30.0
 """Seconds that the old authority may take to give up its ports."""
 
 
-async def wait_for_move(url: str, sign: Callable[[], None]) -> float:
+class Stopped(Exception):  # noqa: N818 - says what happened
+    """A process was asked to end while it waited for another."""
+
+
+async def wait_for_move(url: str, sign: Callable[[], None], stopping: asyncio.Event) -> float:
     """Wait until no authority is being moved to a database; return how long ports may be taken after.
 
     Args:
         url: Of the database.
         sign: Called every few seconds, as a sign of life.
+        stopping: Set when this process is to end.
+
+    Raises:
+        Stopped: It is.
     """
     address = Address(url)
     looks = 0
@@ -42,15 +51,16 @@ async def wait_for_move(url: str, sign: Callable[[], None]) -> float:
         if looks % _SIGN == 0:
             sign()
         looks += 1
-        await asyncio.sleep(_LOOK)
+        await _pause(stopping)
     return _PATIENCE if looks else 0.0
 
 
-async def patiently(seconds: float, listen: Callable[[], T]) -> T:
+async def patiently(seconds: float, stopping: asyncio.Event, listen: Callable[[], T]) -> T:
     """Take a port, which the authority before this one may be about to give up.
 
     Raises:
         ConfigurationError: Somebody still has it.
+        Stopped: This process is to end.
     """
     deadline = asyncio.get_running_loop().time() + seconds
     while True:
@@ -59,7 +69,7 @@ async def patiently(seconds: float, listen: Callable[[], T]) -> T:
         except ConfigurationError:
             if asyncio.get_running_loop().time() >= deadline:
                 raise
-        await asyncio.sleep(_LOOK)
+        await _pause(stopping)
 
 
 async def end_when_moved(moved: asyncio.Event, stopping: asyncio.Event) -> None:
@@ -67,3 +77,10 @@ async def end_when_moved(moved: asyncio.Event, stopping: asyncio.Event) -> None:
     await moved.wait()
     _log.warning("the database was moved to another; this authority ends, and is started there by --database")
     stopping.set()
+
+
+async def _pause(stopping: asyncio.Event) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_LOOK):
+            await stopping.wait()
+        raise Stopped

@@ -20,6 +20,7 @@ from rpz_auth.errors import ConfigurationError
 from rpz_auth_server import backup_command, bootstrap, first_sign_in, keys_command, log, move_command
 from rpz_auth_server.doctor.command import doctor
 from rpz_auth_server.domain.refusal import DatabaseMoved
+from rpz_auth_server.handover import Stopped
 from rpz_auth_server.offline import (
     ConfigOption,
     DatabaseOption,
@@ -133,6 +134,8 @@ def serve(  # noqa: PLR0913, PLR0917 - one for each setting
             uvloop.run(run(settings, os.environ, control=control))
         except DatabaseMoved:
             raise typer.Exit(MOVED) from None
+        except Stopped:
+            raise typer.Exit from None
 
 
 @app.command("bootstrap")

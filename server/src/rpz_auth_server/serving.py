@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("rpz_auth_server")
 
+_Take = Callable[[Callable[[], int]], Awaitable[int]]
+"""Takes a port, when it is free."""
 _YOUNG = 20_000
 """Objects after which the garbage collector looks; Python's own choice is 700."""
 
@@ -69,6 +71,7 @@ async def run(settings: Settings, environ: Mapping[str, str], *, control: int | 
     Raises:
         ConfigurationError: It cannot start as it is set up.
         DatabaseMoved: It has ended because it lives on another database now.
+        Stopped: It was asked to stop while it waited for its database or its ports.
     """
     log.configure(log_format=settings.log_format, log_level=settings.log_level)
     life = Life(control)
@@ -76,7 +79,12 @@ async def run(settings: Settings, environ: Mapping[str, str], *, control: int | 
 
     async with AsyncExitStack() as cleanup:
         traces = _open_traces(cleanup) if settings.traces else None
-        patience = 0.0 if settings.is_embedded else await wait_for_move(settings.database, life.wait_on)
+        patience = (
+            0.0
+            if settings.is_embedded
+            else await wait_for_move(settings.database, life.wait_on, life.stopping)
+        )
+        take: _Take = partial(patiently, patience, life.stopping)
         authority, hub = await open_authority(settings, environ, cleanup, traces=traces)
         server = GrpcServer(
             authority,
@@ -90,14 +98,14 @@ async def run(settings: Settings, environ: Mapping[str, str], *, control: int | 
         if settings.insecure:
             _log.warning("INSECURE: credentials travel without TLS; for development on this machine only")
         credentials = None if settings.insecure else server_credentials(settings)
-        port = await patiently(patience, lambda: server.listen(settings.grpc_address, credentials))
+        port = await take(lambda: server.listen(settings.grpc_address, credentials))
         connection = describe_connection(settings, port)
         beside = Running(hub, server.verifiers)
         http = HttpServer(
             build(authority, settings, Connection(**connection), beside),
             trusted_proxies=settings.trusted_proxies,
         )
-        address, console = await _listen_http(http, settings, patience, share_port=control is not None)
+        address, console = await _listen_http(http, settings, take, share_port=control is not None)
         await bootstrap.ensure_administrator(authority, settings.data_dir, connection)
         link = await first_sign_in.ensure_first_person(authority, settings.data_dir, console)
         if settings.metrics_address != OFF:
@@ -173,17 +181,17 @@ def _serve_metrics(
 
 
 async def _listen_http(
-    http: HttpServer, settings: Settings, patience: float, *, share_port: bool
+    http: HttpServer, settings: Settings, take: _Take, *, share_port: bool
 ) -> tuple[str, str]:
     """Take the ports of HTTP; return the URL that everybody uses, and that of the console on this machine."""
     context = None if settings.insecure else server_context(settings)
     listen = partial(http.listen, share_port=share_port)
-    port = await patiently(patience, lambda: listen(settings.http_address, context))
+    port = await take(lambda: listen(settings.http_address, context))
     address = f"{'http' if settings.insecure else 'https'}://{connectable(settings.http_address, port)}"
     if settings.console_address == OFF:
         return address, address + urllib.parse.urlsplit(settings.issuer).path
     flag = "--console-address"
-    port = await patiently(patience, lambda: listen(settings.console_address, None, flag=flag))
+    port = await take(lambda: listen(settings.console_address, None, flag=flag))
     return address, _console_url(settings, port)
 
 

@@ -68,21 +68,25 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._roll.set)
+        self._do(self._begin())
+        await self._stopping.wait()
+        _log.info("stopping the workers")
+        await self._stop()
+        return MOVED if self._moved else int(self._failed)
+
+    async def _begin(self) -> None:
         try:
             # The first alone: it makes what the others find.
             self._keep(await self._start())
             for worker in await asyncio.gather(*(self._start() for _ in range(self._count - 1))):
                 self._keep(worker)
         except CannotStart:
-            await self._stop()
-            return 1
+            self._failed = True
+            self._stopping.set()
+            return
         print(self._workers[0].greeting, flush=True)  # noqa: T201 - for the person or script that started it
         _log.info("workers are ready", workers=self._count)
-        self._do(self._roll_forever())
-        await self._stopping.wait()
-        _log.info("stopping the workers")
-        await self._stop()
-        return MOVED if self._moved else int(self._failed)
+        await self._roll_forever()
 
     async def _start(self) -> _Worker:
         try:
@@ -94,6 +98,9 @@ class Supervisor:
             worker.greeting = await _read_all(worker.control)
         except TimeoutError:
             worker.process.kill()
+        except asyncio.CancelledError:
+            self._leaving.add(worker)
+            raise
         if not worker.greeting:
             code = await worker.process.wait()
             worker.control.close()
@@ -192,8 +199,10 @@ class Supervisor:
         self._leaving.discard(worker)
 
     async def _stop(self) -> None:
-        for task in self._tasks:
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)  # after which no worker is being started
         going = [*self._workers, *self._leaving]
         self._workers.clear()
         for worker in going:
