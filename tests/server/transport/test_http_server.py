@@ -191,6 +191,20 @@ async def test_a101_a102_head_that_trickles_in_ends_the_connection(monkeypatch: 
         assert answer.startswith(b"HTTP/1.1 200 ")
 
 
+async def test_request_that_was_there_before_the_last_answer_has_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_TIMEOUT", 0.1)
+
+    async def slow(_request: Request) -> Response:
+        await asyncio.sleep(0.3)
+        return PlainTextResponse("done")
+
+    async with serving(app=Router([Route("/slow", slow)])) as port:
+        asked = b"GET /slow HTTP/1.1\r\nhost: localhost\r\n\r\n"
+        assert (await raw(port, asked + asked)).count(b"HTTP/1.1 200 ") == 2
+
+
 async def test_a102_handshake_that_does_not_come_ends_the_connection(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,9 +108,11 @@ class Protocol(H11Protocol):
         self.transport.close()
 
     def on_response_complete(self) -> None:
-        """Wait for the next request."""
-        self._expect_head()
+        """Wait for the next request, unless it was there already."""
+        cycle = self.cycle
         super().on_response_complete()
+        if self.cycle is cycle:
+            self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the deadline with the connection."""
