@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import urllib.parse
 from collections.abc import AsyncIterator
@@ -331,9 +332,34 @@ async def test_client_secret_and_journey_are_in_no_log(both: tuple[TestAuthority
     assert CLIENT_SECRET not in repr(authority.settings)
 
 
-@pytest.mark.parametrize("value", ["", "x", "{}", "W10", "é" * 9, "A" * 15_000])
+def encoded(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode()).rstrip(b"=").decode()
+
+
+def altered(number: int, value: str) -> str:
+    """A journey's cookie with the JSON of one of its fields replaced."""
+    fields = [*['"x"'] * 5, "9999999999"]
+    fields[number] = value
+    return encoded(f"[{','.join(fields)}]")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("", "x", "{}", "W10", "é" * 9, "A" * 15_000),
+        *(encoded("[" * 9000), encoded("9" * 5000)),
+        *(altered(number, value) for number in range(5) for value in (r'"\ud800"', "1", "[]", "true")),
+        *(altered(5, value) for value in ("1e400", "-1e400", "NaN", "null", "[]", '"9999999999"')),
+    ],
+)
 def test_cookie_that_is_no_journey_is_none(value: str) -> None:
     assert Journey.of_cookie(value) is None
+
+
+def test_cookie_that_is_altered_to_the_same_is_a_journey() -> None:
+    assert Journey.of_cookie(altered(4, "null")) == Journey(
+        state="x", nonce="x", code_verifier="x", back="x", session_id=None, until=9999999999
+    )
 
 
 def test_journey_comes_back_as_it_left_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,17 +101,20 @@ class Journey:
         try:
             fields = json.loads(base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)))
             state, nonce, code_verifier, back, session_id, until = fields
-            journey = cls(
-                state=str(state),
-                nonce=str(nonce),
-                code_verifier=str(code_verifier),
-                back=str(back),
-                session_id=None if session_id is None else str(session_id),
-                until=int(until),
-            )
-        except (ValueError, TypeError):
+            texts = [state, nonce, code_verifier, back, "" if session_id is None else session_id]
+            "".join(texts).encode()  # a TypeError for what is no text, a ValueError for half a character
+        except (ValueError, TypeError, RecursionError):
             return None
-        return journey if time.time() < journey.until else None
+        if not isinstance(until, int) or until <= time.time():
+            return None
+        return cls(
+            state=state,
+            nonce=nonce,
+            code_verifier=code_verifier,
+            back=back,
+            session_id=session_id,
+            until=until,
+        )
 
 
 class Provider:
