@@ -23,17 +23,13 @@ class Batches(Generic[T]):
         self._running = False
 
     def add(self, item: T) -> None:
-        """Have something handled soon; what waits already waits once.
-
-        Raises:
-            RuntimeError: There is no thread to be had; it waits until another is added.
-        """
+        """Have something handled soon; what waits already waits once."""
         with self._changing:
             self._waiting.add(item)
             if self._running:
                 return
-            threading.Thread(target=self._run, name="rpz-auth-questions", daemon=True).start()
             self._running = True
+        threading.Thread(target=self._run, name="rpz-auth-questions", daemon=True).start()
 
     def _run(self) -> None:
         while items := self._take():
