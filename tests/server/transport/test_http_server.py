@@ -283,16 +283,16 @@ async def test_a102_one_peer_does_not_take_all_connections(monkeypatch: pytest.M
 
 def test_a102_connections_of_trusted_proxies_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "MAX_OF_ONE_PEER", 1)
-    census = protocol.Census(["10.0.0.0/8"])
+    peers = protocol.Peers(["10.0.0.0/8"])
 
     def names(*places: Any) -> list[str | None]:
-        return [census.enter(_At(place)) for place in places]
+        return [peers.enter(_At(place)) for place in places]
 
     assert names(("10.0.0.1", 1), ("10.0.0.1", 2)) == ["", ""]
     assert names(("192.0.2.1", 1), ("192.0.2.1", 2), ("192.0.2.2", 1)) == ["192.0.2.1", None, "192.0.2.2"]
     assert names(("2001:db8::1", 1, 0, 0), ("2001:db8::2", 1, 0, 0)) == ["2001:db8::/64", None]
     assert names(None, ()) == [None, None]
-    census.leave("192.0.2.1")
+    peers.leave("192.0.2.1")
     assert names(("192.0.2.1", 3)) == ["192.0.2.1"]
 
 

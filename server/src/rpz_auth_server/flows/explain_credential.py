@@ -277,7 +277,7 @@ def _whitelist(app: App, peer: Peer) -> Step:
     if not entries:
         return _passed("whitelist", "empty: the App may call from anywhere")
     if peer == UNKNOWN:
-        return Step("whitelist", Outcome.NOT_LOOKED_AT, f"{_count(app)}; say from where the call comes")
+        return Step("whitelist", Outcome.NOT_LOOKED_AT, f"{_entries(app)}; say from where the call comes")
     try:
         compiled(entries).check(peer)
     except OriginNotAllowed:
@@ -294,7 +294,7 @@ def _mismatch(app: App, peer: Peer) -> str:
     names = f" ({', '.join(sorted(peer.names))})" if peer.names else ""
     shown = ((peers, f"the peer {peer}{names}"), (origins, f"the origin {peer.origin or '(none was sent)'}"))
     missing = [f"no entry has {what}" for kind, what in shown if kind and not _matches(kind, peer)]
-    return f"{' and '.join(missing)}; {_count(app)}"
+    return f"{' and '.join(missing)}; {_entries(app)}"
 
 
 def _matches(entries: tuple[str, ...], peer: Peer) -> bool:
@@ -309,7 +309,7 @@ def _entry(app: App, entry: str) -> str:
     return entry if entry in app.whitelist else f"{entry}, where a dns: entry leads"
 
 
-def _count(app: App) -> str:
+def _entries(app: App) -> str:
     more = len(app.whitelist) - _SHOWN
     shown = ", ".join(app.whitelist[:_SHOWN])
     return f"the list has {shown}" + (f" and {more} more" if more > 0 else "")

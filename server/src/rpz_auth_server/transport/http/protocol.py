@@ -22,8 +22,8 @@ HEAD_TIMEOUT = 10.0
 """Seconds from when a connection stands, or from its last answer, until the next request's head is there."""
 
 
-class Census:
-    """Who has how many connections to one listener."""
+class Peers:
+    """Who is connected to one listener, and how often."""
 
     def __init__(self, trusted_proxies: Iterable[str] = ()) -> None:
         """Count nobody yet, and never the connections of trusted proxies."""
@@ -58,15 +58,15 @@ class Protocol(H11Protocol):
     _deadline: asyncio.TimerHandle | None = None
     _counted_as: str | None = None
 
-    def __init__(self, census: Census, *args: Any) -> None:
-        """Begin as uvicorn does; `census` counts."""
+    def __init__(self, peers: Peers, *args: Any) -> None:
+        """Begin as uvicorn does; `peers` counts it."""
         super().__init__(*args)
-        self._census = census
+        self._peers = peers
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin, unless there are too many already, of all peers or of this one."""
         if len(self.connections) < MAX_CONNECTIONS:
-            self._counted_as = self._census.enter(transport)
+            self._counted_as = self._peers.enter(transport)
         if self._counted_as is None:
             transport.abort()
             return
@@ -117,7 +117,7 @@ class Protocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the deadline with the connection."""
         if self._counted_as is not None:
-            self._census.leave(self._counted_as)
+            self._peers.leave(self._counted_as)
             self._counted_as = None
         self._set_deadline(None)
         if self.transport is not None:

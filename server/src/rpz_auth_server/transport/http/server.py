@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from rpz_auth_server.setting_values import split_address
 from rpz_auth_server.transport import sockets
-from rpz_auth_server.transport.http.protocol import Census, Protocol
+from rpz_auth_server.transport.http.protocol import Peers, Protocol
 
 HANDSHAKE_TIMEOUT = 10.0
 """Seconds; asyncio would wait for a minute."""
@@ -73,7 +73,7 @@ class HttpServer:
                 f"cannot listen on {address}: another program has the port, or the address is not this "
                 f"machine's; stop that program, or choose another with {flag}"
             ) from None
-        self._listeners.append((_Listener(self._app, context, Census(self._trusted_proxies)), taken))
+        self._listeners.append((_Listener(self._app, context, Peers(self._trusted_proxies)), taken))
         return int(taken.getsockname()[1])
 
     async def start(self) -> None:
@@ -116,8 +116,8 @@ class HttpServer:
 class _Listener(uvicorn.Server):
     """Uvicorn without what it does for a process of its own: signals, logs, believing proxies."""
 
-    def __init__(self, app: ASGIApp, context: ssl.SSLContext | None, census: Census) -> None:
-        self._census = census
+    def __init__(self, app: ASGIApp, context: ssl.SSLContext | None, peers: Peers) -> None:
+        self._peers = peers
         super().__init__(
             uvicorn.Config(
                 app,
@@ -177,7 +177,7 @@ class _Listener(uvicorn.Server):
             )
 
     def _begin(self) -> asyncio.Protocol:
-        return Protocol(self._census, self.config, self.server_state, self.lifespan.state)
+        return Protocol(self._peers, self.config, self.server_state, self.lifespan.state)
 
     @property
     def _handshake_timeout(self) -> float | None:
