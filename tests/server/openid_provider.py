@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import hashlib
@@ -39,8 +40,15 @@ class SmallProvider:
     issuer: str = ""
     asked: int = 0
     """How often for its metadata."""
+    redeeming: int = 0
+    """How many have asked for tokens."""
+    may_answer: asyncio.Event = field(default_factory=asyncio.Event)
+    """Whether they get any yet; set at first."""
     codes: dict[str, dict[str, str]] = field(default_factory=dict)
     published: ECKey = field(default_factory=lambda: ECKey.generate_key("P-256", {"kid": "one"}))
+
+    def __post_init__(self) -> None:
+        self.may_answer.set()
 
     async def configuration(self, _request: Request) -> Response:
         self.asked += 1
@@ -68,6 +76,8 @@ class SmallProvider:
 
     async def token(self, request: Request) -> Response:
         form = dict(urllib.parse.parse_qsl((await request.body()).decode()))
+        self.redeeming += 1
+        await self.may_answer.wait()
         basic = base64.b64decode(request.headers["authorization"].removeprefix("Basic ")).decode()
         user, _, password = basic.partition(":")
         asked = self.codes.pop(form["code"], None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import urllib.parse
@@ -23,6 +24,7 @@ from server.openid_provider import CLIENT_ID, CLIENT_SECRET, SmallProvider, runn
 from server.people import PASSWORD, sign_in_again, signed_in
 from server.visitor import Visitor
 
+TIMEOUT = 10.0
 ACCOUNT = "/console/account"
 
 
@@ -183,8 +185,9 @@ async def test_issuer_may_end_with_a_slash(tmp_path: Path) -> None:
 
 
 async def test_provider_that_is_down_is_asked_once_in_a_while_and_the_log_told_a_few_times(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("rpz_auth_server.transport.console.provider._RETRY_AFTER", 3600.0)
     async with running(tmp_path / "authority") as (authority, provider):
         provider.metadata = {"issuer": "https://evil.example"}
         for _ in range(30):
@@ -219,6 +222,33 @@ async def test_r131_peer_may_bring_so_many_codes_that_are_worth_nothing(tmp_path
             provider.codes.clear()
             answers.append((await visitor.get(place)).status_code)
         assert answers == [401, 401, 401, 429, 429, 429]
+
+
+async def test_r131_codes_that_are_brought_at_the_same_time_are_limited_like_others(tmp_path: Path) -> None:
+    async with running(tmp_path / "authority", failure_limit=3) as (authority, provider):
+        visitors = [Visitor(authority) for _ in range(6)]
+        places = [await travel(each, await each.client.get("/sign-in/provider")) for each in visitors]
+        provider.codes.clear()
+        provider.may_answer.clear()
+        brought = [asyncio.create_task(each.get(place)) for each, place in zip(visitors, places, strict=True)]
+        async with asyncio.timeout(TIMEOUT):
+            while provider.redeeming + sum(task.done() for task in brought) < len(brought):  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.02)
+        provider.may_answer.set()
+        answers = await asyncio.gather(*brought)
+        assert sorted(answer.status_code for answer in answers) == [401, 401, 401, 429, 429, 429]
+        assert provider.redeeming == 3
+
+
+async def test_faults_of_the_provider_are_nobodys_failures(tmp_path: Path) -> None:
+    async with running(tmp_path / "authority", failure_limit=3) as (authority, provider):
+        await linked(authority)
+        provider.status = 500
+        for _ in range(6):
+            answer = await arrive(Visitor(authority))
+            assert (answer.status_code, "cannot be reached" in answer.text) == (401, True)
+        provider.status = 200
+        assert (await arrive(Visitor(authority))).status_code == 303
 
 
 async def test_answer_fits_the_browser_that_left_and_only_once(

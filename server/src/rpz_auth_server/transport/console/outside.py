@@ -144,17 +144,18 @@ class OutsidePages:
         """
         peer = request.state.peer
         try:
-            with self.desk.authority.limiter.guarded(f"provider {prefix_of(peer)}", peer):
+            with self.desk.authority.limiter.guarded(f"provider {prefix_of(peer)}", peer, slow=True):
                 try:
                     return await self.provider.come_back(journey, code, self._redirect_uri(request))
                 except NotBelieved as error:
                     raise ClientInvalid from error
+                except ProviderFailed as error:  # a failure of nobody's here, and so not to be charged
+                    failure = error
         except ClientInvalid as counted:
             self._warn("the outside provider was not believed", counted.__cause__)
             raise NotBelieved from None
-        except ProviderFailed as error:
-            self._warn("the outside provider cannot be used", error)
-            raise
+        self._warn("the outside provider cannot be used", failure)
+        raise failure
 
     async def _leave(self, request: Request, journey: Journey) -> Response:
         try:
