@@ -439,6 +439,18 @@ async def test_a111_flood_of_refused_requests_does_not_flood_the_log(authority: 
     assert written <= guard._LOGGED_REFUSALS * (len(seconds) + 1)
 
 
+async def test_a111_flood_of_answered_requests_does_not_flood_the_log(
+    authority: TestAuthority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "_LOGGED_ANSWERS", 5)
+    async with serving() as port, plain_client(port) as client:
+        for _ in range(50):
+            assert (await client.get("/peer")).status_code == 200
+    records = [json.loads(line) for line in authority.logged.getvalue().splitlines()]
+    written = [record["timestamp"][:19] for record in records if record.get("path") == "/peer"]
+    assert 5 <= len(written) <= 5 * (len(set(written)) + 1)
+
+
 async def test_port_that_is_taken_is_an_error_for_people() -> None:
     async with serving() as port:
         with pytest.raises(ConfigurationError, match=r"another program has the port.*--console-address"):

@@ -26,6 +26,8 @@ REQUEST_TIMEOUT = 30.0
 
 _LOGGED_REFUSALS = 20
 """A second; more are counted. A flood must not fill the disk."""
+_LOGGED_ANSWERS = 200
+"""A second; whoever asks for what is everybody's is not refused, and may ask as often."""
 
 SECURITY_HEADERS: Sequence[tuple[bytes, bytes]] = (
     (b"cache-control", b"no-store"),
@@ -63,6 +65,7 @@ class Guard:
         self._app = app
         self._proxies = TrustedProxies(trusted_proxies)
         self._refusals = LogBudget(_log, records=_LOGGED_REFUSALS, seconds=1.0)
+        self._answers = LogBudget(_log, records=_LOGGED_ANSWERS, seconds=1.0)
         self._faults = LogBudget(_log, records=FAULTS, seconds=FAULT_SECONDS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -122,7 +125,8 @@ class Guard:
 
     def _record(self, scope: Scope, status: int, peer: Peer, seconds: float) -> None:
         """Write the access log: no query, no header, nothing that could hold a credential."""
-        if status >= 400 and not self._refusals.take():  # noqa: PLR2004 - where refusals begin
+        budget = self._refusals if status >= 400 else self._answers  # noqa: PLR2004 - where refusals begin
+        if not budget.take():
             return
         _log.info(
             "request",
