@@ -16,8 +16,9 @@ from rpz_auth_server.setting_values import split_address
 from rpz_auth_server.transport import sockets
 from rpz_auth_server.transport.http.protocol import Peers, Protocol
 
-HANDSHAKE_TIMEOUT = 10.0
-"""Seconds; asyncio would wait for a minute."""
+HANDSHAKE_TIMEOUT = 5.0
+"""Seconds; asyncio would wait for a minute. Connections are counted when their handshake is done: until then
+each takes a descriptor, and nothing but this bounds how many do."""
 _DRAIN = 10
 _KEEP_ALIVE = 10
 _LEAVE = 30.0
