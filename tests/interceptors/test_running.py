@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import queue
 import threading
 import time
@@ -19,7 +20,8 @@ from rpz_auth.decide import Answer, ApiTokenQuestion, Decider, Decision, Questio
 from rpz_auth.errors import Reason, Refusal
 from rpz_auth.running import RunningStreams
 from rpz_auth.testing import FakeAuthority
-from rpz_auth.view import SigningKeys, Standing
+from rpz_auth.timers import Timers
+from rpz_auth.view import AppState, Change, Revocation, SigningKeys, Standing
 from support.grpc_servers import (
     RESOURCE,
     SCOPE,
@@ -511,6 +513,58 @@ def test_a_stream_that_is_served_without_answers_goes_on_and_is_decided_about_la
     assert done.empty(), "it works again, and gets as long for its answer as ever"
     authority.deaf = False
     assert done.get(timeout=TIMEOUT).reason is Reason.SCOPE_INSUFFICIENT
+
+
+class NoThreads:
+    """A machine that has no more threads, for as long as it is asked to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.none_left = True
+        start = threading.Thread.start
+
+        def start_if_any(thread: threading.Thread) -> None:
+            if self.none_left:
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", start_if_any)
+
+
+def test_without_threads_what_was_revoked_ends_and_the_rest_is_decided_about_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    authority = Changing()
+    authority.start()
+    streams, ended = _streams_of(authority)
+    (revoked, again), (other, other_again) = (_caller_by_api_token(authority) for _ in range(2))
+    done: queue.SimpleQueue[Refusal] = queue.SimpleQueue()
+    for _ in range(20):  # in any order
+        streams.lease(revoked, ended.append, again)
+        streams.lease(other, done.put, other_again)
+    threads = NoThreads(monkeypatch)
+    authority.left = {"scopes": frozenset({"other"})}
+    assert revoked.verdict.token_id is not None
+    news: list[Change] = [
+        AppState(app_id=revoked.app_id, version=1000),
+        Revocation(revoked.verdict.token_id, math.inf),
+    ]
+    with pytest.raises(RuntimeError, match="thread"):
+        authority.view.apply(news)
+    assert [refusal.reason for refusal in ended] == [Reason.TOKEN_INVALID] * 20
+    threads.none_left = False
+    authority.view.apply([AppState(app_id=revoked.app_id, version=1001)])
+    for _ in range(20):
+        assert done.get(timeout=TIMEOUT).reason is Reason.SCOPE_INSUFFICIENT
+
+
+def test_a_timer_that_gets_no_thread_runs_with_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    timers, ran = Timers(), queue.SimpleQueue[int]()
+    threads = NoThreads(monkeypatch)
+    with pytest.raises(RuntimeError, match="thread"):
+        timers.add(0.0, lambda: ran.put(1))
+    threads.none_left = False
+    timers.add(0.0, lambda: ran.put(2))
+    assert [ran.get(timeout=LATEST), ran.get(timeout=LATEST)] == [1, 2]
 
 
 def test_timers_run_while_a_question_waits_for_its_answer() -> None:

@@ -23,13 +23,17 @@ class Batches(Generic[T]):
         self._running = False
 
     def add(self, item: T) -> None:
-        """Have something handled soon; what waits already waits once."""
+        """Have something handled soon; what waits already waits once.
+
+        Raises:
+            RuntimeError: There is no thread to be had; it waits until another is added.
+        """
         with self._changing:
             self._waiting.add(item)
             if self._running:
                 return
+            threading.Thread(target=self._run, name="rpz-auth-questions", daemon=True).start()
             self._running = True
-        threading.Thread(target=self._run, name="rpz-auth-questions", daemon=True).start()
 
     def _run(self) -> None:
         while items := self._take():

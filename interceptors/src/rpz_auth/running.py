@@ -165,8 +165,9 @@ class RunningStreams:
             if not self._leases:
                 return
             affected = self._leases.copy() if changes is None else self._affected(changes)
-        for lease in affected:
+        for lease in affected:  # all, before anything that needs a thread and may not get one
             self.recheck(lease)
+        for lease in affected:
             if changes is None and not lease.released and not self.decider.view.is_fresh:
                 self._arm(lease)  # sooner than its timer runs
             if lease.caller.verdict.how is How.API_TOKEN and not lease.released:
@@ -203,32 +204,35 @@ class RunningStreams:
         for lease in leases:
             if lease not in self._leases:
                 continue
-            since, lease.undecided_since = lease.undecided_since, math.inf
             try:
-                admission = run(lease.again(), self._ask)
-            except BackendUnavailable as refusal:
-                lease.undecided_since = since
-                self._decide_later(lease, refusal)
+                self._decide_one_anew(lease)
             except Refusal as refusal:
                 self._end(lease, refusal)
             except Exception:  # noqa: BLE001 - whatever it is, the stream must not go on
                 _log.exception("rpz-auth: a running stream could not be decided about")
                 self._end(lease, Internal())
-            else:
-                before, lease.caller = lease.caller, admission.caller or lease.caller
-                if lease.caller.verdict.expires_at < before.verdict.expires_at:
-                    self._arm(lease)
 
-    def _decide_later(self, lease: Lease, refusal: BackendUnavailable) -> None:
+    def _decide_one_anew(self, lease: Lease) -> None:
+        since, lease.undecided_since = lease.undecided_since, math.inf
+        try:
+            admission = run(lease.again(), self._ask)
+        except BackendUnavailable:
+            lease.undecided_since = since
+            self._decide_later(lease)
+            return
+        before, lease.caller = lease.caller, admission.caller or lease.caller
+        if lease.caller.verdict.expires_at < before.verdict.expires_at:
+            self._arm(lease)
+
+    def _decide_later(self, lease: Lease) -> None:
         now = self.decider.view.now()
         if lease.when_stale.mode is Mode.SERVE and not self.decider.view.is_fresh:
             lease.undecided_since = (
                 now  # until its bound, which `recheck` keeps, it is served without answers
             )
-        if now < lease.undecided_since + _UNDECIDED:
-            self._timers.add(_PAUSE, functools.partial(self._changed.add, lease))
-        else:
-            self._end(lease, refusal)
+        if now >= lease.undecided_since + _UNDECIDED:
+            raise BackendUnavailable
+        self._timers.add(_PAUSE, functools.partial(self._changed.add, lease))
 
     def _ask_about_all(self, doubtful: Collection[Lease]) -> None:
         """Ask about many streams at once: when the authority falls silent, that concerns them all."""

@@ -26,12 +26,16 @@ class Timers:
         self._running = False
 
     def add(self, seconds: float, action: Callable[[], object]) -> None:
-        """Run `action` so many seconds from now."""
+        """Run `action` so many seconds from now.
+
+        Raises:
+            RuntimeError: There is no thread to be had; it waits until another is added.
+        """
         with self._changed:
             heapq.heappush(self._due, (time.monotonic() + seconds, next(self._numbers), action))
             if not self._running:
-                self._running = True
                 threading.Thread(target=self._run, name="rpz-auth-timers", daemon=True).start()
+                self._running = True
             elif self._due[0][2] is action:
                 self._changed.notify()
 
