@@ -83,6 +83,17 @@ def test_a98_a_fault_refuses_and_its_text_stays_in_the_log(caplog: pytest.LogCap
     assert "secret text" in caplog.text
 
 
+def test_what_a_service_may_take_for_our_headers_is_removed() -> None:
+    authority = FakeAuthority()
+    token = authority.access_token(resource=RESOURCE, scopes=["read"])
+    alike = ["x_rpz_subject", "X.Rpz.Subject", "x-rpz~app-id", "x!rpz'scopes", "x.rpz.auth"]
+    others = ["x-rpz", "x-rpz-subjects", "xrpzsubject", "accept"]
+    headers = dict.fromkeys([*alike, *others], "of the client")
+    with ExtAuthz(authority, resource=RESOURCE, policies=POLICIES) as guard:
+        answer = guard._check(check_request(headers={"authorization": token.field_value(), **headers}), None)
+    assert sorted(answer.ok_response.headers_to_remove) == sorted(alike)
+
+
 def test_nothing_passes_before_the_authority_has_spoken() -> None:
     authority = FakeAuthority()
     token = authority.access_token(resource=RESOURCE, scopes=["read"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import urllib.parse
 from collections.abc import Iterable
 
@@ -26,8 +27,8 @@ def admitted(admission: Admission, keys: Iterable[str]) -> pb.CheckResponse:
 
     Args:
         admission: What was decided.
-        keys: Of the request's headers. Those that look like ours to services which take `_` for `-`, as WSGI
-            and CGI do, are removed: nobody has read them.
+        keys: Of the request's headers. Those that look like ours to services which take other characters for
+            `-`, as WSGI and CGI do with `_`, and some with all, are removed: nobody has read them.
     """
     caller = admission.caller
     alike = [key for key in keys if _plain(key) in _OURS and key not in _OURS]
@@ -71,7 +72,7 @@ def denied(refusal: Refusal, *, is_grpc: bool) -> pb.CheckResponse:
 
 
 def _plain(key: str) -> str:
-    return key.lower().replace("_", "-")
+    return re.sub(r"[^a-z0-9]", "-", key.lower())
 
 
 def _header(key: str, value: str) -> pb.HeaderValueOption:
