@@ -357,6 +357,30 @@ async def test_first_of_several_hosts_that_takes_writes_is_used(
 @pytest.mark.parametrize(
     "url",
     [
+        "postgresql://rpz:can/ary:se@cret@db.example/rpz",
+        "postgresql://rpz:12/canary@db.example/rpz",
+        "postgresql://rpz:12/canary:secret",
+        "postgresql://rpz:some@canary@db.example/rpz",
+        "postgresql://rpz:canary@:5432@db.example/rpz",
+        "postgresql://rpz@db.example:5432,x:1@canary/rpz",
+        "postgresql://rpz@db.example/canary%2Fname",
+    ],
+)
+def test_r126_url_whose_password_is_cut_into_pieces_is_refused_and_shown_nowhere(url: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        Address(url)
+    assert "canary" not in f"{refused.value} {refused.value.__cause__} {refused.value.__context__}"
+
+
+def test_password_that_is_percent_encoded_is_taken_and_not_shown() -> None:
+    assert str(Address("postgresql://rpz:c%40n%2Fa%3Ary@[::1]:5432,db.example/rpz")) == (
+        "postgresql://::1,db.example/rpz"
+    )
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
         "postgresql://rpz:canary-secret@127.0.0.1:1/nowhere",
         "postgresql://rpz:canary-secret@[::1/nowhere",
         "postgresql://rpz@127.0.0.1:1/nowhere?password=canary-secret&unknown=1",

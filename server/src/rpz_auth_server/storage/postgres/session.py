@@ -145,12 +145,20 @@ class Address:
         """Take a `postgresql://` URL.
 
         Raises:
-            ConfigurationError: It cannot be read.
+            ConfigurationError: It cannot be read, or parts of a password may stand elsewhere in it.
         """
         given = _parse(url)
         if given is None:
             raise ConfigurationError(
                 "the database URL cannot be read; write postgresql://user@host1,host2/name"
+            )
+        if any("@" in str(given.get(name, "")) for name in ("host", "port")) or any(
+            character in str(given.get("dbname", "")) for character in "@:/"
+        ):
+            # A password was cut into pieces, as far as can be seen, and these would be shown.
+            raise ConfigurationError(
+                "the database URL cannot be read: @ stands in its host or port, or one of @:/ in the name of "
+                "the database; percent-encode these characters in user and password"
             )
         self._parameters: dict[str, Any] = {**_DEFAULTS, **given}
         places = {name: str(given[name]).split(",") for name in ("host", "hostaddr", "port") if name in given}
