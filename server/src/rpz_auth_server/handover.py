@@ -1,7 +1,7 @@
 """How one authority ends and another begins when the database is moved, so that verification goes on.
 
 The new one is started while the bulk is copied. It does all that takes long, and waits for the mark of the
-unfinished move to go; the old one ends by itself at its first heartbeat behind the fence.
+unfinished move to go; the old one ends by itself as soon as it sees the fence.
 """
 
 from __future__ import annotations

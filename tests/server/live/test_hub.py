@@ -337,6 +337,14 @@ async def test_hub_ends_its_heartbeats_once_the_database_was_moved(tmp_path: Pat
         assert not process.hub.view.is_fresh
 
 
+async def test_hub_that_only_listens_ends_once_the_database_was_moved(tmp_path: Path) -> None:
+    """Its followers would hear of nothing that is revoked on the other database until the next heartbeat."""
+    async with running(tmp_path / "auth.db", heartbeat_interval=3600) as process:
+        await process.store.inner._write(statement("UPDATE meta SET moved_to = 'elsewhere'"))
+        async with asyncio.timeout(TIMEOUT):
+            await process.hub.moved.wait()
+
+
 async def test_hub_does_not_start_on_a_store_that_takes_no_writes(tmp_path: Path) -> None:
     store = HeldStore(await SqliteStore.open(tmp_path / "auth.db"))
     store.faults["heartbeat"] = BackendUnavailable()

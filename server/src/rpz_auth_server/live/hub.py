@@ -250,6 +250,9 @@ class Hub:
             try:
                 await self._store.wait_for_events(self._cursor)
                 await self._advance()
+            except DatabaseMoved:  # sooner than by the next heartbeat: nobody may listen here for long
+                self.moved.set()
+                return
             except BackendUnavailable:
                 await asyncio.sleep(_RETRY)
             except Exception:  # noqa: BLE001 - nobody else would ever see why the stream stands still

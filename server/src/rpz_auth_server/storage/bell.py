@@ -8,6 +8,7 @@ from collections.abc import Callable
 from rpz_auth.errors import BackendUnavailable
 
 from rpz_auth_server.domain.event import Cursor
+from rpz_auth_server.domain.refusal import DatabaseMoved
 
 _PAUSE = 0.01
 """Seconds between two looks for events of other processes, while anybody waits."""
@@ -68,7 +69,11 @@ class Bell:
 
     def _fail(self, cause: BackendUnavailable | None) -> None:
         for future in self._waiting:
-            if not future.done():
+            if future.done():
+                continue
+            if isinstance(cause, DatabaseMoved):
+                future.set_exception(DatabaseMoved())
+            else:
                 refusal = BackendUnavailable("the database cannot be read at the moment; try again")
                 refusal.__cause__ = cause
                 future.set_exception(refusal)

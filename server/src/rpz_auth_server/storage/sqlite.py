@@ -12,6 +12,7 @@ from pathlib import Path
 from rpz_auth.errors import BackendUnavailable
 
 from rpz_auth_server.domain.event import Cursor
+from rpz_auth_server.domain.refusal import DatabaseMoved
 from rpz_auth_server.storage import events
 from rpz_auth_server.storage.bell import Bell
 from rpz_auth_server.storage.clock import DatabaseClock
@@ -160,6 +161,8 @@ class SqliteStore(SqlStore):
 
     def _newest(self) -> Cursor:
         with _unavailable():
+            if self._reader.execute("SELECT 1 FROM meta WHERE moved_to IS NOT NULL").fetchall():
+                raise DatabaseMoved
             return run(self._reader, events.newest())
 
 
