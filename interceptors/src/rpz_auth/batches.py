@@ -15,9 +15,10 @@ _log = logging.getLogger("rpz_auth")
 class Batches(Generic[T]):
     """Collects things while those that came before are being handled; has no thread while there are none."""
 
-    def __init__(self, handle: Callable[[Collection[T]], None]) -> None:
-        """Have nothing; `handle` is called by one thread at a time."""
+    def __init__(self, handle: Callable[[Collection[T]], None], *, name: str) -> None:
+        """Have nothing; `handle` is called by one thread at a time, which is called `name`."""
         self._handle = handle
+        self._name = name
         self._waiting: set[T] = set()
         self._changing = threading.Lock()
         self._running = False
@@ -32,7 +33,7 @@ class Batches(Generic[T]):
             self._waiting.add(item)
             if self._running:
                 return
-            threading.Thread(target=self._run, name="rpz-auth-questions", daemon=True).start()
+            threading.Thread(target=self._run, name=self._name, daemon=True).start()
             self._running = True
 
     def _run(self) -> None:
@@ -40,7 +41,7 @@ class Batches(Generic[T]):
             try:
                 self._handle(items)
             except Exception:  # noqa: BLE001 - what comes later must still be handled
-                _log.exception("rpz-auth: running streams could not be asked about")
+                _log.exception("rpz-auth: a batch of %s could not be handled", self._name)
 
     def _take(self) -> Collection[T]:
         with self._changing:

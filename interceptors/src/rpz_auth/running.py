@@ -88,8 +88,8 @@ class RunningStreams:
         """Have no streams; `decider` says whether a caller may go on, and `ask` asks the authority."""
         self.decider = decider
         self._ask = ask
-        self._doubtful = Batches(self._ask_about_all)
-        self._changed = Batches(self._decide_anew)
+        self._doubtful = Batches(self._ask_about_all, name="rpz-auth-doubtful-streams")
+        self._changed = Batches(self._decide_anew, name="rpz-auth-changed-streams")
         self._leases: set[Lease] = set()
         self._index: defaultdict[str, set[Lease]] = defaultdict(set)
         self._changing = threading.Lock()
