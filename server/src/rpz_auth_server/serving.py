@@ -97,8 +97,7 @@ async def run(settings: Settings, environ: Mapping[str, str], *, control: int | 
         )
         if settings.insecure:
             _log.warning("INSECURE: credentials travel without TLS; for development on this machine only")
-        credentials = None if settings.insecure else server_credentials(settings)
-        port = await take(lambda: server.listen(settings.grpc_address, credentials))
+        port = await take(partial(_listen_grpc, server, settings))
         connection = describe_connection(settings, port)
         beside = Running(hub, server.verifiers)
         http = HttpServer(
@@ -178,6 +177,11 @@ def _serve_metrics(
     server.time_calls(lambda method, seconds: metrics.calls.labels(method).observe(seconds))
     cleanup.callback(asyncio.create_task(metrics.look_forever()).cancel)
     _log.info("metrics are served", port=port)
+
+
+def _listen_grpc(server: GrpcServer, settings: Settings) -> int:
+    # Anew for each try: grpc takes the first certificate out of them, and a second try would find none.
+    return server.listen(settings.grpc_address, None if settings.insecure else server_credentials(settings))
 
 
 async def _listen_http(
