@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import io
 import json
 import logging
@@ -197,3 +198,17 @@ def test_r126_record_that_cannot_be_written_does_not_spill_its_arguments(
     logging.getLogger("two").error("%d", "hunter2")
     assert stream.getvalue() == "a log record of two could not be written: TypeError\n"
     assert capsys.readouterr().err == ""
+
+
+def test_nobody_fails_when_the_log_is_full_or_closed(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    stream = configure()
+    monkeypatch.setattr(stream, "write", full)
+    structlog.get_logger("a").error("lost")
+    monkeypatch.undo()
+    stream.close()
+    logging.getLogger("b").error("lost too")

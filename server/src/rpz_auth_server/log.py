@@ -6,6 +6,7 @@ slipped through: in a third party's message, an exception's text, an object's re
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
@@ -106,7 +107,8 @@ class _Handler(logging.StreamHandler[TextIO]):
         """Say that a record was lost; the standard library would print its arguments."""
         kind = sys.exc_info()[0]
         name = kind.__name__ if kind else "unknown"
-        self.stream.write(f"a log record of {escape(record.name)} could not be written: {name}\n")
+        with contextlib.suppress(OSError, ValueError):  # full or closed: no call must fail of that
+            self.stream.write(f"a log record of {escape(record.name)} could not be written: {name}\n")
 
 
 def _strike(match: re.Match[str]) -> str:
