@@ -53,10 +53,10 @@ class Service:
         self.scopeless = authority.access_token(resource=RESOURCE, scopes=["other"]).field_value()
         self.expired = authority.access_token(resource=RESOURCE, scopes=[SCOPE], expires_in=-1).field_value()
 
-    def still_answers(self) -> bytes:
+    def still_answers(self, timeout: float = TIMEOUT) -> bytes:
         with connect(self.port) as channel:
             answer: bytes = channel.unary_unary(Shape.UNARY_UNARY.path())(
-                b"", metadata=(("authorization", self.good),), timeout=TIMEOUT
+                b"", metadata=(("authorization", self.good),), timeout=timeout
             )
             return answer
 
@@ -126,7 +126,7 @@ def test_header_only_streams_of_a_good_credential_hold_threads_until_they_end(
                 client.open(Shape.UNARY_UNARY.path(), _authorization(service.good))
             assert all(admitted.acquire(timeout=TIMEOUT) for _ in range(THREADS))
             with pytest.raises(grpc.RpcError) as refused:
-                service.still_answers()
+                service.still_answers(timeout=1)
             assert refused.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert service.still_answers()
 

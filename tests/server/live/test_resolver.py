@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -214,7 +215,9 @@ async def test_a81_real_verifier_lets_a_named_host_pass_until_the_name_leads_els
         token = str((await authority.sign_in(client)).access_token)
         await authority.update_app(client.app_id, whitelist=["a.example"])
         path = await authority.verifier_file(tmp_path / "orders.json")
-        with await asyncio.to_thread(_Service, path) as service:
+        with contextlib.ExitStack() as leaving:
+            # In a thread: it waits for the authority, which runs in this one.
+            service = await asyncio.to_thread(lambda: leaving.enter_context(_Service(path)))
             resolver = _resolver(authority, server)
 
             async def until(address: str, expected: str | None) -> None:
