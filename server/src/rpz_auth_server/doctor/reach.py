@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,8 +176,7 @@ def _ssl_context(trust: _Trust) -> ssl.SSLContext:
 
 
 def _show(context: ssl.SSLContext, pair: tuple[str, str]) -> None:
-    import tempfile  # noqa: PLC0415 - ssl takes certificates from files only
-
+    # ssl takes certificates from files only.
     with tempfile.TemporaryDirectory(prefix="rpz-auth-doctor-") as folder:
         path = Path(folder) / "pair.pem"
         path.touch(mode=0o600)
