@@ -140,16 +140,17 @@ class GrpcServer:
         self._health = Health(_SERVICES)
         self.verifiers = Verifiers(most=streams_per_verifier)
         """Which are connected."""
-        token_service_pb2_grpc.add_TokenServiceServicer_to_server(TokenService(authority), self._server)
-        app_service_pb2_grpc.add_AppServiceServicer_to_server(AppService(authority), self._server)
+        methods: Any = _ByName(self._server)
+        token_service_pb2_grpc.add_TokenServiceServicer_to_server(TokenService(authority), methods)
+        app_service_pb2_grpc.add_AppServiceServicer_to_server(AppService(authority), methods)
         verification_service_pb2_grpc.add_VerificationServiceServicer_to_server(
-            VerificationService(authority, hub, self.verifiers), self._server
+            VerificationService(authority, hub, self.verifiers), methods
         )
         # What the contract has and this version does not answers UNIMPLEMENTED; the stubs call it abstract.
         administration_service_pb2_grpc.add_AdministrationServiceServicer_to_server(
-            AdministrationService(authority, hub, self.verifiers), self._server
+            AdministrationService(authority, hub, self.verifiers), methods
         )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, methods)
         if offer_reflection:
             reflection.enable_server_reflection((*_SERVICES, _HEALTH, _REFLECTION), self._server)
 
@@ -199,6 +200,20 @@ class GrpcServer:
         self._health.stop()
         hub.dismiss()
         await self._server.stop(_DRAIN)
+
+
+class _ByName:
+    """Takes a service's methods to be found by their names, not registered with the core one by one as well.
+
+    For each call grpc.aio waits anew for all methods that are registered, with a future for each: for the
+    authority's forty that takes 15 µs.
+    """
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
+
+    def add_registered_method_handlers(self, service: str, handlers: object) -> None:
+        """Called by generated code, which has handed over the same handlers as generic ones before."""
 
 
 def _refusals_of(limiter: Limiter) -> Callable[[Refusal, Peer], Awaitable[None]]:
