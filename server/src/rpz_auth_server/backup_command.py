@@ -28,8 +28,8 @@ from rpz_auth_server.offline import (
     failing,
     load_settings,
     say,
-    showing,
 )
+from rpz_auth_server.progress import showing
 from rpz_auth_server.storage import backup as copies
 from rpz_auth_server.storage.sqlite import SqliteStore
 from rpz_auth_server.storage.store import Commit

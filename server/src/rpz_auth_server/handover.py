@@ -14,8 +14,7 @@ from typing import TypeVar
 import structlog
 from rpz_auth.errors import ConfigurationError
 
-from rpz_auth_server.storage.postgres.session import Address
-from rpz_auth_server.storage.postgres.store import is_incoming
+from rpz_auth_server.storage.postgres import is_incoming
 
 T = TypeVar("T")
 _log = structlog.get_logger("rpz_auth_server")
@@ -43,9 +42,8 @@ async def wait_for_move(url: str, sign: Callable[[], None], stopping: asyncio.Ev
     Raises:
         Stopped: It is.
     """
-    address = Address(url)
     looks = 0
-    while await is_incoming(address):
+    while await is_incoming(url):
         if looks == 0:
             _log.info("an authority is being moved to this database; waiting for the end of that")
         if looks % _SIGN == 0:

@@ -18,8 +18,8 @@ from rpz_auth_server.offline import (
     failing,
     load_settings,
     say,
-    showing,
 )
+from rpz_auth_server.progress import showing
 from rpz_auth_server.settings import ENVIRONMENT_PREFIX
 from rpz_auth_server.storage.file import prepare
 from rpz_auth_server.storage.lock import FileLock

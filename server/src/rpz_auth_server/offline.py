@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 from rpz_auth.errors import ConfigurationError, Refusal
 
 from rpz_auth_server import bootstrap
 from rpz_auth_server.settings import Settings
-from rpz_auth_server.storage.postgres.store import PostgresStore
+from rpz_auth_server.storage import postgres
 from rpz_auth_server.storage.sqlite import SqliteStore
 from rpz_auth_server.storage.store import Store
 
@@ -108,7 +106,7 @@ async def opened_store(settings: Settings) -> AsyncIterator[Store]:
         check_founded(settings)
         store = await SqliteStore.open(settings.database_path)
     else:
-        store = await PostgresStore.open(settings.database)
+        store = await postgres.open_store(settings.database)
     try:
         if await store.issuer() is None:
             raise ConfigurationError("the database holds no authority; name another by --database")
@@ -130,15 +128,6 @@ async def ensure_founded(settings: Settings) -> None:
 def say(text: str, *, as_json: bool, **fields: object) -> None:
     """Print what was done: a sentence for people, fields for scripts."""
     typer.echo(json.dumps(fields, indent=2, default=str) if as_json else text)
-
-
-@contextlib.contextmanager
-def showing(what: str) -> Iterator[Callable[[str, int, int], None]]:
-    """Show on a terminal how far long work has come: what is done, how much of it, of how much."""
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ from rpz_auth_server.live.recorder import record, record_forever
 from rpz_auth_server.live.resolver import Resolver
 from rpz_auth_server.setting_values import OFF, connectable, split_address, split_dns_server
 from rpz_auth_server.settings import Settings
-from rpz_auth_server.storage.postgres.store import PostgresStore
+from rpz_auth_server.storage import postgres
 from rpz_auth_server.storage.sqlite import SqliteStore
 from rpz_auth_server.storage.store import Store
 from rpz_auth_server.transport import descriptors
@@ -45,7 +45,6 @@ from rpz_auth_server.transport.grpc.server import GrpcServer
 from rpz_auth_server.transport.http.app import build
 from rpz_auth_server.transport.http.server import HttpServer
 from rpz_auth_server.transport.http.tls import server_context
-from rpz_auth_server.transport.metrics import Metrics
 from rpz_auth_server.transport.tls import DevelopmentFiles, server_credentials
 from rpz_auth_server.worker import Life
 
@@ -170,6 +169,8 @@ def _open_traces(cleanup: AsyncExitStack) -> Traces:
 def _serve_metrics(
     settings: Settings, authority: Authority, hub: Hub, server: GrpcServer, cleanup: AsyncExitStack
 ) -> None:
+    from rpz_auth_server.transport.metrics import Metrics  # noqa: PLC0415 - most serve none
+
     metrics = Metrics(authority, hub, server.verifiers)
     host, port = split_address(settings.metrics_address)
     port = metrics.serve(host, port)
@@ -227,7 +228,7 @@ async def open_authority(
         store = await open_store(settings.database_path)
         cleanup.push_async_callback(store.close)
     else:
-        store = await PostgresStore.open(settings.database)
+        store = await postgres.open_store(settings.database)
         cleanup.push_async_callback(store.close)
         keyring = bootstrap.open_keyring(settings, environ, is_new=await store.issuer() is None)
     if traces is not None:

@@ -15,9 +15,8 @@ from rpz_auth_server.transport.console.apps import AppPages
 from rpz_auth_server.transport.console.authorizations import AuthorizationPages
 from rpz_auth_server.transport.console.consent import ConsolePeople
 from rpz_auth_server.transport.console.desk import HOME, Desk
-from rpz_auth_server.transport.console.outside import OutsidePages
 from rpz_auth_server.transport.console.people import PeoplePages
-from rpz_auth_server.transport.console.provider import Provider, ProviderSettings
+from rpz_auth_server.transport.console.provider_settings import ProviderSettings
 from rpz_auth_server.transport.console.records import RecordPages
 from rpz_auth_server.transport.console.running import Running, RunningPages
 from rpz_auth_server.transport.console.sign_in import SignInPages
@@ -61,6 +60,9 @@ def build(
         *RunningPages(desk, running).routes(),
     ]
     if provider is not None:
+        from rpz_auth_server.transport.console.outside import OutsidePages  # noqa: PLC0415 - most have none
+        from rpz_auth_server.transport.console.provider import Provider  # noqa: PLC0415
+
         routes += OutsidePages(desk, Provider(provider), sign_in_pages).routes()
     return routes, ConsolePeople(desk, sign_in_pages)
 

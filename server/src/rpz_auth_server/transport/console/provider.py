@@ -25,6 +25,7 @@ from rpz_auth.errors import RpzAuthError
 
 from rpz_auth_server.flows.external_identities import OutsideIdentity
 from rpz_auth_server.transport.console.cookies import LONGEST
+from rpz_auth_server.transport.console.provider_settings import ProviderSettings
 
 ALGORITHMS = ["RS256", "PS256", "ES256", "EdDSA"]
 """Never one with a shared secret, and never `none`."""
@@ -49,17 +50,6 @@ class ProviderFailed(RpzAuthError):  # noqa: N818 - an answer, not a fault
 
 class NotBelieved(ProviderFailed):
     """It was there, and what the browser brought is worth nothing to it, or what it says nothing to us."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProviderSettings:
-    """How the authority is registered at the provider."""
-
-    issuer: str
-    client_id: str
-    client_secret: str = field(repr=False)
-    name: str
-    may_sign_up: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

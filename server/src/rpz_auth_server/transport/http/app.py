@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.settings import Settings
 from rpz_auth_server.transport import console, oauth
-from rpz_auth_server.transport.console.provider import ProviderSettings
+from rpz_auth_server.transport.console.provider_settings import ProviderSettings
 from rpz_auth_server.transport.console.running import Running
 from rpz_auth_server.transport.console.try_it import Connection
 from rpz_auth_server.transport.http.answers import plain
