@@ -19,6 +19,7 @@ from rpz.auth.v1 import (
 )
 from rpz_auth_server import cli
 from rpz_auth_server.cli.program import app as client
+from rpz_auth_server.deferred import Deferred
 from rpz_auth_server.main import app as server
 from server.cli.command import PROGRAM
 
@@ -31,6 +32,8 @@ NO_JSON = {"rpz-auth-server serve": "a service, whose log is JSON (--log-format 
 
 def commands(command: Any, path: str) -> Iterator[tuple[str, Any]]:
     """All commands that do something, with their paths."""
+    if isinstance(command, Deferred):
+        command = command.load()
     if not isinstance(command, click.Group) and not hasattr(command, "commands"):
         yield path, command
         return
@@ -89,8 +92,9 @@ def test_no_sentence_is_cut_in_a_list_of_commands_at_80_columns(app: typer.Typer
         room = 80 - 6 - max(map(len, group.commands))
         for name, each in group.commands.items():
             cut.extend([name] if each.get_short_help_str(room).endswith("...") else [])
-            if hasattr(each, "commands"):
-                look(each)
+            loaded = each.load() if isinstance(each, Deferred) else each
+            if hasattr(loaded, "commands"):
+                look(loaded)
 
     look(typer.main.get_command(app))
     assert cut == []

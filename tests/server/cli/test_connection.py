@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from rpz.auth.v1 import app_service_pb2 as pb
 from rpz_auth_server.cli import connection
+from rpz_auth_server.cli.options import DEFAULTS
 from server.cli.command import Cli, run
 from server.cli.conftest import FalseAuthority
 from support.authority import AuthorityProcess
@@ -27,7 +28,7 @@ def write(path: Path, authority: AuthorityProcess, **changes: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize("default", connection.DEFAULTS)
+@pytest.mark.parametrize("default", DEFAULTS)
 def test_file_is_found_in_the_working_directory(
     authority: AuthorityProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, default: Path
 ) -> None:

@@ -94,12 +94,12 @@ def test_terminal_asks_without_echo(cli: Cli) -> None:
 
 
 def test_variables_of_the_command_are_no_settings_of_the_server(tmp_path: Path) -> None:
-    from rpz_auth_server.cli import connection, inputs  # noqa: PLC0415 - all that are called a variable
+    from rpz_auth_server.cli import inputs, options  # noqa: PLC0415 - all that are called a variable
     from rpz_auth_server.settings import Settings  # noqa: PLC0415 - the other side of the comparison
 
     names = {
         value
-        for module in (connection, inputs)
+        for module in (inputs, options)
         for name, value in vars(module).items()
         if name.endswith("VARIABLE")
     }

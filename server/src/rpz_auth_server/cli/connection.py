@@ -16,11 +16,8 @@ from rpz.auth.v1 import (
 )
 from rpz_auth.connection_file import ConnectionFile
 
-from rpz_auth_server.cli.failures import explain
-
-VARIABLE = "RPZ_AUTH_CREDENTIALS"
-DEFAULTS = (Path("rpz-auth-data/bootstrap.json"), Path("data/bootstrap.json"))
-"""Where a file is looked for when none is named, in the working directory."""
+from rpz_auth_server.cli.failed_call import explain
+from rpz_auth_server.cli.options import DEFAULTS, VARIABLE
 
 _TIMEOUT = 10.0
 _CHANNEL_OPTIONS = (

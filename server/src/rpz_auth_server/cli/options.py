@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
-from rpz_auth_server.cli.connection import DEFAULTS, VARIABLE
+VARIABLE = "RPZ_AUTH_CREDENTIALS"
+DEFAULTS = (Path("rpz-auth-data/bootstrap.json"), Path("data/bootstrap.json"))
+"""Where a credentials file is looked for when none is named, in the working directory."""
 
 
 @dataclass(frozen=True, slots=True)

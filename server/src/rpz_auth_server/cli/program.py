@@ -9,40 +9,29 @@ from typing import Annotated
 
 import typer
 
-from rpz_auth_server.cli import (
-    api_tokens,
-    apps,
-    audit,
-    client_secrets,
-    codes,
-    explain,
-    grants,
-    issuer,
-    output,
-    refusals,
-    subjects,
-    tokens,
-)
-from rpz_auth_server.cli.connection import VARIABLE
 from rpz_auth_server.cli.failures import Failure
-from rpz_auth_server.cli.options import CREDENTIALS_HELP, JSON_HELP, Common
+from rpz_auth_server.cli.options import CREDENTIALS_HELP, JSON_HELP, VARIABLE, Common
+from rpz_auth_server.deferred import defer
 
 app = typer.Typer(
     name="rpz-auth", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
 )
-app.add_typer(apps.app, name="apps")
-app.add_typer(client_secrets.app, name="secrets")
-app.add_typer(api_tokens.app, name="api-tokens")
-app.add_typer(codes.app, name="codes")
-app.add_typer(tokens.app, name="tokens")
-app.add_typer(grants.app, name="grants")
-app.add_typer(subjects.app, name="subjects")
-app.add_typer(refusals.app, name="refusals")
-app.command("explain")(explain.explain)
-app.add_typer(audit.app, name="audit")
-app.add_typer(issuer.issuer, name="issuer")
-app.add_typer(issuer.signing_keys, name="signing-keys")
-app.add_typer(issuer.verifiers, name="verifiers")
+for _name, _place, _summary in (
+    ("apps", "apps:app", "Apps and Devices: create, change, lock, delete."),
+    ("secrets", "client_secrets:app", "OAuth 2 secrets (client_secret) of an App."),
+    ("api-tokens", "api_tokens:app", "API tokens of an App."),
+    ("codes", "codes:app", "Authorization codes, as a sign-in service issues them."),
+    ("tokens", "tokens:app", "Tokens, as OAuth 2 clients and services see them."),
+    ("grants", "grants:app", "What users have allowed Apps."),
+    ("subjects", "subjects:app", "Users."),
+    ("refusals", "refusals:app", "Refused calls."),
+    ("explain", "explain:explain", "Tell step by step why a service refuses a credential."),
+    ("audit", "audit:app", "Audit records."),
+    ("issuer", "issuer:issuer", "The emergency stop."),
+    ("signing-keys", "issuer:signing_keys", "The keys that access tokens are signed with."),
+    ("verifiers", "issuer:verifiers", "Services that verify tokens."),
+):
+    defer(app, _name, f"rpz_auth_server.cli.{_place}", _summary)
 
 
 def _print_version(value: bool) -> None:  # noqa: FBT001 - called by typer
@@ -76,5 +65,7 @@ def run() -> None:
     try:
         app()
     except Failure as failure:
+        from rpz_auth_server.cli import output  # noqa: PLC0415 - what it imports is slow, and seldom needed here
+
         output.print_failure(failure)
         sys.exit(1)
