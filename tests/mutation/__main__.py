@@ -1,7 +1,7 @@
 """`scripts/mutate [MODULE...]`: take the guards out, one at a time, and see whether a test notices.
 
 In a copy of the working tree. First the tests run once, to learn which of them run which line; then each
-guard is taken out, and the tests that run its line are run until one fails. What was found is kept in
+guard is taken out, and the tests that have seen it refuse are run until one fails. What was found is kept in
 `.mutation`, so that it goes on where it was stopped; a guard is tried again when its module has changed.
 """
 
@@ -148,12 +148,12 @@ def _try_all(wanted: Sequence[tuple[str, Mutant]], known: dict[str, Outcome], un
 def _reaching(
     part: str, mutant: Mutant, records: dict[str, Mapping[str, Any]]
 ) -> tuple[Sequence[str], Mapping[str, float]]:
-    """The tests that run a guard's line, the shortest first, and how long each takes."""
+    """The tests that a guard makes a difference to, the shortest first, and how long each takes."""
     names = list(PARTS)
     for name in names[names.index(part) :]:
         if name not in records:
             records[name] = _record(name)
-        tests = records[name]["lines"].get(str(mutant.path), {}).get(str(mutant.line), [])
+        tests = records[name]["lines"].get(str(mutant.path), {}).get(str(mutant.felt), [])
         if tests or part == "library":
             return tests, records[name]["seconds"]
     return [], {}
@@ -242,7 +242,7 @@ def _try(mutant: Mutant, tests: Sequence[str], seconds: Mapping[str, float]) -> 
                 return Outcome("killed", failed)
     finally:
         _write(file, whole)
-    return Outcome("survived", f"{len(chosen)} of {len(tests)} tests that run it")
+    return Outcome("survived", f"{len(chosen)} of {len(tests)} tests that it refuses in")
 
 
 def _shortest(tests: Sequence[str], seconds: Mapping[str, float]) -> Sequence[str]:

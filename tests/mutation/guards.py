@@ -21,6 +21,8 @@ class Mutant:
     """From the root of the project."""
     function: str
     line: int
+    felt: int
+    """The line that only runs where the guard makes a difference: what runs it not cannot miss the guard."""
     removed: str
     """As it stands in the source, on one line."""
     becomes: str
@@ -45,7 +47,7 @@ def mutants(path: Path, source: str) -> Iterator[Mutant]:
         lines.append(lines[-1] + len(line))
     data = source.encode()
     seen: Counter[tuple[str, str]] = Counter()
-    for function, node, becomes in finder.found:
+    for function, node, felt, becomes in finder.found:
         assert node.end_lineno is not None
         assert node.end_col_offset is not None
         start = lines[node.lineno - 1] + node.col_offset
@@ -56,6 +58,7 @@ def mutants(path: Path, source: str) -> Iterator[Mutant]:
             path,
             function,
             node.lineno,
+            felt,
             removed,
             becomes,
             (data[:start] + becomes.encode() + data[end:]).decode(),
@@ -65,7 +68,7 @@ def mutants(path: Path, source: str) -> Iterator[Mutant]:
 
 class _Finder(ast.NodeVisitor):
     def __init__(self) -> None:
-        self.found: list[tuple[str, ast.expr | ast.stmt, str]] = []
+        self.found: list[tuple[str, ast.expr | ast.stmt, int, str]] = []
         self._names: list[str] = []
 
     def _named(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> None:
@@ -77,33 +80,33 @@ class _Finder(ast.NodeVisitor):
 
     def visit_If(self, node: ast.If) -> None:
         if _refuses(node.body):
-            self._take_out(node.test)
+            self._take_out(node.test, node.body[0].lineno)
         self.generic_visit(node)
 
     def visit_match_case(self, node: ast.match_case) -> None:
         if node.guard is not None and _refuses(node.body):
-            self._take_out(node.guard)
+            self._take_out(node.guard, node.body[0].lineno)
         self.generic_visit(node)
 
     def visit_Expr(self, node: ast.Expr) -> None:
         call = node.value.value if isinstance(node.value, ast.Await) else node.value
         if isinstance(call, ast.Call) and _CHECK.match(_name_of(call.func)):
-            self._add(node, "pass")
+            self._add(node, node.lineno, "pass")
         self.generic_visit(node)
 
-    def _take_out(self, test: ast.expr) -> None:
+    def _take_out(self, test: ast.expr, felt: int) -> None:
         match test:
             case ast.BoolOp(op=ast.Or(), values=alternatives):
                 for alternative in alternatives:
-                    self._take_out(alternative)
+                    self._take_out(alternative, felt)
             case ast.UnaryOp(op=ast.Not(), operand=ast.BoolOp(op=ast.And(), values=demands)):
                 for demand in demands:
-                    self._add(demand, "True")
+                    self._add(demand, felt, "True")
             case _:
-                self._add(test, "False")
+                self._add(test, felt, "False")
 
-    def _add(self, node: ast.expr | ast.stmt, becomes: str) -> None:
-        self.found.append((".".join(self._names), node, becomes))
+    def _add(self, node: ast.expr | ast.stmt, felt: int, becomes: str) -> None:
+        self.found.append((".".join(self._names), node, felt, becomes))
 
 
 def _refuses(body: list[ast.stmt]) -> bool:
