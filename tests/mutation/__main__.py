@@ -57,7 +57,7 @@ _LEFT_OUT = {f"{LIBRARY}/testing.py"}
 _FEW = 40
 _SECONDS = 300
 """After which a run of tests has failed: a guard less may mean a loop without end."""
-_ENOUGH = 240
+_ENOUGH = 90
 """Seconds that the tests which are run took together, at most; some lines are run by all tests."""
 
 

@@ -4,13 +4,15 @@ import secrets
 from dataclasses import replace
 
 import pytest
+from rpz.auth.v1 import app_service_pb2
+from rpz_auth.errors import Reason
 from rpz_auth_server.crypto.handles import HandleKind, Handles, new_id, new_salt
 from rpz_auth_server.crypto.keyring import KeyRing
 from rpz_auth_server.domain.grant import Grant, GrantState
 from rpz_auth_server.domain.refusal import GrantInvalid
 from rpz_auth_server.flows.pipeline import load_grant
 from rpz_auth_server.storage.store import Commit
-from server.authority import TestAuthority
+from server.authority import TestAuthority, basic, refusal
 
 LEAKED, CURRENT = 1, 2
 
@@ -55,3 +57,31 @@ async def test_a_retired_key_makes_no_generation_that_is_ahead_of_the_row(author
         opened = handles.open(HandleKind.REFRESH, presented(generation, LEAKED))
         with pytest.raises(GrantInvalid):
             await load_grant(rotated, opened)
+
+
+async def test_who_has_the_master_keys_and_not_the_database_makes_no_credential(
+    authority: TestAuthority,
+) -> None:
+    handles = authority.authority.handles
+    client = await authority.create_client()
+    tokens = await authority.sign_in(client)
+    app_id = authority.bootstrap["app_id"]
+
+    def forged(kind: HandleKind, text: str) -> str:
+        opened = handles.open(kind, text)
+        return handles.seal(kind, opened.id, opened.generation, salt=new_salt(), key_number=opened.key_number)
+
+    secret = forged(HandleKind.SECRET, client.secret)
+    assert (
+        await refusal(authority.refresh(client, tokens.refresh_token, client_secret=secret))
+    ).reason is Reason.CLIENT_INVALID
+    refresh_token = forged(HandleKind.REFRESH, tokens.refresh_token)
+    assert (await refusal(authority.refresh(client, refresh_token))).reason is Reason.GRANT_INVALID
+    code = forged(HandleKind.CODE, await authority.issue_code(client))
+    assert (await refusal(authority.exchange(client, code))).reason is Reason.GRANT_INVALID
+    api_token = forged(HandleKind.API_TOKEN, authority.bootstrap["api_token"])
+    call = authority.anonymous.apps.ListApps(
+        app_service_pb2.ListAppsRequest(), metadata=basic(app_id, api_token)
+    )
+    assert (await refusal(call)).reason is Reason.TOKEN_INVALID
+    assert (await authority.refresh(client, tokens.refresh_token)).access_token
