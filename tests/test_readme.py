@@ -42,18 +42,18 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuthorityPro
         yield process
 
 
-PIP = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-LOWEST = ("-m", "uv", "pip", "install", "--quiet", "--resolution=lowest-direct")
+PIP = "pip --python={python} install --quiet --disable-pip-version-check --no-compile"
+LOWEST = "uv pip install --python={python} --quiet --resolution=lowest-direct"
 """The oldest of everything that the distribution says it can live with."""
 
 
-def bare_environment(folder: Path, *distributions: str, install: Sequence[str]) -> Path:
+def bare_environment(folder: Path, *distributions: str, install: str) -> Path:
     """A virtual environment with the named distributions of this project, and its Python."""
-    venv.create(folder, with_pip=True)
+    venv.create(folder)  # pip works on it from outside
     python = folder / "bin" / "python"
     # Copies, so that builds of several tests at a time do not meet in the work tree.
     sources = [shutil.copytree(ROOT / name, folder / "src" / name) for name in distributions]
-    program = [sys.executable, *install, f"--python={python}"] if install is LOWEST else [python, *install]
+    program = [sys.executable, "-m", *install.format(python=python).split()]
     subprocess.run([*program, *sources], check=True)  # noqa: S603 - our own programs
     return python
 
@@ -89,7 +89,7 @@ def first_line_with(process: subprocess.Popen[str], text: str) -> None:
     ids=["library", "library with the lowest dependencies", "library and server"],
 )
 def test_server_and_client_run_with_what_pip_installs(
-    distributions: Sequence[str], install: Sequence[str], authority: AuthorityProcess, tmp_path: Path
+    distributions: Sequence[str], install: str, authority: AuthorityProcess, tmp_path: Path
 ) -> None:
     python = bare_environment(tmp_path / "venv", *distributions, install=install)
     work = authority.data_dir.parent / tmp_path.name
