@@ -62,6 +62,14 @@ async def test_r145_nobodys_password_takes_the_same_work_and_never_passes(
     assert len(worked) == 2
 
 
+async def test_r145_nobodys_hash_costs_what_a_persons_does() -> None:
+    known = Passwords(KeyRing({1: ONE}, minting=1), issuer="https://a.example", instance="db")
+    hashed, _ = await known.hash(PASSWORD)
+    assert argon2.extract_parameters(known._nobodys) == argon2.extract_parameters(hashed)
+    with pytest.raises(argon2.exceptions.VerifyMismatchError):  # which says that all the work was done
+        known._hasher.verify(known._nobodys, PASSWORD)
+
+
 async def test_hash_of_an_older_key_or_with_other_costs_is_outdated() -> None:
     old = passwords({1: ONE})
     hashed, _ = await old.hash(PASSWORD)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import hmac
+import secrets
 import unicodedata
 
 import argon2
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
-from argon2.low_level import Type
+from argon2.low_level import ARGON2_VERSION, Type
 from rpz_auth.errors import RpzAuthError
 
 from rpz_auth_server.crypto.keyring import KeyRing
@@ -47,7 +48,7 @@ class Passwords:
             time_cost=3, memory_cost=65536, parallelism=4, type=Type.ID
         )
         self._running = asyncio.Semaphore(_AT_ONCE)
-        self._nobodys = self._hasher.hash(b"nobody's password")
+        self._nobodys = _draw(self._hasher)
 
     @property
     def key_number(self) -> int:
@@ -89,3 +90,16 @@ class Passwords:
         text = unicodedata.normalize("NFC", password).encode("utf-8", "surrogatepass")
         key = self._keyring.derive(key_number, b"password", issuer=self._issuer, instance=self._instance)
         return base64.b64encode(hmac.digest(key, text, "sha256"))
+
+
+def _draw(hasher: argon2.PasswordHasher) -> str:
+    """Draw a hash that no password is known for, and that takes a hasher as long to check as its own.
+
+    To make one of a password would hold up every start for as long as a sign-in takes.
+    """
+    salt, digest = (
+        base64.b64encode(secrets.token_bytes(length)).decode().rstrip("=")
+        for length in (hasher.salt_len, hasher.hash_len)
+    )
+    costs = f"m={hasher.memory_cost},t={hasher.time_cost},p={hasher.parallelism}"
+    return f"$argon2id$v={ARGON2_VERSION}${costs}${salt}${digest}"
