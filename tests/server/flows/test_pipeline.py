@@ -2,26 +2,36 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from rpz.auth.v1 import app_service_pb2
+from rpz_auth.address import Peer, parse_address
 from rpz_auth.errors import Reason
 from rpz_auth_server.crypto.handles import HandleKind, Handles, new_id, new_salt
 from rpz_auth_server.crypto.keyring import KeyRing
+from rpz_auth_server.domain.app import ApiToken, ClientSecret
 from rpz_auth_server.domain.grant import Grant, GrantState
-from rpz_auth_server.domain.refusal import GrantInvalid
-from rpz_auth_server.flows.pipeline import load_grant
+from rpz_auth_server.domain.refusal import ClientInvalid, GrantInvalid
+from rpz_auth_server.flows.api_tokens import find_api_token
+from rpz_auth_server.flows.pipeline import Authority, ClientCredentials, authenticate_client, load_grant
 from rpz_auth_server.storage.store import Commit
 from server.authority import TestAuthority, basic, refusal
 
 LEAKED, CURRENT = 1, 2
 
 
-async def test_a_retired_key_makes_no_generation_that_is_ahead_of_the_row(authority: TestAuthority) -> None:
+async def _rotated(authority: TestAuthority) -> Authority:
+    """The same authority with a key ring in which one key has leaked and another mints."""
     ring = KeyRing({LEAKED: secrets.token_bytes(32), CURRENT: secrets.token_bytes(32)}, minting=CURRENT)
-    store = authority.authority.store
-    handles = Handles(ring, issuer=authority.settings.issuer, instance=await store.instance())
-    rotated = replace(authority.authority, keyring=ring, handles=handles)
+    instance = await authority.authority.store.instance()
+    handles = Handles(ring, issuer=authority.settings.issuer, instance=instance)
+    return replace(authority.authority, keyring=ring, handles=handles)
+
+
+async def test_a_retired_key_makes_no_generation_that_is_ahead_of_the_row(authority: TestAuthority) -> None:
+    rotated = await _rotated(authority)
+    store, handles = rotated.store, rotated.handles
     client = await authority.create_client()
     now = store.now()
     grant = Grant(
@@ -57,6 +67,40 @@ async def test_a_retired_key_makes_no_generation_that_is_ahead_of_the_row(author
         opened = handles.open(HandleKind.REFRESH, presented(generation, LEAKED))
         with pytest.raises(GrantInvalid):
             await load_grant(rotated, opened)
+
+
+async def test_another_key_than_the_rows_makes_no_secret_and_no_api_token(authority: TestAuthority) -> None:
+    rotated = await _rotated(authority)
+    store, handles = rotated.store, rotated.handles
+    app = await authority.create_app()
+    row: dict[str, Any] = {
+        "app_id": app.app_id,
+        "display_name": "",
+        "salt": new_salt(),
+        "key_number": CURRENT,
+        "created_at": store.now(),
+    }
+    secret = ClientSecret(secret_id=new_id(), **row)
+    token = ApiToken(api_token_id=new_id(), scopes=frozenset(), resources=frozenset(), **row)
+    await store.commit(Commit(rows=(secret, token)))
+
+    def made_with(key_number: int, kind: HandleKind, identifier: str) -> str:
+        return handles.seal(kind, identifier, 0, salt=row["salt"], key_number=key_number)
+
+    def client(key_number: int) -> ClientCredentials:
+        text = made_with(key_number, HandleKind.SECRET, secret.secret_id)
+        return ClientCredentials(
+            client_id=app.app_id, client_secret=text, peer=Peer(parse_address("192.0.2.7"))
+        )
+
+    assert (await authenticate_client(rotated, client(CURRENT))).secret == secret
+    with pytest.raises(ClientInvalid):
+        await authenticate_client(rotated, client(LEAKED))
+    for key_number, found in ((CURRENT, token), (LEAKED, None)):
+        text = made_with(key_number, HandleKind.API_TOKEN, token.api_token_id)
+        assert await find_api_token(rotated, text) == found
+    unknown = made_with(CURRENT, HandleKind.API_TOKEN, new_id())
+    assert await find_api_token(rotated, unknown) is None
 
 
 async def test_who_has_the_master_keys_and_not_the_database_makes_no_credential(
