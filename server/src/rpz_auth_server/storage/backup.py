@@ -20,7 +20,10 @@ Progress = Callable[[int, int], None]
 
 _PAGES = 256
 """Copied in one step; other programs get the processor in between."""
-_BESIDE = ("-wal", "-shm", "-journal", ".lock", ".lock-turn")
+_LOGS = ("-wal", "-shm", "-journal")
+_BESIDE = (*_LOGS, ".lock", ".lock-turn")
+_PRIMARY_CODE = 0xFF
+"""The part of an error code of SQLite that says what went wrong; the rest says where."""
 
 
 def back_up(source: Path, target: Path, progress: Progress) -> None:
@@ -79,7 +82,12 @@ def ensure_unused(path: Path) -> None:
             connection.execute("PRAGMA busy_timeout = 0")
             # Leaving the write-ahead log needs every other connection to be closed.
             (mode,) = connection.execute("PRAGMA journal_mode = DELETE").fetchone()
-    except sqlite3.OperationalError:
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & _PRIMARY_CODE not in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+            raise ConfigurationError(
+                f"whether an authority runs on {path} cannot be told: {error}; mend that, or see that none "
+                "runs and move the file away"
+            ) from None
         mode = "wal"
     except sqlite3.DatabaseError:  # whatever it is, the backup is better
         return
@@ -119,15 +127,30 @@ def forget_cursors(draft: Path) -> None:
 
 
 def put(draft: Path, place: Path) -> Path | None:
-    """Put a database in the place of another; return where that one is kept now."""
-    kept = None
-    if place.exists():
-        kept = place.with_name(f"{place.name}.before-restore-{secrets.token_hex(4)}")
-        os.link(place, kept)
+    """Put a database in the place of another; return where that one is kept now.
+
+    Whoever opens the place meanwhile waits, and finds the new one.
+
+    Raises:
+        ConfigurationError: An authority runs there by now.
+    """
     _sync(draft)
-    draft.replace(place)
-    _sync(place.parent)
-    return kept
+    lock = FileLock(place.with_name(f"{place.name}.lock"))
+    try:
+        with lock.held():
+            ensure_unused(place)
+            kept = place.with_name(f"{place.name}.before-restore-{secrets.token_hex(4)}")
+            found = place.exists()
+            if found:
+                os.link(place, kept)
+            for end in _LOGS:  # left of one that was moved away; SQLite would apply them to the new one
+                with contextlib.suppress(FileNotFoundError):
+                    place.with_name(place.name + end).rename(kept.with_name(kept.name + end))
+            draft.replace(place)
+            _sync(place.parent)
+    finally:
+        lock.close()
+    return kept if found else None
 
 
 @contextlib.contextmanager
