@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 from server.cli.command import RESOURCE, Cli
@@ -16,6 +17,7 @@ def issue(cli: Cli, app_id: str, subject: str) -> None:
 
 def test_r212_grants_are_listed_and_revoked(cli: Cli) -> None:
     app_id = cli.create_app()
+    administrator = json.loads(cli.credentials.read_text())["app_id"]
     for subject in ("user:1", "user:2"):
         issue(cli, app_id, subject)
     found = cli.json("grants", "list", "--client-id", app_id, "--subject", "user:1")["grants"]
@@ -28,11 +30,16 @@ def test_r212_grants_are_listed_and_revoked(cli: Cli) -> None:
             "resources": [RESOURCE],
             "create_time": found[0]["create_time"],
             "expire_time": found[0]["expire_time"],
+            "issued_by": f"app:{administrator}",
         }
     ]
     grant_id = found[0]["grant_id"]
     table = cli("grants", "list", "--client-id", app_id).out
-    assert re.search(rf"^{grant_id} +{app_id} +\S+ \S+ +never +user:1 +orders\.read *$", table, re.MULTILINE)
+    assert re.search(
+        rf"^{grant_id} +{app_id} +\S+ \S+ +never +user:1 +app:{administrator} +orders\.read *$",
+        table,
+        re.MULTILINE,
+    )
     assert cli("grants", "revoke", grant_id).out == f"{grant_id} is revoked\n"
     assert cli.json("grants", "revoke", grant_id) == {}
     (left,) = cli.json("grants", "list", "--client-id", app_id)["grants"]

@@ -41,6 +41,7 @@ async def test_r212_a_grant_says_who_allowed_what_to_whom_and_until_when(authori
         subject="user:1",
         scopes=["orders.read"],
         resources=[ORDERS],
+        issued_by=f"app:{authority.bootstrap['app_id']}",
     )
     expected.create_time.FromMilliseconds(int(START * 1000))
     expected.expire_time.FromMilliseconds(int(START * 1000) + 30 * 86400 * 1000)

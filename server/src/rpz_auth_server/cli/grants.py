@@ -36,7 +36,7 @@ def list_grants(
         output.print_json({"grants": [output.to_dict(each) for each in found]})
         return
     output.print_table(
-        ("GRANT ID", "APP ID", "EXPIRES (UTC)", "REFRESHED (UTC)", "SUBJECT", "ALLOWS"),
+        ("GRANT ID", "APP ID", "EXPIRES (UTC)", "REFRESHED (UTC)", "SUBJECT", "ISSUED BY", "ALLOWS"),
         [
             (
                 each.grant_id,
@@ -44,6 +44,7 @@ def list_grants(
                 output.format_time(each.expire_time),
                 output.format_time(each.last_refresh_time if each.HasField("last_refresh_time") else None),
                 each.subject,
+                each.issued_by,
                 [*each.scopes, *(f"at {resource}" for resource in each.resources)],
             )
             for each in found

@@ -532,9 +532,12 @@ class Grant(google.protobuf.message.Message):
     CREATE_TIME_FIELD_NUMBER: builtins.int
     EXPIRE_TIME_FIELD_NUMBER: builtins.int
     LAST_REFRESH_TIME_FIELD_NUMBER: builtins.int
+    ISSUED_BY_FIELD_NUMBER: builtins.int
     grant_id: builtins.str
     client_id: builtins.str
     subject: builtins.str
+    issued_by: builtins.str
+    """The subject of whoever had the code issued: a sign-in service, or the user who consented at the authority."""
     @property
     def scopes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     @property
@@ -560,9 +563,10 @@ class Grant(google.protobuf.message.Message):
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         expire_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         last_refresh_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        issued_by: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "last_refresh_time", b"last_refresh_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["client_id", b"client_id", "create_time", b"create_time", "expire_time", b"expire_time", "grant_id", b"grant_id", "last_refresh_time", b"last_refresh_time", "resources", b"resources", "scopes", b"scopes", "subject", b"subject"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["client_id", b"client_id", "create_time", b"create_time", "expire_time", b"expire_time", "grant_id", b"grant_id", "issued_by", b"issued_by", "last_refresh_time", b"last_refresh_time", "resources", b"resources", "scopes", b"scopes", "subject", b"subject"]) -> None: ...
 
 global___Grant = Grant
 

@@ -223,6 +223,7 @@ def write_grant(grant: Grant) -> token_service_pb2.Grant:
         expire_time=write_time(grant.ends_at),
         # The first generation came with the code.
         last_refresh_time=write_time(grant.rotated_at if grant.generation > 1 else None),
+        issued_by=grant.issued_by,
     )
 
 
