@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from rpz.auth.v1 import app_service_pb2 as pb
 from rpz.auth.v1 import token_service_pb2 as token_pb
 from rpz_auth.errors import Reason
+from rpz_auth_server.flows.credentials import MAX_OVERLAP
 from rpz_auth_server.live.endings import tell
 from rpz_auth_server.live.expiry import warn
 from rpz_auth_server.storage.store import Commit
@@ -156,6 +157,36 @@ async def test_r211_api_token_and_its_successor_overlap(authority: TestAuthority
     assert not await authority.is_alive(old.api_token)
     assert await authority.is_alive(made.api_token)
     assert await refusal(authority.admin.tokens.RotateApiToken(request)) == Reason.REQUEST_INVALID
+
+
+@pytest.mark.parametrize("seconds", [MAX_OVERLAP + 1, 315_576_000_000])  # the longest that a Duration can be
+async def test_overlap_beyond_its_bound_is_refused_and_leaves_what_is_listed_as_it_was(
+    authority: TestAuthority, seconds: int
+) -> None:
+    client = await authority.create_client()
+    token = await authority.create_api_token(client.app_id, ["orders.read"], [ORDERS])
+    secrets = pb.ListClientSecretsRequest(app_id=client.app_id)
+    tokens = token_pb.ListApiTokensRequest(app_id=client.app_id)
+    before = (
+        await authority.admin.apps.ListClientSecrets(secrets),
+        await authority.admin.tokens.ListApiTokens(tokens),
+    )
+    rotation = token_pb.RotateApiTokenRequest(
+        app_id=client.app_id, api_token_id=token.record.api_token_id, overlap=Duration(seconds=seconds)
+    )
+    refused = await rotate_secret(authority, client.app_id, overlap=rotation.overlap)
+    assert refused == Reason.REQUEST_INVALID
+    assert await refusal(authority.admin.tokens.RotateApiToken(rotation)) == Reason.REQUEST_INVALID
+    after = (
+        await authority.admin.apps.ListClientSecrets(secrets),
+        await authority.admin.tokens.ListApiTokens(tokens),
+    )
+    assert after == before
+    rotation.overlap.seconds = MAX_OVERLAP
+    (replaced,) = (await rotate_secret(authority, client.app_id, overlap=rotation.overlap)).replaced
+    assert (
+        replaced.expire_time == (await authority.admin.tokens.RotateApiToken(rotation)).replaced.expire_time
+    )
 
 
 async def test_verifiers_ask_anew_when_the_deadline_of_a_token_moves(authority: TestAuthority) -> None:

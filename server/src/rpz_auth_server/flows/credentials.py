@@ -9,6 +9,9 @@ from rpz_auth_server.domain.app import ApiToken, C, ClientSecret, expires_soon, 
 from rpz_auth_server.domain.name import check_name
 from rpz_auth_server.domain.refusal import RequestInvalid
 
+MAX_OVERLAP = 3650 * 86400
+"""Seconds; a deadline beyond the year 9999 could be stored, and never be shown as a Timestamp."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replacement:
@@ -24,10 +27,10 @@ class Replacement:
         """Refuse what cannot be meant.
 
         Raises:
-            RequestInvalid: The overlap is less than nothing.
+            RequestInvalid: The overlap is less than nothing, or longer than `MAX_OVERLAP`.
         """
-        if self.overlap < 0:
-            raise RequestInvalid("overlap is 0 seconds or more")
+        if not 0 <= self.overlap <= MAX_OVERLAP:
+            raise RequestInvalid(f"overlap is 0 to {MAX_OVERLAP} seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

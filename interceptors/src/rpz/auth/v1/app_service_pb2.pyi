@@ -614,8 +614,8 @@ class RotateClientSecretRequest(google.protobuf.message.Message):
     """As in CreateApiTokenRequest."""
     @property
     def overlap(self) -> google.protobuf.duration_pb2.Duration:
-        """For how long the replaced ones go on beside their successor; unset for no longer. A deadline that is
-        earlier already stays.
+        """For how long the replaced ones go on beside their successor, up to ten years; unset for no longer. A
+        deadline that is earlier already stays.
         """
 
     @property

@@ -775,8 +775,8 @@ class RotateApiTokenRequest(google.protobuf.message.Message):
     """As in CreateApiTokenRequest."""
     @property
     def overlap(self) -> google.protobuf.duration_pb2.Duration:
-        """For how long it goes on beside its successor; unset for no longer. A deadline that is earlier already
-        stays.
+        """For how long it goes on beside its successor, up to ten years; unset for no longer. A deadline that is
+        earlier already stays.
         """
 
     @property
