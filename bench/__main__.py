@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import time
+from datetime import UTC, datetime
 
 from bench.machine import Noise
 from bench.report import check_places, keep
@@ -46,6 +47,8 @@ def main() -> None:
         if name not in SUBJECTS:
             parser.error(f"no subject {name!r}; there are {', '.join(SUBJECTS)}")
     subjects = options.subjects or SPEED
+    if options.keep and options.quick:
+        parser.error("a short look is not for quoting: --keep goes without --quick")
     if options.keep:
         check_places(subjects)
     for name in subjects:
@@ -53,9 +56,10 @@ def main() -> None:
         print(f"\n# {name}: {SUBJECTS[name]}", flush=True)
         report = importlib.import_module(f"bench.{name.replace('-', '_')}").run(quick=options.quick)
         print(report.markdown(), flush=True)
-        print(f"\n{time.monotonic() - started:.0f} s; {noise.describe()}", flush=True)
+        circumstances = f"{time.monotonic() - started:.0f} s; {noise.describe()}"
+        print(f"\n{circumstances}", flush=True)
         if options.keep:
-            keep(name, report)
+            keep(name, report, f"Taken on {datetime.now(UTC).date()} in {circumstances}.")
 
 
 if __name__ == "__main__":

@@ -126,11 +126,9 @@ def _create_api_token(authority: AuthorityProcess, client: Client) -> str:
 
 
 def _refresh(database: _Database, count: int) -> Callable[[], float]:
-    pid = database.target.authority.process.pid
-    return lambda: cost(pid, lambda: database.target.renew(database.grants, count), count)
+    return lambda: cost(database.target.renew(database.grants, count))
 
 
 def _introspect(database: _Database, count: int) -> Callable[[], float]:
-    pid = database.target.authority.process.pid
     calls = [(database.verifier, pb.IntrospectTokenRequest(token=database.api_token))] * count
-    return lambda: cost(pid, lambda: database.target.call("IntrospectToken", calls), count)
+    return lambda: cost(database.target.call("IntrospectToken", calls))

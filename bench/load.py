@@ -22,6 +22,8 @@ import grpc
 import grpc.aio
 from rpz.auth.v1 import token_service_pb2 as pb
 
+from bench.machine import cpu_seconds
+
 Metadata = tuple[tuple[str, str], ...]
 REFRESH = "/rpz.auth.v1.TokenService/Refresh"
 
@@ -49,6 +51,8 @@ class Load:
     """Every one of `calls` begins a chain: the refresh token of an answer goes into the next request."""
     keep_answers: bool = False
     http: bool = False
+    server: int = 0
+    """The process whose processor time is to be counted while the calls are made; 0 for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,8 @@ class Outcome:
     """What the details of errors said."""
     answers: Mapping[int, bytes] = field(repr=False, default_factory=dict)
     """By place in `calls`, if they were to be kept."""
+    cpu: float = 0.0
+    """Seconds that the server used from when all was connected until the last answer."""
 
 
 def drive(load: Load) -> Outcome:
@@ -139,6 +145,7 @@ async def _run(load: Load) -> Outcome:
         else:
             complaints[answer.decode(errors="replace")[:200]] += 1
 
+    used = _cpu(load.server)
     begun = time.perf_counter()
     if load.rate is None:
         left = iter(range(load.count))
@@ -156,9 +163,14 @@ async def _run(load: Load) -> Outcome:
                 await asyncio.sleep(wait)
             tasks.append(asyncio.create_task(one(due)))
         await asyncio.gather(*tasks)
-    seconds = time.perf_counter() - begun
+    seconds, used = time.perf_counter() - begun, _cpu(load.server) - used
     await close()
-    return Outcome(codes, seconds, latencies, lanes.messages if load.chained else (), complaints, answers)
+    last = lanes.messages if load.chained else ()
+    return Outcome(codes, seconds, latencies, last, complaints, answers, used)
+
+
+def _cpu(pid: int) -> float:
+    return cpu_seconds(pid) if pid else 0.0
 
 
 _Call = Callable[[Metadata, bytes], Awaitable[tuple[str, bytes]]]
@@ -183,13 +195,17 @@ async def _grpc(load: Load) -> tuple[_Call, _Close]:
 
 
 async def _http(load: Load) -> tuple[_Call, _Close]:
-    """As few steps as HTTP/1.1 needs, on connections that stay open."""
+    """As few steps as HTTP/1.1 needs, on connections that are open before the first call and stay so."""
     host, _, port = load.target.rpartition(":")
     tls = ssl.create_default_context(cadata=load.ca.decode()) if load.ca else None
-    idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(host, int(port), ssl=tls)
+
+    idle = await asyncio.gather(*(connect() for _ in range(load.in_flight)))
 
     async def call(fields: Metadata, body: bytes) -> tuple[str, bytes]:
-        reader, writer = idle.pop() if idle else await asyncio.open_connection(host, int(port), ssl=tls)
+        reader, writer = idle.pop() if idle else await connect()
         head = "".join(f"{name}: {value}\r\n" for name, value in fields)
         writer.write(
             f"POST {load.method} HTTP/1.1\r\nhost: {load.target}\r\n{head}"

@@ -97,14 +97,18 @@ def run(*, quick: bool) -> Report:
                     raise SystemExit("the move has failed; what it says stands above")
                 took = time.monotonic() - begun
                 new = starting.result(START_TIMEOUT)
+                ready = time.monotonic()
                 old.wait()
                 time.sleep(15)  # longer than the staleness: who had lost the stream would refuse by now
+                ended = time.monotonic()
             new.stop()
         finally:
             old.kill()
     if renewing.failed:
         raise SystemExit(f"the client was refused: {set(renewing.failed)}")
-    gap, passing = _longest(renewing.done), _longest(verifying.passed)
+    if renewing.done[-1] < ready:
+        raise SystemExit("the client never came back")
+    gap, passing = _longest([*renewing.done, ended]), _longest([*verifying.passed, ended])
     return Report(
         summary=(
             f"A live authority with {grants:,} grants and {apps:,} Apps moves from SQLite to PostgreSQL, on "

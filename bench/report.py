@@ -64,14 +64,14 @@ def check_places(names: Iterable[str]) -> None:
             )
 
 
-def keep(name: str, report: Report) -> None:
+def keep(name: str, report: Report, circumstances: str) -> None:
     """Put a report into `docs/performance.md`, between the marks of its subject, and its numbers beside."""
     text, section = PAGE.read_text(encoding="utf-8"), _section(name)
-    PAGE.write_text(
-        section.sub(lambda marks: f"{marks[1]}\n{report.markdown()}\n\n{marks[2]}", text), encoding="utf-8"
-    )
+    found = f"{report.markdown()}\n\n{circumstances}"
+    PAGE.write_text(section.sub(lambda marks: f"{marks[1]}\n{found}\n\n{marks[2]}", text), encoding="utf-8")
     RAW.mkdir(exist_ok=True)
-    content = json.dumps(report.raw, indent=1, sort_keys=True)
+    raw = {**report.raw, "circumstances": circumstances}
+    content = json.dumps(raw, indent=1, sort_keys=True)
     (RAW / f"{name}.json").write_text(content + "\n", encoding="utf-8")
 
 

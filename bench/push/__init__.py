@@ -19,7 +19,7 @@ def run(*, quick: bool) -> Report:
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
         with running_authority(folder / "latency") as authority:
             refused = latency.measure(authority, folder, quick=quick)
-            ended = streams.measure(authority, folder, 10 if quick else 100)
+            ended = streams.measure(authority, folder, 10 if quick else 300)
             crowded = asyncio.run(crowd.measure(authority, folder, 200 if quick else 2_000))
         with running_authority(folder / "events") as authority:
             told = asyncio.run(events.measure(authority, folder, 20_000 if quick else 1_000_000))

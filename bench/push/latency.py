@@ -31,14 +31,14 @@ _BOUND, _AIM = 0.1, 0.02
 
 def measure(authority: AuthorityProcess, folder: Path, *, quick: bool) -> list[dict[str, Any]]:
     """Revoke one API token after the other; idle, and while codes are issued."""
-    client, revocations = authority.create_client(), 20 if quick else 100
+    client, revocations = authority.create_client(), 20 if quick else 300
     found = []
     for count in _VERIFIERS:
         verifier = VerifierFile.read(authority.create_verifier(folder / f"latency-{count}.json"))
         with _connected(verifier, count) as connections:
             told = _Told(connections)
             for loaded in (False, True):
-                with _load(authority, client, 3 if quick else 12) if loaded else _idle() as goes_on:
+                with _load(authority, client, 3 if quick else 30) if loaded else _idle() as goes_on:
                     figures = [
                         max(0.0, when - answered)
                         for answered, identifier in _revoke(authority, client, revocations, goes_on)

@@ -18,6 +18,9 @@ from support.service import api_token
 from bench.push.latency import in_ms, quantiles
 from bench.report import Table
 
+_ENDED_BY = {Stack.SYNC: grpc.StatusCode.CANCELLED, Stack.ASYNCIO: grpc.StatusCode.UNAUTHENTICATED}
+"""A synchronous server can tell a stream that is idle nothing but that it is over."""
+
 
 def measure(authority: AuthorityProcess, folder: Path, count: int) -> list[dict[str, Any]]:
     """Open streams one after the other on servers of both stacks, and revoke what opened them."""
@@ -46,8 +49,10 @@ def measure(authority: AuthorityProcess, folder: Path, count: int) -> list[dict[
                 answered = time.perf_counter()
                 try:
                     next(call)
-                except grpc.RpcError:
+                except grpc.RpcError as error:
                     figures.append(max(0.0, time.perf_counter() - answered))
+                    if error.code() is not _ENDED_BY[stack]:
+                        raise SystemExit(f"a stream ended in another way: {error.code()}") from None
         found.append({"stack": stack.value, **quantiles(figures)})
     return found
 
