@@ -161,6 +161,42 @@ async def test_origin_and_certificate_are_compared_like_peers(authority: TestAut
     assert "no entry has the origin (none was sent); the list" in told["whitelist"]
 
 
+async def test_what_was_not_told_of_a_call_refuses_nothing(authority: TestAuthority) -> None:
+    client = await authority.create_client()
+    bearer = credentials.format_bearer((await authority.sign_in(client)).access_token)
+
+    async def whitelist_step(*entries: str, **fields: Any) -> tuple[int, str]:
+        await authority.update_app(client.app_id, whitelist=entries)
+        step = (await explain(authority.admin, bearer, **{"peer": "", **fields})).steps[6]
+        return step.outcome, step.text
+
+    network, name, page = "192.0.2.0/24", "san:orders.internal", "origin:https://shop.example"
+    good, evil = {"origin": "https://shop.example"}, {"origin": "https://evil.example"}
+    named, other = {"certificate_names": ["orders.internal"]}, {"certificate_names": ["other.internal"]}
+    assert await whitelist_step(network, page, **good) == (
+        UNSEEN,
+        f"the list has {network}, {page}; say from which peer the call comes",
+    )
+    assert await whitelist_step(network, page, **named) == (
+        UNSEEN,
+        f"the list has {network}, {page}; say from which peer and from which page the call comes",
+    )
+    assert await whitelist_step(network, page, **evil) == (
+        REFUSED,
+        f"no entry has the origin https://evil.example; the list has {network}, {page}",
+    )
+    assert await whitelist_step(page, **good) == (PASSED, f"matched by {page}")
+    assert await whitelist_step(network, name, **named) == (PASSED, f"matched by {name}")
+    assert await whitelist_step(network, name, **other) == (
+        UNSEEN,
+        f"the list has {network}, {name}; say from which peer the call comes",
+    )
+    assert await whitelist_step(name, **other) == (
+        REFUSED,
+        f"no entry has the peer (other.internal); the list has {name}",
+    )
+
+
 async def test_missing_scope_and_one_that_was_taken_away_are_told(situation: Situation) -> None:
     admin = situation.authority.admin
     told = refused_steps(await explain(admin, situation.bearer, scopes=["orders.read", "orders.write"]))

@@ -14,7 +14,7 @@ from rpz_auth import access_token, credentials
 from rpz_auth.address import UNKNOWN, Peer
 from rpz_auth.caller import APP_SUBJECT_PREFIX, Caller, How, Verdict
 from rpz_auth.errors import OriginNotAllowed, Reason, Refusal, TokenExpired, TokenInvalid
-from rpz_auth.whitelist import ORIGIN
+from rpz_auth.whitelist import ORIGIN, SAN
 
 from rpz_auth_server.crypto.handles import HandleKind
 from rpz_auth_server.domain.app import ApiToken, App
@@ -273,28 +273,42 @@ def _app(subject: _Subject) -> Step:
 
 
 def _whitelist(app: App, peer: Peer) -> Step:
+    """Entries about peers and entries about origins are judged apart, each as far as the call is known."""
     entries = app.effective_whitelist
     if not entries:
         return _passed("whitelist", "empty: the App may call from anywhere")
-    if peer == UNKNOWN:
-        return Step("whitelist", Outcome.NOT_LOOKED_AT, f"{_entries(app)}; say from where the call comes")
-    try:
-        compiled(entries).check(peer)
-    except OriginNotAllowed:
-        return _refused("whitelist", _mismatch(app, peer), Reason.ORIGIN_NOT_ALLOWED)
+    origins = tuple(entry for entry in entries if entry.startswith(ORIGIN))
+    peers = tuple(entry for entry in entries if entry not in origins)
+    missing, unknown = [], []
+    if peers and not _matches(peers, peer):
+        if _is_told(peer) or (peer.names and all(entry.startswith(SAN) for entry in peers)):
+            missing.append(_describe(peer))
+        else:
+            unknown.append("from which peer")
+    if origins and not _matches(origins, peer):
+        # A call whose peer is told, and that names no origin, comes from no page.
+        if _is_told(peer) or peer.origin is not None:
+            missing.append(f"the origin {peer.origin or '(none was sent)'}")
+        else:
+            unknown.append("from which page")
+    if missing:
+        text = " and ".join(f"no entry has {what}" for what in missing)
+        return _refused("whitelist", f"{text}; {_entries(app)}", Reason.ORIGIN_NOT_ALLOWED)
+    if unknown:
+        text = f"{_entries(app)}; say {' and '.join(unknown)} the call comes"
+        return Step("whitelist", Outcome.NOT_LOOKED_AT, text)
     matching = [_entry(app, entry) for entry in entries if _matches((entry,), peer)]
     return _passed("whitelist", f"matched by {', '.join(dict.fromkeys(matching))}")
 
 
-def _mismatch(app: App, peer: Peer) -> str:
-    """Which kind of entries has no match: those about peers, those about origins, or both."""
-    entries = app.effective_whitelist
-    origins = tuple(entry for entry in entries if entry.startswith(ORIGIN))
-    peers = tuple(entry for entry in entries if entry not in origins)
+def _is_told(peer: Peer) -> bool:
+    return peer.address is not None or peer.unix
+
+
+def _describe(peer: Peer) -> str:
+    address = f" {peer}" if _is_told(peer) else ""
     names = f" ({', '.join(sorted(peer.names))})" if peer.names else ""
-    shown = ((peers, f"the peer {peer}{names}"), (origins, f"the origin {peer.origin or '(none was sent)'}"))
-    missing = [f"no entry has {what}" for kind, what in shown if kind and not _matches(kind, peer)]
-    return f"{' and '.join(missing)}; {_entries(app)}"
+    return f"the peer{address}{names}"
 
 
 def _matches(entries: tuple[str, ...], peer: Peer) -> bool:
