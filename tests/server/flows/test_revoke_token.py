@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from rpz.auth.v1 import app_service_pb2 as app_pb
 from rpz.auth.v1 import token_service_pb2 as pb
+from rpz_auth.access_token import LEEWAY
 from rpz_auth.errors import Reason
-from rpz_auth_server.domain.grant import MAX_ACCESS_TOKEN_LIFETIME
+from rpz_auth_server.domain.grant import AFTER_EXPIRY, MAX_ACCESS_TOKEN_LIFETIME
 from rpz_auth_server.flows.pipeline import Authority
-from server.authority import ORDERS, Client, TestAuthority, basic, bearer, outcome, refusal
+from server.authority import ORDERS, START, Client, TestAuthority, basic, bearer, outcome, refusal
 
 DONE = pb.RevokeTokenResponse()
 
@@ -108,6 +110,21 @@ async def test_r092_whitelist_holds_and_locked_app_is_no_client(authority: TestA
     assert await revoke(authority, client, tokens.refresh_token) == Reason.ORIGIN_NOT_ALLOWED
     await authority.admin.apps.LockApp(app_pb.LockAppRequest(app_id=client.app_id))
     assert await revoke(authority, client, tokens.refresh_token) == Reason.CLIENT_INVALID
+
+
+@pytest.mark.parametrize("lifetime", [3600, 7200])
+async def test_revoked_access_token_is_forgotten_when_it_has_been_expired_for_a_while(
+    authority: TestAuthority, lifetime: float
+) -> None:
+    """However many are made and revoked, verifiers remember those of a few hours and not of a day."""
+    client = await authority.create_client(access_token_lifetime=Duration(seconds=int(lifetime)))
+    tokens = await authority.sign_in(client)
+    await authority.advance(1800)
+    assert await revoke(authority, client, tokens.access_token) == DONE
+    expires_at = int(START + lifetime)
+    (revocation,) = (await authority.store.inner.snapshot()).revocations
+    assert revocation.forget_at == expires_at + AFTER_EXPIRY
+    assert AFTER_EXPIRY >= LEEWAY + 300
 
 
 def test_revocation_is_remembered_for_the_longest_lifetime_that_may_be_set() -> None:

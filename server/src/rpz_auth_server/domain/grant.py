@@ -23,9 +23,16 @@ MIN_LIFETIME = 60
 MAX_REFRESH_LIFETIME = 3650 * 86400
 """Seconds between which the lifetimes of tokens may be set."""
 
-MARGIN = MAX_ACCESS_TOKEN_LIFETIME + 60 + 300
-"""Seconds after which nothing that an object issued can be presented any more: the longest lifetime that an
-access token may be given, the leeway of verifiers, and five minutes for what nobody thought of."""
+_LEEWAY = 60
+"""Seconds by which the clocks of verifiers may be behind."""
+_UNFORESEEN = 300
+"""Seconds for what nobody thought of."""
+
+AFTER_EXPIRY = _LEEWAY + _UNFORESEEN
+"""Seconds after its expiry from when on nobody takes an access token any more."""
+
+MARGIN = MAX_ACCESS_TOKEN_LIFETIME + AFTER_EXPIRY
+"""Seconds after which nothing that an object issued can be presented any more, whenever it was issued."""
 
 MAX_REPEATS = 5
 """How often one rotation may be asked for again within the grace."""

@@ -11,7 +11,7 @@ from rpz_auth.view import Revocation
 from rpz_auth_server.crypto.handles import HandleKind
 from rpz_auth_server.domain.app import App
 from rpz_auth_server.domain.event import Audit
-from rpz_auth_server.domain.grant import Grant, GrantState, revoke
+from rpz_auth_server.domain.grant import AFTER_EXPIRY, Grant, GrantState, revoke
 from rpz_auth_server.domain.refusal import GrantInvalid
 from rpz_auth_server.flows.api_tokens import find_api_token, token_revocation_commit
 from rpz_auth_server.flows.pipeline import (
@@ -89,7 +89,8 @@ async def _revoke_access_token(authority: Authority, app: App, request: RevokeTo
     )
     # What is revoked already writes nothing, however often it is repeated.
     if verdict.app_id == app.app_id and not authority.view.is_revoked(verdict.token_id):
-        event = Revocation(verdict.token_id, authority.forget_at(now))
+        # No longer than the token could be presented: an App can make and revoke them at will.
+        event = Revocation(verdict.token_id, verdict.expires_at + AFTER_EXPIRY)
         audit = Audit(
             actor=f"app:{app.app_id}",
             action="access_token.revoke",
