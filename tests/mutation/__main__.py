@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from mutation.guards import Mutant, mutants
 from mutation.recording import OUT
 
@@ -44,6 +45,7 @@ PARTS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
         [f"{SERVER}/{folder}/*.py" for folder in ("flows", "live")],
         [f"tests/server/{place}" for place in ("flows", "live", "transport/test_oauth_token.py")],
     ),
+    "storage": ([f"{SERVER}/storage/*.py"], ["tests/server/storage"]),
     "transport": (
         [f"{SERVER}/transport/{place}.py" for place in ("*", "grpc/*", "oauth/*", "http/*", "console/*")],
         ["tests/server/transport"],
@@ -119,9 +121,18 @@ def _known(wanted: Sequence[tuple[str, Mutant]], *, again: bool) -> dict[str, Ou
             known[mutant.key] = Outcome("equivalent", reasons[mutant.key])
         elif (found := kept.get(mutant.key)) and found["module"] == _digest_of([ROOT / mutant.path]):
             outcome = Outcome(found["state"], found["by"])
-            if outcome.state == "killed" or not again:
+            if _still_there(outcome.by) if outcome.state == "killed" else not again:
                 known[mutant.key] = outcome
     return known
+
+
+def _still_there(test: str) -> bool:
+    """Whether the test that noticed is among those of today; what noticed by itself always is."""
+    path, _, rest = test.partition("::")
+    name = rest.rpartition("::")[2].partition("[")[0]
+    return not rest or (
+        (ROOT / path).exists() and f"def {name}(" in (ROOT / path).read_text(encoding="utf-8")
+    )
 
 
 def _try_all(wanted: Sequence[tuple[str, Mutant]], known: dict[str, Outcome], until: float) -> None:
@@ -191,6 +202,8 @@ def _record(part: str) -> Mapping[str, Any]:
     if record.get("modules") != modules:
         record = {"modules": modules, "tests": {}, "lines": {}, "seconds": {}}
     changed = [name for name, digest in tests.items() if record["tests"].get(name) != digest]
+    gone = set(record["tests"]) - set(tests)
+    _merge(record, {"lines": {}, "seconds": {}}, gone)
     if changed:
         print(
             f"running {len(changed)} files of tests once, to learn which test runs which line ...", flush=True
@@ -200,11 +213,8 @@ def _record(part: str) -> Mapping[str, Any]:
         _pytest(["-p", "mutation.recording", *changed], timeout=3600, **{OUT: str(fresh)})
         if not fresh.exists():
             sys.exit("the tests could not be run")
-        _merge(
-            record,
-            json.loads(fresh.read_text(encoding="utf-8")),
-            set(changed) | set(record["tests"]) - set(tests),
-        )
+        _merge(record, json.loads(fresh.read_text(encoding="utf-8")), changed)
+    if changed or gone:
         record["tests"] = tests
         kept.write_text(json.dumps(record), encoding="utf-8")
     return record
@@ -277,10 +287,15 @@ def _pytest(arguments: Sequence[str], *, timeout: float, **environment: str) -> 
         )
     except subprocess.TimeoutExpired:
         return "no end"
-    if done.returncode == 0:
+    if done.returncode == pytest.ExitCode.OK:
         return None
     failed = [line.split()[1] for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
-    return failed[0] if failed else f"pytest ended with {done.returncode}"
+    if failed:
+        return failed[0]
+    if "conftest" in done.stderr:
+        return "import"
+    # No test has noticed anything: there is something wrong with how they were run.
+    sys.exit(f"pytest ended with {done.returncode}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
 
 
 def _keep(mutant: Mutant, outcome: Outcome) -> None:
