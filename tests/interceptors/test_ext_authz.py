@@ -131,5 +131,17 @@ def test_what_protects_nothing_or_too_little_is_an_error_at_once(options: dict[s
         ExtAuthz(FakeAuthority(), resource=RESOURCE, **options)
 
 
+def test_routes_alone_are_enough_to_ask_about() -> None:
+    with pytest.raises(rpz_auth.ConfigurationError, match="name what Envoy will ask about"):
+        ExtAuthz(FakeAuthority(), resource=RESOURCE, services=[], policies={}, routes={})
+    authority = FakeAuthority()
+    token = authority.access_token(resource=RESOURCE, scopes=["read"])
+    asked = check_request(headers={"authorization": token.field_value()})
+    with ExtAuthz(authority, resource=RESOURCE, routes={"pages": rpz_auth.scopes("read")}) as guard:
+        assert guard._check(asked, None).WhichOneof("http_response") == "denied_response"
+        asked.attributes.context_extensions["rpz_auth_route"] = "pages"
+        assert guard._check(asked, None).WhichOneof("http_response") == "ok_response"
+
+
 def test_our_messages_do_not_clash_with_envoys_own() -> None:
     assert pb.CheckRequest.DESCRIPTOR.full_name == "rpz.auth.ext_authz.v1.CheckRequest"

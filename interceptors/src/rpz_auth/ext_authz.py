@@ -31,7 +31,7 @@ from rpz_auth.decide import Decision, Metadata, run, run_async
 from rpz_auth.errors import ConfigurationError, Internal, Refusal
 from rpz_auth.health import AuthStatus
 from rpz_auth.lifecycle import START_TIMEOUT, Lifecycle
-from rpz_auth.policy import CLIENT, Policy, read_policies
+from rpz_auth.policy import CLIENT, Policy, PolicyTable, read_policies
 from rpz_auth.staleness import CHECK, Mode, WhenStale
 
 _log = logging.getLogger("rpz_auth")
@@ -73,12 +73,12 @@ class ExtAuthz:
         Raises:
             ConfigurationError: As in `AuthInterceptor`.
         """
-        self.policies = read_policies(services, policies or {})
+        if not (services or policies or routes):
+            raise ConfigurationError("name what Envoy will ask about, by services, policies or routes")
+        self.policies = read_policies(services, policies or {}) if services or policies else PolicyTable({})
         self.routes = dict(routes or {})
         if CLIENT in (*self.policies.values(), *self.routes.values()):
             raise ConfigurationError("the policy `client` is for the authority's own methods; demand scopes")
-        if not self.policies and not self.routes:
-            raise ConfigurationError("name what Envoy will ask about, by services, policies or routes")
         self._authority = authority
         self._when_stale = when_stale
         self._decider = decider_for(authority, resource=resource, trusted_proxies=trusted_proxies)
