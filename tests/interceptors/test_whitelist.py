@@ -200,6 +200,7 @@ def test_an_entry_is_stored_in_one_way(typed: str, stored: str) -> None:
         ("origin:https://0x7f000001", "exact host name"),
         ("origin:https://010.0.0.1", "exact host name"),
         ("origin:https://[::1", "origin:https://shop"),
+        ("origin:https://[fe80::1%eth0]", "origin:https://shop"),
         ("origin:https://[10.0.0.1.2]", "exact host name"),
         ("origin:http://shop.example", "write https"),
         ("origin:http://localhost.example", "write https"),

@@ -99,8 +99,8 @@ def _parse_basic(token: str) -> Basic:
     # One text per value: a decoder that ignores slack bits would accept several.
     if base64.b64encode(raw).decode("ascii") != token or _CONTROL.search(text):
         raise TokenInvalid
-    user, colon, password = text.partition(":")
-    if not (user and colon and password):
+    user, _, password = text.partition(":")
+    if not (user and password):
         raise TokenInvalid
     return Basic(user, password)
 

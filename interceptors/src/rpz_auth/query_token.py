@@ -40,8 +40,8 @@ def as_field(values: Sequence[str]) -> str:
     """
     if len(values) != 1:
         raise CredentialsAmbiguous
-    app_id, colon, api_token = values[0].partition(":")
-    if not (app_id and colon and api_token):
+    app_id, _, api_token = values[0].partition(":")
+    if not (app_id and api_token):
         raise TokenInvalid
     return format_basic(app_id, api_token)
 

@@ -162,8 +162,6 @@ class RunningStreams:
 
     def _learn(self, changes: Sequence[Change] | None) -> None:
         with self._changing:
-            if not self._leases:
-                return
             affected = self._leases.copy() if changes is None else self._affected(changes)
         for lease in affected:  # all, before anything that needs a thread and may not get one
             self.recheck(lease)

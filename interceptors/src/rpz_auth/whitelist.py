@@ -185,8 +185,6 @@ def _origin_host(text: str) -> tuple[str, bool]:
         raise ValueError("the host of an origin is an exact host name or an IP address") from None
     if isinstance(address, ipaddress.IPv4Address):
         return str(address), address.is_loopback
-    if address.scope_id is not None:
-        raise ValueError("leave out the zone (what follows %)")
     return f"[{address}]", address.is_loopback
 
 
