@@ -248,13 +248,16 @@ def test_staleness_without_a_sensible_bound_is_an_error(seconds: float, verifier
         rpz_auth.connect(verifier, max_staleness=seconds)
 
 
-def test_a_closed_connection_decides_nothing_and_cannot_be_opened_again(verifier: Path) -> None:
+def test_a_closed_connection_decides_nothing_and_cannot_be_opened_again(
+    verifier: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     connection = rpz_auth.connect(verifier)
     connection.start()
     connection.wait(DEADLINE)
     assert connection.view.is_fresh
     connection.close()
     assert not connection.view.is_fresh
+    assert caplog.messages == [], "that the stream ends is no news then"
     with pytest.raises(rpz_auth.ConfigurationError, match="was closed"):
         connection.start()
 

@@ -68,6 +68,8 @@ def test_certificates_may_be_paths_from_the_files_own_folder(tmp_path: Path) -> 
         ({"resources": RESOURCE}, "is no file for connections"),
         ({"resources": [1]}, "is no file for connections"),
         ({"client_key": 1}, "is no file for connections"),
+        ({"client_key_pem": [PEM]}, "is no file for connections"),
+        ({"ca_certificate_pem": 7}, "is no file for connections"),
         ({"client_certificate_pem": PEM}, "go together"),
         ({"client_key_pem": PEM}, "go together"),
         ({"client_key_pem": PEM, "client_certificate_pem": PEM, "insecure": True}, "without TLS"),

@@ -24,6 +24,7 @@ from rpz_auth.decide import (
     Decider,
     Metadata,
     Question,
+    StandingQuestion,
     run,
     run_async,
 )
@@ -420,6 +421,14 @@ WRONG_ANSWERS: dict[str, dict[str, Any]] = {
     "no resource": {"resources": frozenset()},
     "another kind": {"how": How.ACCESS_TOKEN},
 }
+
+
+def test_an_answer_to_another_question_is_refused_and_remembered(bench: Bench) -> None:
+    metadata = bench.api_token()
+    bench.answer = lambda _: bench.authority.ask(StandingQuestion())
+    assert bench.outcome(metadata) is Reason.TOKEN_INVALID
+    assert bench.outcome(metadata) is Reason.TOKEN_INVALID
+    assert len(bench.asked) == 1
 
 
 @pytest.mark.parametrize("wrong", WRONG_ANSWERS.values(), ids=WRONG_ANSWERS.keys())

@@ -12,8 +12,6 @@ import grpc
 import pytest
 import rpz_auth
 from rpz_auth import Reason
-from rpz_auth.address import parse_peer
-from rpz_auth.census import Census
 from rpz_auth.testing import FakeAuthority
 from support.grpc_servers import (
     ANSWERS,
@@ -711,21 +709,3 @@ def test_observe_mode_counts_and_logs_and_lets_pass(
     assert [seen.subject for seen in servicer.log.take()] == [None, None, None, "user:1"]
     assert f"{shape.path()} would be refused: TOKEN_INVALID" in caplog.text
     assert "is NOT protected" in caplog.text
-
-
-def test_one_address_for_the_calls_of_several_apps_is_taken_for_a_proxy(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    census = Census()
-    proxy, other = (parse_peer(f"ipv4:10.0.0.{host}:1") for host in (7, 8))
-    for number in range(1_000):
-        census.note(proxy, f"app-{number % 2}", ())
-    assert not census.counting
-    assert "all of 1000 calls came from 10.0.0.7" in caplog.text
-    assert "trusted_proxies" in caplog.text
-    caplog.clear()
-    census = Census()
-    census.note(proxy, "app-1", ())
-    census.note(other, "app-2", ())
-    assert not census.counting
-    assert not caplog.text

@@ -49,6 +49,7 @@ def test_first_key_that_matches_decides(method: str, path: str, policy: Policy) 
         ("GET", "/"),
         ("GET", "*"),
         ("GET", "health"),
+        ("GET", "x/health"),
         ("GET", "/health/"),
         ("GET", "/Health"),
         ("GET", "//health"),
@@ -121,6 +122,7 @@ def test_key_that_says_the_same_is_an_error_at_the_start() -> None:
 
 def test_keys_that_overlap_in_part_stand_beside_each_other() -> None:
     PathTable({"GET /a/{x}": READ, "/a/{x}": WRITE, "/a": PUBLIC, "/a/{x}/b": READ, "/{rest:path}": WRITE})
+    PathTable({"/a": PUBLIC, "/a/{rest:path}": READ})
 
 
 def test_table_without_keys_and_the_authoritys_own_policy_are_errors() -> None:

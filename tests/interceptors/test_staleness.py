@@ -202,6 +202,21 @@ def test_an_app_that_is_not_in_the_answer_does_not_pass(bench: Bench) -> None:
     assert bench.outcome(bench.token) is Reason.TOKEN_INVALID
 
 
+def test_an_answer_to_another_question_is_none(bench: Bench) -> None:
+    caller = bench.admit(bench.api_token, CHECK).caller
+    assert caller is not None
+    bench.authority.fall_silent()
+    bench.answer = lambda _: caller.verdict
+    assert bench.outcome(bench.token) is Reason.BACKEND_UNAVAILABLE
+
+
+@pytest.mark.parametrize("when_stale", [CHECK, REFUSE, serve(until=60)], ids=str)
+def test_a_stream_goes_on_while_the_authority_is_heard(bench: Bench, when_stale: WhenStale) -> None:
+    caller = bench.admit(bench.token, when_stale).caller
+    assert caller is not None
+    bench.decider.recheck(caller, when_stale)
+
+
 def test_r077_an_answer_that_its_revocation_has_passed_does_not_pass(bench: Bench) -> None:
     """The answer was read before the revocation, and arrives after it."""
     bench.authority.fall_silent()

@@ -18,7 +18,7 @@ from joserfc.jwk import ECKey, OctKey, OKPKey
 from rpz_auth.address import UNKNOWN, Peer
 from rpz_auth.caller import How, Verdict
 from rpz_auth.errors import OriginNotAllowed, Refusal, TokenInvalid
-from rpz_auth.view import AppState, Change, Revocation, SigningKeys, Snapshot, View
+from rpz_auth.view import AppState, Change, Revocation, SigningKeys, Snapshot, Standing, View
 
 APP, OTHER_APP = "app-1", "app-2"
 INSIDER, OUTSIDER = Peer(ipaddress.ip_address("10.0.0.1")), Peer(ipaddress.ip_address("192.0.2.1"))
@@ -336,6 +336,53 @@ def test_a_deleted_app_is_forgotten_when_no_token_of_it_can_be_alive(
         view.apply([])
         assert _answer(view) is answer
     assert (set(view._apps), view._deleted) == ({"other"}, [])
+
+
+# Answers
+
+
+def _answered(verdict: Verdict = TOKEN, peer: Peer = INSIDER, **answer: Any) -> type[Refusal] | None:
+    """As `_answer`, by an answer of the authority alone."""
+    standing = replace(Standing((), (_app(1), AppState(app_id=OTHER_APP, version=1)), KEYS), **answer)
+    try:
+        standing.check(verdict, peer)
+    except Refusal as refusal:
+        return type(refusal)
+    return None
+
+
+def test_by_an_answer_passes_what_holds_and_not_what_it_does_not_name() -> None:
+    assert [_answered(), _answered(API_TOKEN), _answered(apps=())] == [None, None, TokenInvalid]
+    assert _answered(revocations=(Revocation("jti-2", math.inf),)) is None
+
+
+@pytest.mark.parametrize("identifier", ["jti-1", "grant-1", "secret-1"])
+def test_r077_by_an_answer_an_access_token_stops_with_each_identifier(identifier: str) -> None:
+    revocations = (Revocation("other", math.inf), Revocation(identifier, math.inf))
+    assert _answered(revocations=revocations) is TokenInvalid
+    assert _answered(API_TOKEN, revocations=revocations) is None
+
+
+@pytest.mark.parametrize("verdict", [TOKEN, API_TOKEN])
+def test_by_an_answer_that_the_issuer_is_locked_all_are_refused(verdict: Verdict) -> None:
+    assert _answered(verdict, keys=SigningKeys(KEYS.jwks, locked=True)) is TokenInvalid
+
+
+@pytest.mark.parametrize(
+    ("state", "refusal"),
+    [
+        ({"locked": True}, TokenInvalid),
+        ({"deleted": True}, TokenInvalid),
+        ({"epoch": 1}, TokenInvalid),
+        ({"whitelist": ("192.0.2.1",)}, OriginNotAllowed),
+    ],
+)
+def test_by_an_answer_the_state_of_the_callers_app_counts_and_of_no_other(
+    state: dict[str, Any], refusal: type[Refusal]
+) -> None:
+    apps = (AppState(app_id=OTHER_APP, version=1), _app(1, **state))
+    assert _answered(apps=apps) is refusal
+    assert _answered(replace(TOKEN, app_id=OTHER_APP), apps=apps) is None
 
 
 # Keys
