@@ -286,7 +286,9 @@ async def test_stream_of_an_application_that_will_not_be_cancelled_sends_nothing
     assert middleware.status().streams == 0
 
 
-async def test_cancellation_by_the_server_is_the_servers(authority: FakeAuthority) -> None:
+@pytest.mark.parametrize("order", ["alone", "first", "second"])
+async def test_cancellation_by_the_server_is_the_servers(authority: FakeAuthority, order: str) -> None:
+    """Also in the moment in which the credential stops."""
     begun = asyncio.Event()
 
     async def waits(_scope: Any, _receive: Any, send: Any) -> None:
@@ -296,9 +298,14 @@ async def test_cancellation_by_the_server_is_the_servers(authority: FakeAuthorit
         await asyncio.sleep(60)
 
     middleware = AuthMiddleware(waits, authority, resource=RESOURCE, policies=POLICIES)
-    running = asyncio.create_task(call(middleware, headers=bearer(authority)))
+    token = authority.access_token(resource=RESOURCE, scopes=["read"])
+    running = asyncio.create_task(call(middleware, headers=[("authorization", token.field_value())]))
     await begun.wait()
+    if order == "second":
+        authority.revoke(token)
     running.cancel()
+    if order == "first":
+        authority.revoke(token)
     with pytest.raises(asyncio.CancelledError):
         await running
     assert middleware.status().streams == 0

@@ -59,6 +59,7 @@ class Exchange:
         self._lease: Lease | None = None
         self._refusal: Refusal | None = None
         self._is_over = False
+        self._is_cancelled = False
         self._running: asyncio.Task[Any] | None = None
 
     async def refuse(self, refusal: Refusal) -> None:
@@ -127,11 +128,12 @@ class Exchange:
         return (
             isinstance(error, asyncio.CancelledError)
             and self._running is not None
-            and self._running.uncancel() > 0
+            and (self._running.uncancel() if self._is_cancelled else self._running.cancelling()) > 0
         )
 
     def _cancel(self) -> None:
         if self._running is not None:
+            self._is_cancelled = True
             self._running.cancel()
 
     async def _pull(self) -> Message:
