@@ -11,7 +11,9 @@ import pytest
 import rpz_auth
 from rpz_auth import PUBLIC, scopes
 from rpz_auth.asgi import AuthMiddleware
+from rpz_auth.client import ApiToken
 from rpz_auth.errors import BackendUnavailable, ConfigurationError, Reason
+from rpz_auth.running import Lease
 from rpz_auth.staleness import REFUSE
 from rpz_auth.testing import FakeAuthority
 from starlette.applications import Starlette
@@ -233,6 +235,50 @@ async def test_websocket_is_closed_before_it_is_accepted_where_no_answer_can_be_
     authority.cut_off()
     sent = await call(middleware, "/feed", kind="websocket", headers=bearer(authority), received=received)
     assert sent == [{"type": "websocket.close", "code": 1013, "reason": ""}]
+
+
+async def test_websocket_whose_credential_stops_behind_its_decision_does_not_begin(
+    authority: FakeAuthority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = Application()
+    middleware = AuthMiddleware(app, authority, resource=RESOURCE, policies=POLICIES)
+    lease = middleware._streams.lease
+
+    def late(*arguments: Any, **options: Any) -> Lease:
+        authority.lock()
+        return lease(*arguments, **options)
+
+    monkeypatch.setattr(middleware._streams, "lease", late)
+    received = [{"type": "websocket.connect"}]
+    sent = await call(middleware, "/feed", kind="websocket", headers=bearer(authority), received=received)
+    assert sent == [{"type": "websocket.close", "code": 3000, "reason": ""}]
+    assert app.calls == []
+
+
+async def test_r084_token_in_a_url_passes_where_service_app_and_token_allow_it(
+    authority: FakeAuthority,
+) -> None:
+    app = Application()
+    willing, other = (
+        AuthMiddleware(app, authority, resource=RESOURCE, policies=POLICIES, query_token=allowed)
+        for allowed in (True, False)
+    )
+    may, may_not = (
+        authority.api_token(resource=RESOURCE, scopes=["read"], query_token_allowed=allowed)
+        for allowed in (True, False)
+    )
+
+    async def by_url(middleware: AuthMiddleware, token: ApiToken) -> int:
+        query = f"token={token.app_id}:{token.token}".encode()
+        return status_of(await call(middleware, query_string=query))
+
+    assert [await by_url(willing, token) for token in (may, may_not)] == [401, 401]
+    authority.allow_query_token()
+    assert [await by_url(willing, token) for token in (may, may_not)] == [200, 401]
+    assert await by_url(other, may) == 401
+    headers = [("authorization", may_not.field_value())]
+    assert status_of(await call(willing, headers=headers)) == 200
+    assert [called["query_string"] for called in app.calls] == [b"", b""]
 
 
 async def test_stream_of_an_application_that_will_not_be_cancelled_sends_nothing_more(

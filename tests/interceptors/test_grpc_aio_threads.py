@@ -14,6 +14,7 @@ import rpz_auth
 from rpz_auth import grpc_aio_threads
 from rpz_auth.grpc_aio_context import CallContext
 from rpz_auth.grpc_aio_thread_context import ThreadContext
+from rpz_auth.grpc_handlers import behaviour_of
 from rpz_auth.testing import FakeAuthority
 from support.grpc_servers import RESOURCE, SCOPE, TIMEOUT, Generic, Metadata, Shape, interceptor
 
@@ -264,6 +265,55 @@ async def test_a_generator_whose_client_went_away_is_closed_when_it_has_stopped_
         await _wait(closed)
     assert subjects == [("user:1", "ipv4:")]
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize("shape", [Shape.UNARY_UNARY, Shape.UNARY_STREAM], ids=lambda shape: shape.name)
+async def test_a_cancellation_is_not_lost_while_a_thread_runs(
+    authority: FakeAuthority, good: Metadata, shape: Shape
+) -> None:
+    """Somebody between grpc and the handler may rely on it, by a timeout of its own for instance."""
+    running, go_on = threading.Event(), threading.Event()
+    outcomes: list[str] = []
+
+    def one(_request: bytes, _context: grpc.ServicerContext) -> bytes:
+        running.set()
+        assert go_on.wait(TIMEOUT)
+        return b"answer"
+
+    def many(request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+        yield one(request, context)
+
+    class Cancelling(grpc.aio.ServerInterceptor):
+        async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+            behaviour = behaviour_of(await continuation(handler_call_details))
+
+            async def step(request: Any, context: Any) -> Any:
+                if shape.streams_answer:
+                    return await anext(behaviour(request, context))
+                return await behaviour(request, context)
+
+            async def call(request: Any, context: Any) -> bytes:
+                inner = asyncio.create_task(step(request, context))
+                await _wait(running)
+                inner.cancel()
+                go_on.set()
+                await asyncio.wait([inner])
+                outcomes.append("cancelled" if inner.cancelled() else f"answered {inner.result()!r}")
+                return b"outer"
+
+            return Shape.STREAM_UNARY.handler(call)
+
+    async with interceptor(authority) as auth:
+        server = grpc.aio.server(interceptors=[Cancelling(), auth])
+        behaviour = many if shape.streams_answer else one
+        server.add_generic_rpc_handlers((Generic({shape.path(): shape.handler(behaviour)}),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            method: Any = channel.unary_unary(shape.path())
+            assert await method(b"", metadata=good) == b"outer"
+        await server.stop(None)
+    assert outcomes == ["cancelled"]
 
 
 async def test_a_context_is_harmless_in_a_thread_that_outlives_its_call(

@@ -362,6 +362,25 @@ def test_a96_a_unary_method_without_a_message_is_told_so(service: Service, shape
     assert service.servicer.log.take() == []
 
 
+@pytest.mark.parametrize("demand", ["Guarded", "Public"])
+@pytest.mark.parametrize("stack", Stack)
+def test_a_method_that_has_a_policy_and_no_handler_is_told_to_who_may_call_it(
+    stack: Stack, demand: str
+) -> None:
+    authority, shape = FakeAuthority(), Shape.UNARY_UNARY
+    token = authority.access_token(resource=RESOURCE, scopes=[SCOPE])
+    with (
+        interceptor(authority) as auth,
+        serve(stack, Generic({}), [auth]) as port,
+        connect(port) as channel,
+    ):
+        answer, _ = call(channel, shape.path(demand), shape, (("authorization", token.field_value()),))
+        assert answer == Answer(_C.UNIMPLEMENTED, Reason.METHOD_UNKNOWN, 0)
+        if demand == "Guarded":
+            answer, _ = call(channel, shape.path(demand), shape)
+            assert answer == Answer(_C.UNAUTHENTICATED, Reason.CREDENTIALS_MISSING, 0)
+
+
 @pytest.mark.parametrize("shape", Shape)
 def test_a96_a_method_called_by_another_shape_decides_the_same(service: Service, shape: Shape) -> None:
     for other in Shape:

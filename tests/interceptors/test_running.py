@@ -14,22 +14,28 @@ from typing import Any
 import grpc
 import pytest
 import rpz_auth
+from rpz_auth import decide
 from rpz_auth.address import UNKNOWN
 from rpz_auth.caller import Verdict
-from rpz_auth.decide import Answer, ApiTokenQuestion, Decider, Decision, Question, run
+from rpz_auth.decide import ApiTokenQuestion, Decider, Decision, Question, StandingQuestion, run
 from rpz_auth.errors import Reason, Refusal
+from rpz_auth.grpc_aio_context import CallContext
+from rpz_auth.grpc_handlers import behaviour_of
 from rpz_auth.running import RunningStreams
-from rpz_auth.testing import FakeAuthority
+from rpz_auth.testing import APP_ID, FakeAuthority
 from rpz_auth.timers import Timers
 from rpz_auth.view import AppState, Change, Revocation, SigningKeys, Standing
 from support.grpc_servers import (
     RESOURCE,
     SCOPE,
     TIMEOUT,
+    Answer,
     Generic,
     Metadata,
+    Servicer,
     Shape,
     Stack,
+    call,
     connect,
     interceptor,
     serve,
@@ -375,6 +381,254 @@ def test_a_stream_whose_client_reads_nothing_ends_all_the_same(authority: FakeAu
         pending.cancel()
 
 
+class Moment:
+    """Handlers of every kind that have their own credential revoked, and then answer."""
+
+    def __init__(self, authority: FakeAuthority) -> None:
+        self.token = authority.access_token(resource=RESOURCE, scopes=[SCOPE])
+        self._authority = authority
+
+    def revoke(self) -> None:
+        self._authority.revoke(self.token)
+
+    async def coroutine(self, _request: Any, _context: Any) -> bytes:
+        self.revoke()
+        return b"answer"
+
+    async def writer(self, _request: Any, context: Any) -> None:
+        self.revoke()
+        await context.write(b"answer")
+
+    async def generator(self, _request: Any, _context: Any) -> AsyncIterator[bytes]:
+        self.revoke()
+        yield b"answer"
+
+    def function(self, _request: Any, _context: Any) -> bytes:
+        self.revoke()
+        return b"answer"
+
+    def functions(self, _request: Any, _context: Any) -> Iterator[bytes]:
+        self.revoke()
+        yield b"answer"
+
+    @property
+    def callback(self) -> Callable[..., None]:
+        def call(_request: Any, _context: Any, send: Callable[[bytes | None], None]) -> None:
+            self.revoke()
+            send(b"answer")
+            send(None)
+
+        vars(call)["experimental_non_blocking"] = True
+        return call
+
+
+@pytest.mark.parametrize(
+    ("stack", "shape", "kind"),
+    [
+        (Stack.ASYNCIO, Shape.STREAM_UNARY, "coroutine"),
+        (Stack.ASYNCIO, Shape.STREAM_UNARY, "function"),
+        (Stack.ASYNCIO, Shape.UNARY_STREAM, "writer"),
+        (Stack.ASYNCIO, Shape.UNARY_STREAM, "generator"),
+        (Stack.ASYNCIO, Shape.UNARY_STREAM, "functions"),
+        (Stack.SYNC, Shape.STREAM_UNARY, "function"),
+        (Stack.SYNC, Shape.UNARY_STREAM, "functions"),
+        (Stack.SYNC, Shape.UNARY_STREAM, "callback"),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_r077_an_answer_of_the_moment_in_which_its_credential_stops_is_not_sent(
+    authority: FakeAuthority, stack: Stack, shape: Shape, kind: str
+) -> None:
+    """Before anything else has had the time to end the stream."""
+    moment = Moment(authority)
+    with (
+        interceptor(authority) as auth,
+        serve(stack, Generic({shape.path(): shape.handler(getattr(moment, kind))}), [auth]) as port,
+        connect(port) as channel,
+    ):
+        answer, _ = call(channel, shape.path(), shape, (("authorization", moment.token.field_value()),))
+        assert answer == Answer(_C.UNAUTHENTICATED, Reason.TOKEN_INVALID, 0)
+        assert len(auth._streams) == 0
+
+
+class Reading:
+    """The context of a call, in which something happens whenever a message has arrived."""
+
+    def __init__(self, context: Any, happens: Callable[[], None]) -> None:
+        self._context = context
+        self._happens = happens
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    async def read(self) -> Any:
+        message = await self._context.read()
+        self._happens()
+        return message
+
+
+class Around(grpc.aio.ServerInterceptor):
+    """Puts a function of (behaviour, request, context) around each guarded behaviour."""
+
+    def __init__(self, around: Callable[[Callable[..., Any], Any, Any], Any]) -> None:
+        self._around = around
+
+    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        handler = await continuation(handler_call_details)
+        shape = Shape((handler.request_streaming, handler.response_streaming))
+        behaviour = behaviour_of(handler)
+
+        async def coroutine(request: Any, context: Any) -> Any:
+            return await self._around(behaviour, request, context)
+
+        async def generator(request: Any, context: Any) -> AsyncIterator[Any]:
+            async for answer in self._around(behaviour, request, context):
+                yield answer
+
+        return shape.handler(generator if shape.streams_answer else coroutine)
+
+
+def test_r077_a_message_of_the_moment_in_which_its_credential_stops_reaches_no_handler(
+    authority: FakeAuthority,
+) -> None:
+    shape, received = Shape.STREAM_UNARY, []
+    token = authority.access_token(resource=RESOURCE, scopes=[SCOPE])
+
+    async def around(behaviour: Callable[..., Any], request: Any, context: Any) -> Any:
+        return await behaviour(request, Reading(context, lambda: authority.revoke(token)))
+
+    async def handler(_request: Any, context: Any) -> bytes:
+        received.append(await context.read())
+        return b"answer"
+
+    with (
+        interceptor(authority) as auth,
+        serve(Stack.ASYNCIO, Generic({shape.path(): shape.handler(handler)}), [Around(around), auth]) as port,
+        connect(port) as channel,
+    ):
+        answer, _ = call(channel, shape.path(), shape, (("authorization", token.field_value()),))
+    assert answer == Answer(_C.UNAUTHENTICATED, Reason.TOKEN_INVALID, 0)
+    assert received == []
+
+
+def test_a_stream_that_ends_by_itself_while_its_last_answer_is_sent_has_ended_well(
+    authority: FakeAuthority,
+) -> None:
+    shape, contexts = Shape.UNARY_STREAM, list[CallContext]()
+    token = authority.access_token(resource=RESOURCE, scopes=[SCOPE])
+
+    async def handler(_request: bytes, context: CallContext) -> AsyncIterator[bytes]:
+        contexts.append(context)
+        yield b"answer"
+
+    async def around(behaviour: Callable[..., Any], request: Any, context: Any) -> AsyncIterator[bytes]:
+        async for answer in behaviour(request, context):
+            authority.revoke(token)
+            # Until what ends the stream waits for this answer.
+            while contexts[0]._sent is None:  # noqa: ASYNC110 - nobody tells of it
+                await asyncio.sleep(0)
+            yield answer
+        (context,) = contexts
+        assert context._expulsion is not None
+        await context._expulsion  # there may be much left to do behind the handler
+
+    with (
+        interceptor(authority) as auth,
+        serve(Stack.ASYNCIO, Generic({shape.path(): shape.handler(handler)}), [Around(around), auth]) as port,
+        connect(port) as channel,
+    ):
+        answer, _ = call(channel, shape.path(), shape, (("authorization", token.field_value()),))
+    assert answer == Answer(_C.OK, None, 1)
+
+
+@pytest.mark.parametrize("stack", Stack)
+@pytest.mark.parametrize("shape", STREAMS, ids=lambda shape: shape.name.lower())
+def test_r077_a_stream_whose_credential_stops_behind_its_decision_does_not_begin(
+    authority: FakeAuthority, stack: Stack, shape: Shape
+) -> None:
+    servicer = Servicer()
+    token = authority.access_token(resource=RESOURCE, scopes=[SCOPE])
+    handlers = Generic({shape.path(): shape.handler(servicer.functions(shape))})
+    with (
+        interceptor(authority) as auth,
+        serve(stack, handlers, [auth]) as port,
+        connect(port) as channel,
+    ):
+        decided: list[Reason | None] = []
+        auth.on_decision(decided.append)
+        auth.on_decision(lambda _: authority.revoke(token))
+        answer, _ = call(channel, shape.path(), shape, (("authorization", token.field_value()),))
+        assert len(auth._streams) == 0
+    assert decided == [None]
+    assert answer == Answer(_C.UNAUTHENTICATED, Reason.TOKEN_INVALID, 0)
+    assert servicer.log.take() == []
+
+
+def test_no_lease_is_had_with_a_credential_that_has_stopped(authority: FakeAuthority) -> None:
+    authority.start()
+    streams, ended = _streams_of(authority)
+    caller = _caller(authority)
+    authority.lock()
+    with pytest.raises(rpz_auth.TokenInvalid):
+        streams.lease(caller, ended.append, _unasked)
+    assert len(streams) == 0
+
+
+def test_what_happens_after_its_end_does_not_concern_a_stream() -> None:
+    now = [1e9]
+    authority = FakeAuthority(clock=lambda: now[0])
+    authority.start()
+    streams, ended = _streams_of(authority)
+    caller = _caller(authority)
+    caller = replace(caller, verdict=replace(caller.verdict, expires_at=now[0] + 0.05))
+    lease = streams.lease(caller, ended.append, _unasked)
+    lease.release()
+    now[0] += 1
+    looked = threading.Event()
+    streams.later(0.05, looked.set)  # due behind the stream's own look
+    assert looked.wait(LATEST)
+    authority.lock()
+    lease.check()
+    assert ended == []
+
+
+class Telling(FakeAuthority):
+    """An authority that, asked about streams, tells what a test says."""
+
+    standing: Standing
+
+    def ask(self, question: Question) -> decide.Answer:
+        return self.standing if isinstance(question, StandingQuestion) else super().ask(question)
+
+    def tell(self, *revocations: Revocation, **state: Any) -> None:
+        app = AppState(**{"app_id": APP_ID, "version": 1, **state})
+        self.standing = Standing(revocations, (app,), self._keys())
+
+
+def test_r077_what_is_learned_about_a_stream_holds_for_calls_too() -> None:
+    authority = Telling()
+    authority.start()
+    streams, _ = _streams_of(authority)
+    caller, done = _caller(authority), queue.SimpleQueue[Refusal]()
+    authority.fall_silent()
+    authority.tell(Revocation(caller.verdict.token_id, math.inf))
+    streams.lease(caller, done.put, _unasked)
+    assert done.get(timeout=TIMEOUT).reason is Reason.TOKEN_INVALID
+    assert authority.view.is_revoked(caller.verdict.token_id)
+
+
+def test_r077_a_stream_ends_by_a_lower_version_of_a_restored_database() -> None:
+    authority = Telling()
+    authority.start()
+    streams, _ = _streams_of(authority)
+    caller, done = _caller(authority), queue.SimpleQueue[Refusal]()
+    authority.view.apply([AppState(app_id=APP_ID, version=9)])
+    authority.fall_silent()
+    authority.tell(version=2, locked=True)
+    streams.lease(caller, done.put, _unasked)
+    assert done.get(timeout=TIMEOUT).reason is Reason.TOKEN_INVALID
+
+
 def test_a_stream_that_cannot_be_ended_keeps_no_other_from_its_end(authority: FakeAuthority) -> None:
     authority.start()
     streams, ended = _streams_of(authority)
@@ -416,7 +670,7 @@ class Changing(FakeAuthority):
         self.answering.set()
         self.deaf = False
 
-    def ask(self, question: Question) -> Answer:
+    def ask(self, question: Question) -> decide.Answer:
         self.asked.put(question)
         assert self.answering.wait(TIMEOUT)
         if self.deaf:
