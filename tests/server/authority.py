@@ -67,6 +67,7 @@ UNLIMITED = dict.fromkeys(
         "app_failure_limit",
         "refresh_limit",
         "verification_limit",
+        "revocation_limit",
     ),
     0,
 )

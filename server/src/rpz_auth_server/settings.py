@@ -187,6 +187,9 @@ class Settings(BaseModel):
     """Uses of one grant each minute; 0 for any number."""
     verification_limit: int = Field(1000, ge=0, le=1_000_000)
     """Introspections and API token checks of one verifier each second; 0 for any number."""
+    revocation_limit: int = Field(60, ge=0, le=1_000_000)
+    """Tokens that one App revokes itself (RFC 7009) each minute, ten minutes' worth at once; 0 for any
+    number."""
     workers: int = Field(1, ge=1, le=64)
     """Processes that share the ports and the database."""
     connection_age: float = Field(60, ge=1, le=86400)
@@ -291,6 +294,7 @@ class Settings(BaseModel):
             app_failures=self.app_failure_limit,
             uses=self.refresh_limit,
             verifications=self.verification_limit,
+            revocations=self.revocation_limit,
         )
 
     @property

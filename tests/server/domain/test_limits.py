@@ -55,9 +55,10 @@ def test_clock_that_steps_back_gives_nothing_away(steps: list[tuple[float, bool]
 
 
 def test_zero_switches_a_limit_off() -> None:
-    limits = Limits(failures=0, peer_failures=0, app_failures=0, uses=0, verifications=0)
+    limits = Limits(failures=0, peer_failures=0, app_failures=0, uses=0, verifications=0, revocations=0)
     assert limits.by_kind() == {}
-    assert set(Limits().by_kind()) == {"guess", "misuse", "genuine", "peer", "app", "grant", "verifier"}
+    kinds = {"guess", "misuse", "genuine", "peer", "app", "grant", "verifier", "revocation"}
+    assert set(Limits().by_kind()) == kinds
 
 
 @pytest.mark.parametrize("kind", Limits().by_kind())

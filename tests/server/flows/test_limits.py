@@ -32,12 +32,15 @@ from server.authority import (
     refusal,
     running_authority,
 )
+from server.oauth import for_itself, post
 
 FORGED_SECRET = "rpzs_" + "A" * 64
 FORGED_TOKEN = "rpzt_" + "A" * 64
 FORGED_REFRESH_TOKEN = "rpzr_" + "A" * 64
 ATTACKER, OWNER = "198.51.100.1", "203.0.113.1"
 FAILURES, PEER_FAILURES, APP_FAILURES, USES, VERIFICATIONS = 3, 20, 40, 4, 6
+REVOCATIONS = 10
+"""At once; a tenth of them each minute."""
 
 
 def seen_from(authority: TestAuthority, address: str, credential: rpz_auth.ApiToken | None = None) -> Stubs:
@@ -70,6 +73,7 @@ async def limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
         app_failure_limit=APP_FAILURES,
         refresh_limit=USES,
         verification_limit=VERIFICATIONS,
+        revocation_limit=REVOCATIONS // 10,
     ) as running:
         administrator = rpz_auth.ApiToken(running.bootstrap["app_id"], running.bootstrap["api_token"])
         running.admin = seen_from(running, "::1", administrator)
@@ -311,6 +315,42 @@ async def test_a108_verifier_that_asks_without_end_is_limited_by_itself(limited:
     assert (await stubs.tokens.IntrospectToken(introspect)).active
 
 
+async def test_app_that_revokes_what_it_makes_without_end_is_limited_by_itself(
+    limited: TestAuthority,
+) -> None:
+    client, other = await limited.create_client(), await limited.create_client()
+
+    async def make(app: Client) -> str:
+        return str((await for_itself(limited, app)).json()["access_token"])
+
+    async def revoke(app: Client, token: str) -> Any:
+        request = token_service_pb2.RevokeTokenRequest(token=token, **app.body)
+        return await outcome(limited.anonymous.tokens.RevokeToken(request))
+
+    done = token_service_pb2.RevokeTokenResponse()
+    api_token = (await limited.create_api_token(client.app_id, ["orders.read"], [ORDERS])).api_token
+    refresh_token = (await limited.sign_in(client)).refresh_token
+    revoked = [api_token, refresh_token, *[await make(client) for _ in range(REVOCATIONS - 2)]]
+    for token in revoked:
+        assert await revoke(client, token) == done
+    token, audit = await make(client), await limited.audit()
+    assert await revoke(client, token) == Reason.RATE_LIMITED
+    request = token_service_pb2.RevokeTokenRequest(token=token, **client.body)
+    assert await retry_delay(limited.anonymous.tokens.RevokeToken(request)) == pytest.approx(60)
+    response = await post(limited, "/oauth/revoke", client, token=token)
+    assert (response.status_code, response.headers["retry-after"]) == (429, "60")
+    assert await limited.audit() == audit
+    assert limited.authority.limiter.held_up["revocation"] == 3
+    # What writes nothing is answered as always, and costs nothing.
+    await limited.catch_up()
+    for nothing in (*revoked, "nonsense", FORGED_REFRESH_TOKEN, await make(other)):
+        assert await revoke(client, nothing) == done
+    assert await revoke(other, await make(other)) == done
+    await limited.advance(60)
+    assert await revoke(client, token) == done
+    assert not await limited.is_alive(token)
+
+
 async def test_a109_simultaneous_guesses_are_all_counted(limited: TestAuthority) -> None:
     client = await limited.create_client()
     attacker = seen_from(limited, ATTACKER)
@@ -406,10 +446,13 @@ def test_a110_any_number_of_names_and_peers_takes_a_bounded_space(monkeypatch: p
 
 
 def test_switched_off_limits_count_nothing() -> None:
-    limiter = Limiter(Limits(failures=0, peer_failures=0, app_failures=0, uses=0, verifications=0), Clock())
+    limiter = Limiter(
+        Limits(failures=0, peer_failures=0, app_failures=0, uses=0, verifications=0, revocations=0), Clock()
+    )
     for _ in range(1000):
         limiter.take_use("grant")
         limiter.take_verification("app")
+        limiter.take_revocation("app")
         with pytest.raises(ClientInvalid), limiter.guarded("name", UNKNOWN):
             raise ClientInvalid
     assert limiter._entries == {}

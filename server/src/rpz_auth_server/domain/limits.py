@@ -97,6 +97,8 @@ class Limits:
     """Of one grant's code or refresh token each minute."""
     verifications: int = 1000
     """Of one verifier each second."""
+    revocations: int = 60
+    """By one App of its own tokens each minute; ten minutes' worth at once."""
 
     def by_kind(self) -> Mapping[str, Limit]:
         """Each rule by the kind of its keys."""
@@ -110,6 +112,7 @@ class Limits:
             ("app", self.app_failures, 60),
             ("grant", self.uses, 60),
             ("verifier", self.verifications, 1),
+            ("revocation", 10 * self.revocations, 600),
         ):
             if number:
                 limits[kind] = Budget(number, number / seconds)

@@ -1,4 +1,4 @@
-"""What may be tried how often: guessing, renewing, verifying.
+"""What may be tried how often: guessing, renewing, verifying, revoking.
 
 A credential that this authority made is no guess, and its maker can tell without the database. So
 guesses are limited per App and peer, per peer and per App, and none of these limits holds up anybody who
@@ -217,6 +217,14 @@ class Limiter:
         """
         self._take(f"verifier {app_id}")
 
+    def take_revocation(self, app_id: str) -> None:
+        """Let an App revoke one of its tokens, which every verifier will remember.
+
+        Raises:
+            RateLimited: It revoked too many; nothing was written.
+        """
+        self._take(f"revocation {app_id}", app_id)
+
     async def hold_back(self, refusal: Refusal, peer: Peer) -> None:
         """Let a guesser wait for the answer; to be awaited before a refusal is answered.
 
@@ -279,8 +287,8 @@ class Limiter:
             charged = shared.level.left(self._rule(shared.key).rate, now) + entry.untold
             entry.level = Level(charged, now) if entry.untold else shared.level
 
-    def _take(self, key: str) -> None:
-        self._refuse(self._held([key]))
+    def _take(self, key: str, name: str | None = None) -> None:
+        self._refuse(self._held([key]), name)
         self._charge([key])
 
     def _refuse(self, hold: _Hold | None, name: str | None = None) -> None:

@@ -43,6 +43,7 @@ async def revoke_token(authority: Authority, request: RevokeToken) -> None:
     Raises:
         ClientInvalid: The App did not authenticate.
         OriginNotAllowed: The App's whitelist does not have the peer.
+        RateLimited: The App failed, or revoked, too often.
     """
     app = (await authenticate_client(authority, request.client)).app
     try:
@@ -62,8 +63,10 @@ async def _revoke_grant(authority: Authority, app: App, request: RevokeToken) ->
     async def attempt() -> None:
         grant = await load_grant(authority, opened)
         if grant.app_id == app.app_id and grant.state is not GrantState.REVOKED:
-            await authority.store.commit(
-                revocation_commit(authority, grant, actor=f"app:{app.app_id}", peer=str(request.client.peer))
+            await _commit(
+                authority,
+                app,
+                revocation_commit(authority, grant, actor=f"app:{app.app_id}", peer=str(request.client.peer)),
             )
 
     await retry_conflicts(attempt)
@@ -73,10 +76,12 @@ async def _revoke_api_token(authority: Authority, app: App, request: RevokeToken
     async def attempt() -> None:
         token = await find_api_token(authority, request.token)
         if token is not None and token.app_id == app.app_id and token.revoked_at is None:
-            await authority.store.commit(
+            await _commit(
+                authority,
+                app,
                 token_revocation_commit(
                     authority, token, actor=f"app:{app.app_id}", peer=str(request.client.peer)
-                )
+                ),
             )
 
     await retry_conflicts(attempt)
@@ -98,7 +103,13 @@ async def _revoke_access_token(authority: Authority, app: App, request: RevokeTo
             peer=str(request.client.peer),
             details={"jti": verdict.token_id},
         )
-        await authority.store.commit(Commit(events=(event,), audit=(audit,)))
+        await _commit(authority, app, Commit(events=(event,), audit=(audit,)))
+
+
+async def _commit(authority: Authority, app: App, commit: Commit) -> None:
+    # Only what is written is charged: verifiers keep it in memory, and whoever has a token can make more.
+    authority.limiter.take_revocation(app.app_id)
+    await authority.store.commit(commit)
 
 
 def revocation_commit(authority: Authority, grant: Grant, *, actor: str, peer: str) -> Commit:
