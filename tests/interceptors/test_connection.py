@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import socket
 import threading
@@ -184,6 +185,17 @@ def test_a_snapshot_holds_what_happened_before_the_service_came(
     with Service(verifier) as service:
         assert [service.outcome(token) for token in tokens] == ["TOKEN_INVALID"] * 4
         assert service.outcome(api_token(authority, client)[0]) == "ORIGIN_NOT_ALLOWED"
+
+
+def test_a107_api_tokens_of_made_up_master_keys_take_nothing_from_others(
+    authority: AuthorityProcess, service: Service
+) -> None:
+    client = authority.create_client()
+    for number in range(0xFFFFF0, 0xFFFFFF):
+        made_up = "rpzt_" + base64.urlsafe_b64encode(b"\1" + number.to_bytes(3, "big") + bytes(44)).decode()
+        credential = rpz_auth.ApiToken(client.app_id, made_up).field_value()
+        assert service.outcome(credential) == "BACKEND_UNAVAILABLE"
+        assert service.outcome(api_token(authority, client)[0]) == f"app:{client.app_id}"
 
 
 async def test_questions_are_answered_without_a_thread_on_asyncio(

@@ -14,8 +14,9 @@ from rpz.auth.v1 import verification_service_pb2 as pb
 from rpz.auth.v1 import verification_service_pb2_grpc as pb_grpc
 from rpz_auth.clock import AuthorityClock
 from rpz_auth.decide import ApiTokenQuestion, Question, StandingQuestion
-from rpz_auth.errors import BackendUnavailable, TokenInvalid
+from rpz_auth.errors import BackendUnavailable, Reason, Refusal, TokenInvalid
 from rpz_auth.questions import Questions
+from rpz_auth.status import rpc_status
 from rpz_auth.view import Moment, Standing
 
 TIMEOUT = 20.0
@@ -31,6 +32,8 @@ class Verification(pb_grpc.VerificationServiceServicer):
         self.may_answer = threading.Event()
         self.may_answer.set()
         self.failing = False
+        self.refusal: Refusal | None = None
+        """Of everything that is asked."""
 
     def GetStanding(self, request: Any, context: Any) -> pb.GetStandingResponse:  # noqa: N802 - the contract's
         self.asked.append(request)
@@ -38,15 +41,26 @@ class Verification(pb_grpc.VerificationServiceServicer):
         assert self.may_answer.wait(TIMEOUT)
         if self.failing:
             context.abort(grpc.StatusCode.UNAVAILABLE, "down")
+        self.refuse(context)
         answer = pb.GetStandingResponse(keys=pb.SigningKeys(jwks="{}"))
         answer.time.FromSeconds(1_800_000_000)
         return answer
 
-    def VerifyApiToken(self, request: Any, _context: Any) -> pb.VerifyApiTokenResponse:  # noqa: N802
+    def VerifyApiToken(self, request: Any, context: Any) -> pb.VerifyApiTokenResponse:  # noqa: N802
         self.asked.append(request)
         self.came.release()
         assert self.may_answer.wait(TIMEOUT)
+        self.refuse(context)
         return pb.VerifyApiTokenResponse(active=False)
+
+    def refuse(self, context: Any) -> None:
+        if self.refusal is not None:
+            context.abort_with_status(rpc_status(self.refusal))
+
+
+def refusal_for(reason: Reason) -> Refusal:
+    kind: type[Refusal] = type("_Any", (Refusal,), {"reason": reason, "default_message": "any"})
+    return kind()
 
 
 class Bench:
@@ -150,3 +164,34 @@ def test_a_token_that_is_worth_nothing_is_an_answer_and_no_outage(bench: Bench) 
     for _ in range(2):
         assert bench.outcome(ApiTokenQuestion("app", "token")) is TokenInvalid
     assert len(bench.service.asked) == 2
+
+
+OF_ONE_QUESTION = [Reason.TOKEN_UNDECIDED, Reason.RATE_LIMITED]
+
+
+@pytest.mark.parametrize("reason", OF_ONE_QUESTION)
+@pytest.mark.parametrize(
+    "question", [ApiTokenQuestion("app", "token"), QUESTION], ids=["API token", "standing"]
+)
+def test_a_question_that_a_working_authority_leaves_undecided_takes_no_answer_from_others(
+    bench: Bench, question: Question, reason: Reason
+) -> None:
+    bench.service.refusal = refusal_for(reason)
+    for _ in range(3):
+        assert bench.outcome(question) is BackendUnavailable
+    bench.service.refusal = None
+    assert isinstance(bench.outcome(), Standing)
+    assert len(bench.service.asked) == 4
+
+
+@pytest.mark.parametrize("reason", OF_ONE_QUESTION)
+def test_an_outage_ends_with_any_answer_of_the_authority(bench: Bench, reason: Reason) -> None:
+    bench.service.refusal = refusal_for(Reason.BACKEND_UNAVAILABLE)
+    for _ in range(2):
+        assert bench.outcome() is BackendUnavailable
+    assert len(bench.service.asked) == 1
+    bench.now += 1.0
+    bench.service.refusal = refusal_for(reason)
+    assert bench.outcome(ApiTokenQuestion("app", "token")) is BackendUnavailable
+    bench.service.refusal = None
+    assert isinstance(bench.outcome(), Standing)

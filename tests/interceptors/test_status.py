@@ -46,6 +46,7 @@ BESIDES = {
     "RIGHTS_INSUFFICIENT": WireStatus(C.PERMISSION_DENIED, 403, "access_denied"),
     "NOT_FOUND": WireStatus(C.NOT_FOUND, 404, None),
     "NOT_IMPLEMENTED": WireStatus(C.UNIMPLEMENTED, 501, None),
+    "TOKEN_UNDECIDED": WireStatus(C.UNAVAILABLE, 503, "temporarily_unavailable"),
 }
 
 

@@ -51,6 +51,7 @@ class Reason(enum.StrEnum):
     NOT_IMPLEMENTED = "NOT_IMPLEMENTED"
     RATE_LIMITED = "RATE_LIMITED"
     CONFLICT = "CONFLICT"
+    TOKEN_UNDECIDED = "TOKEN_UNDECIDED"  # noqa: S105 - the name of a reason
 
 
 class RpzAuthError(Exception):

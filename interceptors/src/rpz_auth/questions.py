@@ -2,6 +2,8 @@
 
 All who ask the same at the same time share one question, and after one that got no answer nobody asks for a
 moment, then one: an outage must neither become a stampede on the authority nor hold up a service's threads.
+An authority that says of one question that it cannot decide it has answered: anybody can make up such a
+question, and must not take their answers from others by it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from rpz_auth import messages
 from rpz_auth.caller import APP_SUBJECT_PREFIX, How, Verdict
 from rpz_auth.clock import AuthorityClock
 from rpz_auth.decide import Answer, ApiTokenQuestion, Question
-from rpz_auth.errors import BackendUnavailable, TokenInvalid
+from rpz_auth.errors import BackendUnavailable, Reason, TokenInvalid
+from rpz_auth.status import reason_in
 from rpz_auth.view import Standing
 
 _TIMEOUT = 5.0
@@ -31,6 +34,8 @@ _JOINABLE = 0.5
 """Seconds for which a question may be joined: what it will be answered may be as old."""
 _PAUSE = 1.0
 """Seconds after a question without an answer in which none is asked."""
+_OF_ONE_QUESTION = frozenset({Reason.TOKEN_UNDECIDED, Reason.RATE_LIMITED})
+"""Why an authority that works leaves a question undecided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,7 @@ class Questions:
 
         Raises:
             TokenInvalid: The API token is good for nothing here.
-            BackendUnavailable: The authority gave no answer.
+            BackendUnavailable: The authority gave no answer, or cannot decide.
         """
         return self._read(self._join(question))
 
@@ -111,20 +116,18 @@ class Questions:
         with self._changing:
             if self._flights.get(question) is flight:
                 del self._flights[question]
-            if flight.call.code() is grpc.StatusCode.OK:
-                self._failing, self._quiet_until = False, -math.inf
-            else:
-                self._fail()
+            self._learn(flight.call)
 
-    def _fail(self) -> None:
-        self._failing, self._quiet_until = True, self._monotonic() + _PAUSE
+    def _learn(self, call: Any) -> None:
+        with self._changing:
+            self._failing = not _was_heard(call)
+            self._quiet_until = self._monotonic() + _PAUSE if self._failing else -math.inf
 
     def _read(self, call: Any) -> Answer:
         try:
             answer = call.result()
         except (grpc.RpcError, grpc.FutureCancelledError):
-            with self._changing:  # grpc may tell of the end only after this
-                self._fail()
+            self._learn(call)  # grpc may tell of the end only after this
             raise BackendUnavailable from None
         if isinstance(answer, pb.GetStandingResponse):
             self._clock.observe(messages.seconds(answer.time))
@@ -134,6 +137,11 @@ class Questions:
                 messages.read_keys(answer.keys),
             )
         return _read_verdict(answer)
+
+
+def _was_heard(call: Any) -> bool:
+    """Tell whether an authority that works has ended a call."""
+    return call.code() is grpc.StatusCode.OK or reason_in(call.trailing_metadata() or ()) in _OF_ONE_QUESTION
 
 
 def _read_verdict(answer: pb.VerifyApiTokenResponse) -> Verdict:

@@ -58,6 +58,8 @@ TABLE: Mapping[Reason, WireStatus] = MappingProxyType(
         Reason.NOT_IMPLEMENTED: WireStatus(_C.UNIMPLEMENTED, 501),
         Reason.RATE_LIMITED: WireStatus(_C.RESOURCE_EXHAUSTED, 429, "temporarily_unavailable"),
         Reason.CONFLICT: WireStatus(_C.ABORTED, 409),
+        # As if nobody could be asked: libraries that do not know it must not take it for a bad token.
+        Reason.TOKEN_UNDECIDED: WireStatus(_C.UNAVAILABLE, 503, "temporarily_unavailable"),
     }
 )
 

@@ -351,6 +351,19 @@ async def test_app_that_revokes_what_it_makes_without_end_is_limited_by_itself(
     assert not await limited.is_alive(token)
 
 
+async def test_a107_verifier_that_asks_about_made_up_master_keys_is_no_guesser(
+    limited: TestAuthority,
+) -> None:
+    credential, _ = await limited.create_verifier(ORDERS)
+    stubs = seen_from(limited, OWNER, credential)
+    request = verification_service_pb2.VerifyApiTokenRequest(
+        app_id=credential.app_id, api_token=FORGED_TOKEN[:5] + "Af___w" + FORGED_TOKEN[11:]
+    )
+    for _ in range(PEER_FAILURES):
+        assert await refusal(stubs.verification.VerifyApiToken(request)) == Reason.TOKEN_UNDECIDED
+    assert limited.authority.limiter._held([f"peer {OWNER}"]) is None
+
+
 async def test_a109_simultaneous_guesses_are_all_counted(limited: TestAuthority) -> None:
     client = await limited.create_client()
     attacker = seen_from(limited, ATTACKER)

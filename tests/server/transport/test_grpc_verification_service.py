@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ from server.authority import (
 )
 
 TIMEOUT = 10.0
+UNHEARD_OF = "rpzt_" + base64.urlsafe_b64encode(bytes([1, 255, 255, 255]) + bytes(44)).decode("ascii")
+"""An API token of a master key that no process has."""
 
 
 class Follower:
@@ -507,4 +510,18 @@ async def test_r130_forged_api_token_that_a_service_asks_about_costs_no_database
             pb.VerifyApiTokenRequest(app_id=app.app_id, api_token=forged)
         )
         assert answer == pb.VerifyApiTokenResponse(active=False, cursor=cursor)
+    assert authority.asked() == []
+
+
+async def test_a107_api_token_of_a_made_up_master_key_is_undecided_without_a_database_read(
+    authority: TestAuthority,
+) -> None:
+    _, verifier = await authority.create_verifier(ORDERS)
+    asking = pb.VerifyApiTokenRequest(app_id=authority.bootstrap["app_id"], api_token=UNHEARD_OF)
+    introspecting = token_pb.IntrospectTokenRequest(token=UNHEARD_OF)
+    await verifier.verification.VerifyApiToken(pb.VerifyApiTokenRequest())  # its own token is known from here
+    authority.store.calls.clear()
+    for _ in range(3):
+        assert await refusal(verifier.verification.VerifyApiToken(asking)) == Reason.TOKEN_UNDECIDED
+        assert await refusal(verifier.tokens.IntrospectToken(introspecting)) == Reason.TOKEN_UNDECIDED
     assert authority.asked() == []

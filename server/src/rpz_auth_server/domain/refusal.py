@@ -16,6 +16,7 @@
     ├── RateLimited
     ├── Conflict
     ├── ApiTokenInvalid            by way of rpz_auth.errors.TokenInvalid
+    ├── TokenUndecided             by way of rpz_auth.errors.BackendUnavailable
     ├── DatabaseMoved              by way of rpz_auth.errors.BackendUnavailable
     └── Overloaded                 by way of rpz_auth.errors.BackendUnavailable
 """
@@ -113,6 +114,16 @@ class Conflict(Refusal):
 
 class ApiTokenInvalid(TokenInvalid):
     """An API token that was looked at where the authority is called; counted there."""
+
+
+class TokenUndecided(BackendUnavailable):
+    """A token that somebody asks about, whose master key this process does not have; another may.
+
+    Not the credential of who asks: that one's key being unknown is as good as no answer to any question.
+    """
+
+    reason = Reason.TOKEN_UNDECIDED
+    default_message = "the token names a master key that is not known here; ask again"
 
 
 class DatabaseMoved(BackendUnavailable):

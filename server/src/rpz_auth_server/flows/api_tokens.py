@@ -8,7 +8,14 @@ from dataclasses import dataclass, field, replace
 from rpz_auth.address import Peer
 from rpz_auth.caller import Caller
 
-from rpz_auth_server.crypto.handles import HandleInvalid, HandleKind, check_key, new_id, new_salt
+from rpz_auth_server.crypto.handles import (
+    HandleInvalid,
+    HandleKind,
+    KeyUnknown,
+    check_key,
+    new_id,
+    new_salt,
+)
 from rpz_auth_server.domain import scope
 from rpz_auth_server.domain.app import ApiToken, App, deadline, is_live, retire
 from rpz_auth_server.domain.creation import Creation
@@ -20,6 +27,7 @@ from rpz_auth_server.domain.refusal import (
     RequestInvalid,
     ScopeInvalid,
     TargetInvalid,
+    TokenUndecided,
 )
 from rpz_auth_server.flows.creations import may_show_again, read_request
 from rpz_auth_server.flows.credentials import CredentialFields, Replacement, change, check_deadline
@@ -283,6 +291,18 @@ async def authenticate_api_token(
             raise ApiTokenInvalid
         authority.uses.note(token.api_token_id, at=authority.store.now(), place=str(peer))
         return token
+
+
+def may_be_api_token(authority: Authority, text: str) -> bool:
+    """Tell without the database whether what somebody asks about can be an API token of this authority.
+
+    Raises:
+        TokenUndecided: It names a master key that this process does not have.
+    """
+    try:
+        return try_open(authority, HandleKind.API_TOKEN, text) is not None
+    except KeyUnknown:
+        raise TokenUndecided from None
 
 
 async def verify_api_token(

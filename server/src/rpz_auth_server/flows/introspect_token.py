@@ -9,8 +9,8 @@ from rpz_auth.caller import APP_SUBJECT_PREFIX, Caller, How, Verdict
 from rpz_auth.errors import TokenExpired, TokenInvalid
 
 from rpz_auth_server.crypto.handles import HandleKind
-from rpz_auth_server.flows.api_tokens import verify_api_token
-from rpz_auth_server.flows.pipeline import Authority, try_open
+from rpz_auth_server.flows.api_tokens import may_be_api_token, verify_api_token
+from rpz_auth_server.flows.pipeline import Authority
 
 
 async def introspect_token(authority: Authority, caller: Caller, token: str) -> Verdict | None:
@@ -22,10 +22,11 @@ async def introspect_token(authority: Authority, caller: Caller, token: str) -> 
 
     Raises:
         RateLimited: The caller asks too much.
+        TokenUndecided: The token names a master key that this process does not have.
     """
     resources = caller.verdict.resources - {authority.issuer}
     is_handle = token.startswith(HandleKind.API_TOKEN.value)
-    if is_handle and try_open(authority, HandleKind.API_TOKEN, token) is None:
+    if is_handle and not may_be_api_token(authority, token):
         return None
     authority.limiter.take_verification(caller.app_id)
     try:

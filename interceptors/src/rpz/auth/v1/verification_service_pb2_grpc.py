@@ -62,7 +62,8 @@ class VerificationServiceServicer(object):
     """
 
     def VerifyApiToken(self, request, context):
-        """Checks an API token of any App for the calling verifier's resources.
+        """Checks an API token of any App for the calling verifier's resources. UNAVAILABLE with the reason
+        TOKEN_UNDECIDED is about this token alone, as RESOURCE_EXHAUSTED is about this question: no outage.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

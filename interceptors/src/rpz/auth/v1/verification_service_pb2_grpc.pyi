@@ -25,7 +25,9 @@ class VerificationServiceStub:
         rpz.auth.v1.verification_service_pb2.VerifyApiTokenRequest,
         rpz.auth.v1.verification_service_pb2.VerifyApiTokenResponse,
     ]
-    """Checks an API token of any App for the calling verifier's resources."""
+    """Checks an API token of any App for the calling verifier's resources. UNAVAILABLE with the reason
+    TOKEN_UNDECIDED is about this token alone, as RESOURCE_EXHAUSTED is about this question: no outage.
+    """
 
     GetAppState: grpc.UnaryUnaryMultiCallable[
         rpz.auth.v1.verification_service_pb2.GetAppStateRequest,
@@ -56,7 +58,9 @@ class VerificationServiceAsyncStub:
         rpz.auth.v1.verification_service_pb2.VerifyApiTokenRequest,
         rpz.auth.v1.verification_service_pb2.VerifyApiTokenResponse,
     ]
-    """Checks an API token of any App for the calling verifier's resources."""
+    """Checks an API token of any App for the calling verifier's resources. UNAVAILABLE with the reason
+    TOKEN_UNDECIDED is about this token alone, as RESOURCE_EXHAUSTED is about this question: no outage.
+    """
 
     GetAppState: grpc.aio.UnaryUnaryMultiCallable[
         rpz.auth.v1.verification_service_pb2.GetAppStateRequest,
@@ -89,7 +93,9 @@ class VerificationServiceServicer(metaclass=abc.ABCMeta):
         request: rpz.auth.v1.verification_service_pb2.VerifyApiTokenRequest,
         context: _ServicerContext,
     ) -> typing.Union[rpz.auth.v1.verification_service_pb2.VerifyApiTokenResponse, collections.abc.Awaitable[rpz.auth.v1.verification_service_pb2.VerifyApiTokenResponse]]:
-        """Checks an API token of any App for the calling verifier's resources."""
+        """Checks an API token of any App for the calling verifier's resources. UNAVAILABLE with the reason
+        TOKEN_UNDECIDED is about this token alone, as RESOURCE_EXHAUSTED is about this question: no outage.
+        """
 
     @abc.abstractmethod
     def GetAppState(

@@ -11,13 +11,12 @@ from rpz.auth.v1 import verification_service_pb2 as pb
 from rpz.auth.v1 import verification_service_pb2_grpc as pb_grpc
 from rpz_auth.caller import APP_ID
 
-from rpz_auth_server.crypto.handles import HandleKind
 from rpz_auth_server.domain import scope
 from rpz_auth_server.domain.event import Cursor, Event, StoredSnapshot
 from rpz_auth_server.domain.refusal import NotFound, RequestInvalid, RightsInsufficient
 from rpz_auth_server.domain.use import read_place
-from rpz_auth_server.flows.api_tokens import verify_api_token
-from rpz_auth_server.flows.pipeline import Authority, try_open
+from rpz_auth_server.flows.api_tokens import may_be_api_token, verify_api_token
+from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.flows.rights import check_still_held
 from rpz_auth_server.live.hub import Beat, Hub, News
 from rpz_auth_server.live.verifiers import Verifiers
@@ -45,7 +44,7 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
         """Check an API token for the caller's resources."""
         resources = _verifier_resources(self._authority)
         # What the authority never made costs nothing, and must not use up what the others are asked with.
-        if try_open(self._authority, HandleKind.API_TOKEN, request.api_token) is None:
+        if not may_be_api_token(self._authority, request.api_token):
             return pb.VerifyApiTokenResponse(active=False, cursor=str(self._hub.cursor))
         self._authority.limiter.take_verification(rpz_auth.caller().app_id)
         cursor = str(await self._authority.store.cursor())
