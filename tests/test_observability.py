@@ -21,6 +21,7 @@ from orders.v1 import orders_pb2, orders_pb2_grpc
 from prometheus_client import CollectorRegistry, generate_latest
 from rpz.auth.v1 import token_service_pb2
 from rpz_auth import prometheus
+from rpz_auth.errors import BackendUnavailable
 from rpz_auth.testing import FakeAuthority
 from rpz_auth_server.transport.metrics import Metrics
 from server.authority import FakeTime, TestAuthority, basic, refusal, running_authority
@@ -49,7 +50,8 @@ def samples(text: str) -> dict[tuple[str, str], float]:
 async def watched(tmp_path: Path) -> AsyncIterator[tuple[TestAuthority, Metrics]]:
     async with running_authority(tmp_path / "authority", time=FakeTime(), failure_limit=1) as authority:
         metrics = Metrics(authority.authority, authority.hub, authority.server.verifiers)
-        authority.server.time_calls(lambda method, seconds: metrics.calls.labels(method).observe(seconds))
+        authority.server.time_calls(metrics.took)
+        authority.guard.time_calls(metrics.took)
         yield authority, metrics
 
 
@@ -130,6 +132,52 @@ async def test_authority_tells_what_it_does(watched: tuple[TestAuthority, Metric
     assert found["rpz_auth_server_write_queue_length", ""] == 0
     operations = found["rpz_auth_server_write_operations_total", ""]
     assert operations >= found["rpz_auth_server_write_transactions_total", ""] > 0
+
+
+async def test_endpoints_of_http_are_counted_by_their_own_names(
+    watched: tuple[TestAuthority, Metrics],
+) -> None:
+    authority, metrics = watched
+    client = await authority.create_client()
+    form = client.body | {"grant_type": "client_credentials", "scope": "orders.read"}
+    assert (await authority.http.post("/oauth/token", data=form)).status_code == 200
+    assert (await authority.http.post("/oauth/token", data={})).status_code == 400
+    assert (await authority.http.get("/oauth/token")).status_code == 405
+    assert (await authority.http.get("/oauth/jwks.json")).status_code == 200
+    for page in ("/console", f"/console/apps/{client.app_id}"):
+        await authority.http.get(page)
+    assert (await authority.http.get("/stranger")).status_code == 404
+    found = samples(await scrape(metrics))
+    counted = {
+        labels: count
+        for (name, labels), count in found.items()
+        if name == "rpz_auth_server_call_seconds_count" and not labels.startswith('method="Create')
+    }
+    assert counted == {'method="/oauth/token"': 3, 'method="/oauth/jwks.json"': 1, 'method="console"': 2}
+
+
+@pytest.mark.parametrize("fault", [BackendUnavailable(), ValueError("unexpected")])
+async def test_expiring_credentials_are_counted_on_after_a_fault(
+    watched: tuple[TestAuthority, Metrics], fault: Exception
+) -> None:
+    authority, metrics = watched
+    looked = asyncio.Event()
+
+    async def note() -> None:
+        looked.set()
+
+    async def heal(*_arguments: Any) -> None:
+        authority.store.before.clear()
+        authority.store.after["count_expiring"] = note
+        raise fault
+
+    authority.store.before["count_expiring"] = heal
+    looking = asyncio.create_task(metrics.look_forever(interval=0))
+    waiting = asyncio.create_task(looked.wait())
+    await asyncio.wait({looking, waiting}, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+    assert looked.is_set()
+    looking.cancel()
+    await asyncio.gather(looking, return_exceptions=True)
 
 
 async def test_r126_metrics_hold_nothing_that_a_caller_sent(watched: tuple[TestAuthority, Metrics]) -> None:

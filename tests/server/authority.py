@@ -48,6 +48,7 @@ from rpz_auth_server.transport.console.try_it import Connection
 from rpz_auth_server.transport.grpc.patience import LONGEST
 from rpz_auth_server.transport.grpc.server import GrpcServer
 from rpz_auth_server.transport.http.app import build
+from rpz_auth_server.transport.http.guard import Guard
 from rpz_auth_server.transport.http.server import HttpServer
 from rpz_auth_server.transport.http.tls import server_context
 from rpz_auth_server.transport.oauth.people import People
@@ -236,6 +237,7 @@ class TestAuthority:
         self.authority = authority
         self.hub = hub
         self.server = server
+        self.guard: Guard
         self.store = store
         self.address = f"127.0.0.1:{port}"
         self.bootstrap: dict[str, Any] = json.loads((settings.data_dir / bootstrap.FILE_NAME).read_text())
@@ -496,13 +498,12 @@ async def running_authority(
         await bootstrap.ensure_administrator(authority, data_dir, connection)
         await server.start()
         beside = Running(hub, server.verifiers)
-        http = HttpServer(
-            build(authority, settings, Connection(**connection), beside, people=people),
-            trusted_proxies=settings.trusted_proxies,
-        )
+        guard = build(authority, settings, Connection(**connection), beside, people=people)
+        http = HttpServer(guard, trusted_proxies=settings.trusted_proxies)
         http_port = http.listen(settings.http_address, server_context(settings))
         await http.start()
         running = TestAuthority(settings, authority, hub, server, held[0], time, port, http_port)
+        running.guard = guard
         running.logged = logged
         running.people = people
         try:

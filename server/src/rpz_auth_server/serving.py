@@ -43,6 +43,7 @@ from rpz_auth_server.transport.console.running import Running
 from rpz_auth_server.transport.console.try_it import Connection
 from rpz_auth_server.transport.grpc.server import GrpcServer
 from rpz_auth_server.transport.http.app import build
+from rpz_auth_server.transport.http.guard import Guard
 from rpz_auth_server.transport.http.server import HttpServer
 from rpz_auth_server.transport.http.tls import server_context
 from rpz_auth_server.transport.tls import DevelopmentFiles, server_credentials
@@ -99,15 +100,13 @@ async def run(settings: Settings, environ: Mapping[str, str], *, control: int | 
         port = await take(partial(_listen_grpc, server, settings))
         connection = describe_connection(settings, port)
         beside = Running(hub, server.verifiers)
-        http = HttpServer(
-            build(authority, settings, Connection(**connection), beside),
-            trusted_proxies=settings.trusted_proxies,
-        )
+        guard = build(authority, settings, Connection(**connection), beside)
+        http = HttpServer(guard, trusted_proxies=settings.trusted_proxies)
         address, console = await _listen_http(http, settings, take, share_port=control is not None)
         await bootstrap.ensure_administrator(authority, settings.data_dir, connection)
         link = await first_sign_in.ensure_first_person(authority, settings.data_dir, console)
         if settings.metrics_address != OFF:
-            _serve_metrics(settings, authority, hub, server, cleanup)
+            _serve_metrics(settings, authority, hub, server, guard, cleanup)
         resolver = Resolver(authority.store, Dns(tuple(map(split_dns_server, settings.dns_servers))))
         await resolver.settle()  # while it was down, answers may have become too old
         await hub.catch_up()
@@ -167,7 +166,12 @@ def _open_traces(cleanup: AsyncExitStack) -> Traces:
 
 
 def _serve_metrics(
-    settings: Settings, authority: Authority, hub: Hub, server: GrpcServer, cleanup: AsyncExitStack
+    settings: Settings,
+    authority: Authority,
+    hub: Hub,
+    server: GrpcServer,
+    guard: Guard,
+    cleanup: AsyncExitStack,
 ) -> None:
     from rpz_auth_server.transport.metrics import Metrics  # noqa: PLC0415 - most serve none
 
@@ -175,7 +179,8 @@ def _serve_metrics(
     host, port = split_address(settings.metrics_address)
     port = metrics.serve(host, port)
     cleanup.callback(metrics.close)
-    server.time_calls(lambda method, seconds: metrics.calls.labels(method).observe(seconds))
+    server.time_calls(metrics.took)
+    guard.time_calls(metrics.took)
     cleanup.callback(asyncio.create_task(metrics.look_forever()).cancel)
     _log.info("metrics are served", port=port)
 

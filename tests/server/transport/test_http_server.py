@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -74,11 +75,15 @@ APP = Router(
 )
 
 
-@asynccontextmanager
-async def serving(
+def serving(
     context: ssl.SSLContext | None = None, app: Any = APP, **options: Any
-) -> AsyncIterator[int]:
-    server = HttpServer(Guard(app, **options))
+) -> contextlib.AbstractAsyncContextManager[int]:
+    return serving_guard(Guard(app, **options), context)
+
+
+@asynccontextmanager
+async def serving_guard(app: Guard, context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    server = HttpServer(app)
     port = server.listen("127.0.0.1:0", context)
     await server.start()
     try:
@@ -367,6 +372,33 @@ async def test_client_that_hangs_up_or_sends_nonsense_in_its_body_is_no_fault(
     records = [json.loads(line) for line in authority.logged.getvalue().splitlines()]
     assert [record for record in records if record["level"] == "error"] == []
     assert {record["status"] for record in records if record["event"] == "request"} == {404, 499}
+
+
+async def test_request_is_timed_from_when_all_of_it_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "BODY_TIMEOUT", 0.1)
+    reached, told = asyncio.Event(), []
+
+    async def read(request: Request) -> Response:
+        reached.set()
+        return PlainTextResponse(await request.body())
+
+    timed = Guard(Router([Route("/read", read, methods=["POST"])]), names={read: "/read"})
+    timed.time_calls(lambda name, seconds: told.append((name, seconds, time.monotonic())))
+    head = b"POST /read HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 1\r\n\r\n"
+    async with serving_guard(timed) as port:
+        assert (await raw(port, head)).startswith(b"HTTP/1.1 408 ")
+        assert told == []  # a body that never came says nothing of ours
+        reached.clear()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head)
+        await asyncio.wait_for(reached.wait(), TIMEOUT)
+        sent_at = time.monotonic()
+        writer.write(b"x")
+        assert (await asyncio.wait_for(reader.read(), TIMEOUT)).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+    ((name, seconds, told_at),) = told
+    assert name == "/read"
+    assert 0 < seconds <= told_at - sent_at
 
 
 async def test_a111_flood_of_faults_does_not_flood_the_log(authority: TestAuthority) -> None:

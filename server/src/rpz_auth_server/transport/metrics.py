@@ -34,14 +34,18 @@ class Metrics(Collector):
         self._verifiers = verifiers
         self._expiring: Mapping[str, int] = {}
         self.registry = CollectorRegistry()
-        self.calls = Histogram(
+        self._calls = Histogram(
             f"{_PREFIX}_call_seconds",
-            "How long calls took that reached a method, from its beginning to its answer.",
+            "How long calls of gRPC methods and requests of HTTP endpoints took, once they had arrived.",
             ["method"],
             buckets=_BUCKETS,
             registry=self.registry,
         )
         self.registry.register(self)
+
+    def took(self, method: str, seconds: float) -> None:
+        """Count a call: a gRPC method by its name, an HTTP endpoint by its path, all pages as `console`."""
+        self._calls.labels(method).observe(seconds)
 
     def serve(self, host: str, port: int) -> int:
         """Answer on an address, in a thread; return its port.
@@ -70,14 +74,16 @@ class Metrics(Collector):
         store = self._authority.store
         self._expiring = await store.count_expiring(store.now() + SOON)
 
-    async def look_forever(self) -> None:
-        """Look once a minute."""
+    async def look_forever(self, *, interval: float = _LOOK_EVERY) -> None:
+        """Look once every `interval` seconds."""
         while True:
             try:
                 await self.look()
             except BackendUnavailable:
                 _log.warning("expiring credentials could not be counted; next try later")
-            await asyncio.sleep(_LOOK_EVERY)
+            except Exception:  # noqa: BLE001 - nobody awaits this task, so nobody else would ever see it
+                _log.exception("expiring credentials could not be counted; next try later")
+            await asyncio.sleep(interval)
 
     def collect(self) -> Iterable[Metric]:
         """Called by prometheus_client for each scrape, in a thread of its own."""

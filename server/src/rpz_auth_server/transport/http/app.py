@@ -6,7 +6,7 @@ import urllib.parse
 from collections.abc import Sequence
 
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Mount, Router
+from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rpz_auth_server.flows.pipeline import Authority
@@ -21,6 +21,9 @@ from rpz_auth_server.transport.oauth import paths
 from rpz_auth_server.transport.oauth.cors import Cors
 from rpz_auth_server.transport.oauth.people import People
 
+_PAGES = "console"
+"""What all pages are called where requests are timed."""
+
 
 def build(
     authority: Authority,
@@ -29,7 +32,7 @@ def build(
     running: Running,
     *,
     people: People | None = None,
-) -> ASGIApp:
+) -> Guard:
     """Put the application together.
 
     Paths stand below the issuer's own: what a proxy forwards arrives as clients wrote it.
@@ -46,9 +49,9 @@ def build(
         authority, connection, running, prefix=prefix, provider=_provider(settings)
     )
     people = people or own_people
-    metadata = oauth.metadata_route(authority, prefix)
+    metadata, endpoints = oauth.metadata_route(authority, prefix), oauth.routes(authority, people)
     router = Router(
-        [metadata, *_below(prefix, [*oauth.routes(authority, people), *pages])],
+        [metadata, *_below(prefix, [*endpoints, *pages])],
         redirect_slashes=False,
         default=_not_found,
     )
@@ -56,7 +59,9 @@ def build(
     if settings.cors_origins:
         open_paths = {prefix + path for path in paths.CALLED_BY_PAGES} | {paths.METADATA + prefix}
         app = Cors(app, origins=settings.cors_origins, paths=open_paths)
-    return Guard(app, trusted_proxies=settings.trusted_proxies)
+    names: dict[object, str] = {route.endpoint: route.path for route in (metadata, *endpoints)}
+    names |= {page.endpoint: _PAGES for page in pages if isinstance(page, Route)}
+    return Guard(app, trusted_proxies=settings.trusted_proxies, names=names)
 
 
 def _below(prefix: str, routes: Sequence[BaseRoute]) -> Sequence[BaseRoute]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import structlog
 from rpz_auth.address import UNKNOWN, Peer, TrustedProxies, parse_address, with_origin
@@ -55,18 +55,31 @@ _GONE = 499
 class Guard:
     """The outermost layer of the application."""
 
-    def __init__(self, app: ASGIApp, *, trusted_proxies: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        trusted_proxies: Iterable[str] = (),
+        names: Mapping[object, str] | None = None,
+    ) -> None:
         """Guard `app`.
 
         Args:
             app: Serves the requests.
             trusted_proxies: Addresses and networks whose `x-forwarded-for` is believed.
+            names: What those endpoints are called whose requests are timed.
         """
         self._app = app
         self._proxies = TrustedProxies(trusted_proxies)
+        self._names = names or {}
+        self._took: Callable[[str, float], None] | None = None
         self._refusals = LogBudget(_log, records=_LOGGED_REFUSALS, seconds=1.0)
         self._answers = LogBudget(_log, records=_LOGGED_ANSWERS, seconds=1.0)
         self._faults = LogBudget(_log, records=FAULTS, seconds=FAULT_SECONDS)
+
+    def time_calls(self, took: Callable[[str, float], None]) -> None:
+        """Tell of each request's endpoint, by its name, and of the seconds since all of it was there."""
+        self._took = took
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -75,10 +88,10 @@ class Guard:
         began = time.monotonic()
         peer = self._resolve(scope)
         scope["state"]["peer"] = peer
-        answer = _Answer(send, secure=scope["scheme"] == "https")
+        body, answer = _Body(scope, receive), _Answer(send, secure=scope["scheme"] == "https")
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT):
-                await self._serve(scope, _Body(scope, receive), answer)
+                await self._serve(scope, body, answer)
         except _Gone:
             answer.status = answer.status or _GONE
         except _TooLarge:
@@ -94,7 +107,11 @@ class Guard:
                 _log.error("a request failed", exc_info=error, path=_shown(scope))
             await answer.give(scope, failed())
         finally:
-            self._record(scope, answer.status, peer, time.monotonic() - began)
+            ended = time.monotonic()
+            name = self._names.get(scope.get("endpoint"))
+            if self._took is not None and name is not None and body.whole_at is not None:
+                self._took(name, ended - body.whole_at)
+            self._record(scope, answer.status, peer, ended - began)
 
     async def _serve(self, scope: Scope, body: _Body, answer: _Answer) -> None:
         hosts = [value for key, value in scope["headers"] if key == b"host"]
@@ -167,7 +184,8 @@ class _Body:
         self._headers = scope["headers"]
         self._receive = receive
         self._size = 0
-        self._whole = False
+        self.whole_at: float | None = time.monotonic()
+        """When all of it was there; None while it is waited for. One that nobody asks for is not."""
         self._deadline: float | None = None
 
     def check_length(self) -> None:
@@ -181,18 +199,19 @@ class _Body:
         loop = asyncio.get_running_loop()
         if self._deadline is None:
             self._deadline = loop.time() + BODY_TIMEOUT
+            self.whole_at = None
         try:
             async with asyncio.timeout_at(self._deadline):
                 message = await self._receive()
         except TimeoutError:
             raise _TooSlow from None
-        if message["type"] == "http.disconnect" and not self._whole:
+        if message["type"] == "http.disconnect" and self.whole_at is None:
             raise _Gone
         self._size += len(message.get("body", b""))
         if self._size > MAX_BODY:
             raise _TooLarge
         if not message.get("more_body"):
-            self._whole = True
+            self.whole_at = self.whole_at or time.monotonic()
             self._deadline = loop.time() + REQUEST_TIMEOUT  # from here on only a disconnection can come
         return message
 

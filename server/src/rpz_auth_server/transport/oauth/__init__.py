@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 
 from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.transport.oauth import (
@@ -21,7 +21,7 @@ from rpz_auth_server.transport.oauth.form import endpoint
 from rpz_auth_server.transport.oauth.people import People
 
 
-def routes(authority: Authority, people: People) -> Sequence[BaseRoute]:
+def routes(authority: Authority, people: People) -> Sequence[Route]:
     """The endpoints, below the issuer's path; who signs in and consents is behind `people`."""
     return [
         Route(paths.AUTHORIZE, authorize.serve(authority, people), methods=["GET", "POST"]),
@@ -33,6 +33,6 @@ def routes(authority: Authority, people: People) -> Sequence[BaseRoute]:
     ]
 
 
-def metadata_route(authority: Authority, issuer_path: str) -> BaseRoute:
+def metadata_route(authority: Authority, issuer_path: str) -> Route:
     """The metadata, in front of the issuer's path (RFC 8414 §3.1)."""
     return Route(paths.METADATA + issuer_path, metadata.endpoint(authority), methods=["GET"])
