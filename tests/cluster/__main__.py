@@ -32,6 +32,7 @@ _BEFORE = 3.0
 _AFTER = 5.0
 _CONFIG = """
 refresh_limit = 0
+revocation_limit = 0
 failure_limit = 0
 peer_failure_limit = 0
 app_failure_limit = 0

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 from rpz_auth.errors import ConfigurationError
+from rpz_auth_server.domain.bound import Bounds
 from rpz_auth_server.domain.grant import Lifetimes
 from rpz_auth_server.domain.limits import Limits
 from rpz_auth_server.setting_values import split_dns_server
@@ -56,6 +57,8 @@ def test_defaults_serve_on_loopback_with_tls(tmp_path: Path) -> None:
         "audit_retention": 90 * 86400,
         "expiry_warning": 14 * 86400,
         "heartbeat_interval": 1,
+        "apps_per_owner": 100,
+        "api_tokens_per_app": 100,
         "log_format": "json",
         "log_level": "info",
         "failure_limit": 5,
@@ -73,6 +76,7 @@ def test_defaults_serve_on_loopback_with_tls(tmp_path: Path) -> None:
         "reflection": False,
     }
     assert settings.limits == Limits()
+    assert settings.bounds == Bounds()
     assert settings.lifetimes == Lifetimes()
     assert settings.database_path == tmp_path / "rpz-auth.db"
     assert settings.keyring_path == tmp_path / "keyring.json"

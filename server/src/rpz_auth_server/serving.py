@@ -256,6 +256,7 @@ async def open_authority(
         key_times=settings.key_times,
         restored_at=issuer.restored_at,
         limiter=Limiter(settings.limits, store.now),
+        bounds=settings.bounds,
         query_tokens=settings.query_tokens,
         expiry_warning=settings.expiry_warning,
     )

@@ -22,6 +22,7 @@ from pydantic import (
 from rpz_auth.errors import ConfigurationError
 
 from rpz_auth_server.crypto.keyring import ENVIRONMENT_VARIABLE as KEYRING_VARIABLE
+from rpz_auth_server.domain.bound import Bounds
 from rpz_auth_server.domain.grant import (
     MAX_ACCESS_TOKEN_LIFETIME,
     MAX_REFRESH_LIFETIME,
@@ -167,6 +168,10 @@ class Settings(BaseModel):
     heartbeat_interval: float = Field(1, ge=0.1, le=5)
     streams_per_verifier: int = Field(1_000, ge=1, le=100_000)
     """How many processes may follow changes with the credential of one verifier."""
+    apps_per_owner: int = Field(100, ge=1, le=100_000)
+    """Apps that one owner registers who is no administrator; every verifier learns of each."""
+    api_tokens_per_app: int = Field(100, ge=1, le=100_000)
+    """Live API tokens of one App."""
     log_format: Literal["console", "json"] = Field(
         default_factory=lambda: "console" if sys.stderr.isatty() else "json"
     )
@@ -296,6 +301,11 @@ class Settings(BaseModel):
             verifications=self.verification_limit,
             revocations=self.revocation_limit,
         )
+
+    @property
+    def bounds(self) -> Bounds:
+        """How many there may be of what, in the words of the rules."""
+        return Bounds(apps_per_owner=self.apps_per_owner, api_tokens_per_app=self.api_tokens_per_app)
 
     @property
     def query_tokens(self) -> QueryTokenRule:

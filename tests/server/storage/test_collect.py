@@ -11,6 +11,7 @@ from rpz_auth.view import AppState, Change, Revocation
 from rpz_auth_server.domain.event import BEGINNING, Cursor
 from rpz_auth_server.domain.grant import Grant, GrantState
 from rpz_auth_server.storage import events, file, rows
+from rpz_auth_server.storage.bounds import API_TOKENS, APPS
 from rpz_auth_server.storage.collect import collect
 from server.storage.build import NOW, a_grant, an_app
 
@@ -160,6 +161,7 @@ def test_no_cursor_ever_skips_a_collected_event(steps: list[tuple[str, float]]) 
             "SELECT 1 FROM apps WHERE owner = 'a' AND app_id > '' AND deleted = 0 ORDER BY app_id",
             "apps_owner",
         ),
+        (APPS, "apps_owner"),
         (
             "SELECT 1 FROM apps WHERE locked = 1 OR deleted = 1 OR epoch > 0 OR whitelist <> '[]'",
             "apps_special",
@@ -169,10 +171,22 @@ def test_no_cursor_ever_skips_a_collected_event(steps: list[tuple[str, float]]) 
 )
 def test_recurring_searches_use_their_index(statement: str, index: str) -> None:
     connection = a_database()
-    plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
+    values = ["a"] * statement.count("?")
+    plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
     connection.close()
     assert len(plan) == 1
     assert index in plan[0]
+
+
+def test_api_tokens_are_counted_in_two_ranges_of_their_index() -> None:
+    connection = a_database()
+    plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {API_TOKENS}", ("a", "a", 1))]
+    connection.close()
+    searches = [step for step in plan if "api_tokens" in step]
+    assert [step.partition(" INDEX ")[2] for step in searches] == [
+        "api_tokens_live (app_id=? AND expires_at=?)",
+        "api_tokens_live (app_id=? AND expires_at>?)",
+    ]
 
 
 def test_refresh_rewrites_no_index() -> None:

@@ -18,6 +18,7 @@ from rpz_auth_server.crypto.handles import (
 )
 from rpz_auth_server.domain import scope
 from rpz_auth_server.domain.app import ApiToken, App, deadline, is_live, retire
+from rpz_auth_server.domain.bound import ApiTokensOfApp
 from rpz_auth_server.domain.creation import Creation
 from rpz_auth_server.domain.event import Audit
 from rpz_auth_server.domain.name import check_name
@@ -64,7 +65,7 @@ async def create_api_token(
         ScopeInvalid: No scopes, or some that are not registered for the App.
         TargetInvalid: No resources, or some that are not registered for the App.
         RightsInsufficient: More than the caller may grant.
-        RequestInvalid: A deadline that has passed.
+        RequestInvalid: A deadline that has passed, or too many tokens.
     """
     content = [app_id, display_name, sorted(scopes), sorted(resources), expires_at]
     request = read_request(caller, "api_token", request_id, content)
@@ -79,6 +80,7 @@ async def create_api_token(
             Commit(
                 rows=(token, *request.rows(token.api_token_id, now)),
                 audit=(_audit_of(caller, "api_token.create", token),),
+                bounds=(_room(authority, app),),
             )
         )
         return MadeToken(token, _text(authority, token))
@@ -121,6 +123,8 @@ async def rotate_api_token(
                     _audit_of(caller, "api_token.create", token),
                     _audit_of(caller, "api_token.retire", retired),
                 ),
+                # For the time of the overlap there is one more.
+                bounds=(_room(authority, app),) if wanted.overlap > 0 else (),
             )
         )
         return MadeToken(token, _text(authority, token), retired)
@@ -156,6 +160,10 @@ async def update_api_token(
         return changed
 
     return await retry_conflicts(attempt)
+
+
+def _room(authority: Authority, app: App) -> ApiTokensOfApp:
+    return ApiTokensOfApp(app.app_id, authority.bounds.api_tokens_per_app)
 
 
 def _ask_anew(app: App) -> App:

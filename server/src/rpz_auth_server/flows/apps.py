@@ -11,6 +11,7 @@ from rpz_auth.caller import Caller
 from rpz_auth.view import Change
 
 from rpz_auth_server.domain.app import App, AppKind
+from rpz_auth_server.domain.bound import AppsOfOwner
 from rpz_auth_server.domain.event import Audit
 from rpz_auth_server.domain.refusal import Conflict, RequestInvalid, RightsInsufficient
 from rpz_auth_server.flows.app_fields import NO_SIGN_IN as NO_SIGN_IN
@@ -43,7 +44,8 @@ async def create_app(
     """Register an App, owned by the caller unless an administrator says otherwise.
 
     Raises:
-        RequestInvalid: A field is not of its form; the message says what to change.
+        RequestInvalid: A field is not of its form, or the caller has too many Apps; the message says what to
+            change.
         RightsInsufficient: It would have more than the caller may grant.
     """
     content = [str(kind), {name: _plain(value) for name, value in asdict(fields).items()}]
@@ -64,12 +66,14 @@ async def create_app(
         app = await apply(authority, caller, empty, fields, allow_any_peer=False)
         if not app.display_name:
             raise RequestInvalid("give the App a display_name")
+        most = AppsOfOwner(app.owner, authority.bounds.apps_per_owner)
         events: tuple[Change, ...] = (app.state,) if app.whitelist or app.query_token_allowed else ()
         await authority.store.commit(
             Commit(
                 rows=(app, *request.rows(app.app_id, now)),
                 events=events,
                 audit=(_audit(caller, "app.create", empty, app),),
+                bounds=() if is_administrator(caller) else (most,),
             )
         )
         _warn(caller, empty, app)

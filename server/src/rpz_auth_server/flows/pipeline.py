@@ -23,6 +23,7 @@ from rpz_auth_server.crypto.keyring import KeyRing
 from rpz_auth_server.crypto.passwords import Passwords
 from rpz_auth_server.crypto.signing import AccessTokenClaims, SigningKeyring
 from rpz_auth_server.domain.app import App, ClientSecret, is_live
+from rpz_auth_server.domain.bound import Bounds
 from rpz_auth_server.domain.event import Audit
 from rpz_auth_server.domain.grant import MARGIN, Grant, Issued, Lifetimes, Reused
 from rpz_auth_server.domain.key import KeyTimes
@@ -52,6 +53,7 @@ class Authority:
     issuer: str
     lifetimes: Lifetimes
     limiter: Limiter
+    bounds: Bounds = field(default_factory=Bounds)
     key_times: KeyTimes = field(default_factory=KeyTimes)
     restored_at: float | None = None
     """As in `Issuer`; a restore needs a start, so it stays as it was read."""

@@ -403,3 +403,11 @@ def m0012_names() -> Steps[None]:
         """
     )
     yield sql("CREATE INDEX resolutions_due ON resolutions (due_at)")
+
+
+@_migration
+def m0013_bounds() -> Steps[None]:
+    """Let live Apps of an owner and live API tokens of an App be counted without the dead ones."""
+    yield sql("DROP INDEX apps_owner")
+    yield sql("CREATE INDEX apps_owner ON apps (owner, app_id) WHERE deleted = 0")
+    yield sql("CREATE INDEX api_tokens_live ON api_tokens (app_id, expires_at) WHERE revoked_at IS NULL")

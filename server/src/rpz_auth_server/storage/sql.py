@@ -19,7 +19,7 @@ from rpz_auth_server.domain.limits import Charge, RefusalCount, SharedLevel
 from rpz_auth_server.domain.pushed_request import PushedRequest
 from rpz_auth_server.domain.resolution import Resolution
 from rpz_auth_server.domain.use import Use
-from rpz_auth_server.storage import audit, events, limits, usage
+from rpz_auth_server.storage import audit, bounds, events, limits, usage
 from rpz_auth_server.storage.collect import collect
 from rpz_auth_server.storage.rows import (
     ACCOUNTS,
@@ -291,7 +291,7 @@ class SqlStore(abc.ABC):
 
     async def commit(self, commit: Commit) -> None:
         """See `Store.commit`."""
-        if len(commit.rows) == 1 and not (commit.unchanged or commit.events or commit.audit):
+        if len(commit.rows) == 1 and not (commit.unchanged or commit.events or commit.audit or commit.bounds):
             # All that is frequent.
             await self._write(partial(_write_row, commit.rows[0]), single=True)
         else:
@@ -348,6 +348,8 @@ def _write(commit: Commit, now: float) -> Steps[None]:
     # Apps and accounts first: the other rows refer to them.
     for row in sorted(commit.rows, key=lambda row: not isinstance(row, App | Account)):
         yield from write(row)
+    for bound in commit.bounds:
+        yield from bounds.check(bound, now)
     for change in commit.events:
         yield from events.write(change, now)
     for record in commit.audit:

@@ -10,6 +10,7 @@ from rpz_auth.view import Change
 
 from rpz_auth_server.domain.account import Account, Consent, ExternalIdentity, Session
 from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret
+from rpz_auth_server.domain.bound import Bound
 from rpz_auth_server.domain.creation import Creation
 from rpz_auth_server.domain.event import Audit, AuditRecord, Cursor, Event, StoredSnapshot
 from rpz_auth_server.domain.grant import Grant
@@ -53,6 +54,8 @@ class Commit:
     """Rows that must still be in their versions, since what is written was decided by them."""
     events: tuple[Change, ...] = ()
     audit: tuple[Audit, ...] = ()
+    bounds: tuple[Bound, ...] = ()
+    """What must hold when all of it is written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,6 +245,7 @@ class Store(Protocol):
 
         Raises:
             Conflict: A row was not in the version that the commit replaces or counts on; nothing was written.
+            RequestInvalid: A bound would not hold any more; nothing was written.
         """
         ...
 
