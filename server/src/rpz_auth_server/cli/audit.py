@@ -24,7 +24,7 @@ from rpz_auth_server.cli import output, secret_file
 from rpz_auth_server.cli.connection import Authority, connect
 from rpz_auth_server.cli.failures import Failure
 from rpz_auth_server.cli.inputs import read_moment
-from rpz_auth_server.cli.options import CredentialsOption, JsonOption
+from rpz_auth_server.cli.options import CredentialsOption, JsonOption, SinceOption
 
 app = typer.Typer(help="Audit records.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -39,10 +39,6 @@ _ActionOption = Annotated[
     str, typer.Option("--action", metavar="ACTION", help="As in app.lock; app. stands for all of its kind.")
 ]
 _ActorOption = Annotated[str, typer.Option("--actor", metavar="SUBJECT", help="Of one actor, as in app:ID.")]
-_SinceOption = Annotated[
-    str | None,
-    typer.Option("--since", metavar="TIME", help="How long ago, as in 24h; or 2030-01-31T00:00:00Z."),
-]
 _UntilOption = Annotated[str | None, typer.Option("--until", metavar="TIME", help="As for --since.")]
 _HeadOption = Annotated[
     str | None,
@@ -59,7 +55,7 @@ def list_records(
     app_id: _AppOption = "",
     action: _ActionOption = "",
     actor: _ActorOption = "",
-    since: _SinceOption = None,
+    since: SinceOption = None,
     until: _UntilOption = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="The newest that fit.")] = 100,
     credentials: CredentialsOption = None,
@@ -95,7 +91,7 @@ def follow(
     app_id: _AppOption = "",
     action: _ActionOption = "",
     actor: _ActorOption = "",
-    since: _SinceOption = None,
+    since: SinceOption = None,
     credentials: CredentialsOption = None,
     *,
     as_json: JsonOption = False,
@@ -126,7 +122,7 @@ def export(
     app_id: _AppOption = "",
     action: _ActionOption = "",
     actor: _ActorOption = "",
-    since: _SinceOption = None,
+    since: SinceOption = None,
     until: _UntilOption = None,
     credentials: CredentialsOption = None,
     *,

@@ -69,4 +69,8 @@ ExpiresInOption = Annotated[
 ExpiresAtOption = Annotated[
     str | None, typer.Option("--expires-at", metavar="TIME", help="As in 2030-01-31T00:00:00Z.")
 ]
+SinceOption = Annotated[
+    str | None,
+    typer.Option("--since", metavar="TIME", help="How long ago, as in 24h; or 2030-01-31T00:00:00Z."),
+]
 ClientIdOption = Annotated[str, typer.Option("--client-id", metavar="APP_ID", help="The OAuth 2 client.")]
