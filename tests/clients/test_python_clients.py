@@ -50,6 +50,7 @@ async def test_authlib_of_a_backend_goes_all_the_way(provider: Provider, method:
         revocation_endpoint_auth_method=method,
     )
     session.trust_env, session.verify = False, provider.ca
+    session.headers["connection"] = "close"  # else the authority waits for it at the end
     url, state = session.create_authorization_url(
         metadata["authorization_endpoint"], code_verifier=CODE_VERIFIER
     )
@@ -99,6 +100,7 @@ async def test_authlib_gets_tokens_for_an_app_itself(provider: Provider) -> None
     metadata = await asyncio.to_thread(discover, provider)
     session: Any = AuthlibSession(client.app_id, client.secret, scope=SCOPE)
     session.trust_env, session.verify = False, provider.ca
+    session.headers["connection"] = "close"  # else the authority waits for it at the end
     token = await asyncio.to_thread(
         session.fetch_token, metadata["token_endpoint"], grant_type="client_credentials", resource=ORDERS
     )
