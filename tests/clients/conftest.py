@@ -11,7 +11,6 @@ import pytest
 from rpz_auth_server.transport.tls import DevelopmentFiles
 from server.authority import TestAuthority, running_authority
 from server.oauth import FakePeople, Returned, decide
-from server.people import a_person, hurried
 
 
 @dataclass(frozen=True)
@@ -46,5 +45,4 @@ async def provider(tmp_path: Path) -> AsyncIterator[Provider]:
     people = FakePeople()
     address = f"127.0.0.1:{port}"
     async with running_authority(tmp_path / "authority", people=people, http_address=address) as authority:
-        people.at_the_browser = await a_person(hurried(authority.authority))
-        yield Provider(authority, people.at_the_browser.subject)
+        yield Provider(authority, (await people.come(authority)).subject)

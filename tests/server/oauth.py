@@ -14,8 +14,11 @@ import httpx
 from rpz_auth import credentials
 from rpz_auth_server.domain.app import App
 from rpz_auth_server.domain.authorization import AuthorizationRequest
+from rpz_auth_server.flows import consents
 from rpz_auth_server.flows.person import Person
+from rpz_auth_server.flows.pipeline import Authority
 from server.authority import CODE_VERIFIER, REDIRECT_URI, Client, TestAuthority, challenge_of
+from server.people import a_person, hurried
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
@@ -31,7 +34,14 @@ class FakePeople:
 
     def __init__(self) -> None:
         self.at_the_browser: Person | None = None
+        self.flows: Authority | None = None
         self.remembered: set[str] = set()
+
+    async def come(self, authority: TestAuthority) -> Person:
+        """Have somebody sign in at the browser."""
+        self.flows = hurried(authority.authority)
+        self.at_the_browser = await a_person(self.flows)
+        return self.at_the_browser
 
     async def person(self, _request: Request) -> Person | None:
         return self.at_the_browser
@@ -46,11 +56,15 @@ class FakePeople:
         return HTMLResponse(f"allow? {asked.digest}")
 
     async def answer(
-        self, _request: Request, _person: Person, asked: AuthorizationRequest, form: Mapping[str, str]
+        self, _request: Request, person: Person, asked: AuthorizationRequest, form: Mapping[str, str]
     ) -> bool | None:
         if form.get("digest") != asked.digest:
             return None
-        return form.get("decision") == "allow"
+        if form.get("decision") != "allow":
+            return False
+        assert self.flows is not None
+        await consents.remember(self.flows, person, asked.app.app_id, asked.scopes, asked.resources)
+        return True
 
     def problem(self, _request: Request, message: str) -> Response:
         return HTMLResponse(html.escape(message), 400)

@@ -5,7 +5,14 @@ from typing import Any
 import pytest
 from rpz.auth.v1 import app_service_pb2 as app_pb
 from rpz_auth.errors import Reason
+from rpz_auth_server.domain.refusal import RightsInsufficient
+from rpz_auth_server.flows import accounts, consents
+from rpz_auth_server.flows.issue_code import IssueCode, issue_code
+from rpz_auth_server.flows.person import Person
+from rpz_auth_server.flows.pipeline import Authority
+from rpz_auth_server.storage.store import Commit
 from server.authority import (
+    CODE_VERIFIER,
     ORDERS,
     REDIRECT_URI,
     STOCK,
@@ -16,6 +23,10 @@ from server.authority import (
     code_request,
     refusal,
 )
+from server.people import a_person, an_administrator, hurried, sign_in_again
+
+READ, WRITE = frozenset({"orders.read"}), frozenset({"orders.write"})
+PLACES = frozenset({ORDERS})
 
 
 async def sign_in_service(authority: TestAuthority, *clients: Client, prefix: str = "user:") -> Stubs:
@@ -245,3 +256,87 @@ async def test_locked_sign_in_service_issues_nothing(authority: TestAuthority) -
     await authority.admin.apps.LockApp(app_pb.LockAppRequest(app_id=app_id))
     await authority.catch_up()
     assert await refusal(stubs.tokens.IssueCode(code_request(client))) == Reason.TOKEN_INVALID
+
+
+# For people who have signed in here
+
+
+def asked_by(person: Person, client: Client) -> IssueCode:
+    return IssueCode(
+        client_id=client.app_id,
+        redirect_uri=REDIRECT_URI,
+        scopes=READ,
+        subject=person.subject,
+        code_challenge=challenge_of(CODE_VERIFIER),
+        code_challenge_method="S256",
+    )
+
+
+@pytest.fixture
+def flows(authority: TestAuthority) -> Authority:
+    return hurried(authority.authority)
+
+
+async def test_code_is_for_what_the_person_allows(authority: TestAuthority, flows: Authority) -> None:
+    bob, shop = await a_person(flows), await authority.create_client()
+    with pytest.raises(RightsInsufficient):
+        await issue_code(flows, bob, asked_by(bob, shop))
+    await consents.remember(flows, bob, shop.app_id, WRITE, PLACES)
+    with pytest.raises(RightsInsufficient):
+        await issue_code(flows, bob, asked_by(bob, shop))
+    await consents.remember(flows, bob, shop.app_id, READ, PLACES)
+    code, _ = await issue_code(flows, bob, asked_by(bob, shop))
+    assert (await authority.exchange(shop, code)).access_token
+
+
+async def _disable(flows: Authority, bob: Person, _shop: Client) -> None:
+    await accounts.disable_account(flows, await an_administrator(flows), bob.account.account_id)
+
+
+async def _withdraw(flows: Authority, bob: Person, shop: Client) -> None:
+    await consents.withdraw(flows, bob, shop.app_id)
+
+
+@pytest.mark.parametrize("end", [_disable, _withdraw])
+async def test_r212_a128_code_that_meets_the_end_of_its_account_or_consent_is_not_issued(
+    authority: TestAuthority, flows: Authority, end: Any
+) -> None:
+    bob, shop = await a_person(flows), await authority.create_client()
+    await consents.remember(flows, bob, shop.app_id, READ, PLACES)
+
+    async def end_first(_commit: Commit) -> None:
+        authority.store.before.clear()
+        await end(flows, bob, shop)
+
+    authority.store.before["commit"] = end_first
+    with pytest.raises(RightsInsufficient):
+        await issue_code(flows, bob, asked_by(bob, shop))
+    assert await flows.store.grants_of_subject(bob.subject, limit=5) == []
+    assert authority.store.before == {}
+    with pytest.raises(RightsInsufficient):
+        await issue_code(flows, bob, asked_by(bob, shop))
+
+
+async def _sign_in(flows: Authority, _bob: Person, _shop: Client) -> None:
+    await sign_in_again(flows)
+
+
+async def _allow_more(flows: Authority, bob: Person, shop: Client) -> None:
+    await consents.remember(flows, bob, shop.app_id, WRITE, PLACES)
+
+
+@pytest.mark.parametrize("change", [_sign_in, _allow_more])
+async def test_code_that_meets_a_change_that_ends_nothing_is_issued(
+    authority: TestAuthority, flows: Authority, change: Any
+) -> None:
+    bob, shop = await a_person(flows), await authority.create_client()
+    await consents.remember(flows, bob, shop.app_id, READ, PLACES)
+
+    async def change_first(_commit: Commit) -> None:
+        authority.store.before.clear()
+        await change(flows, bob, shop)
+
+    authority.store.before["commit"] = change_first
+    code, _ = await issue_code(flows, bob, asked_by(bob, shop))
+    assert authority.store.before == {}
+    assert (await authority.exchange(shop, code)).access_token

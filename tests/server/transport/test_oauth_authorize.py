@@ -30,7 +30,6 @@ from server.oauth import (
     decide,
     redeem,
 )
-from server.people import a_person, hurried
 
 ISSUER = "https://localhost"
 CANARY = "\"><svg onload=1>'\r\nX: 1"
@@ -45,7 +44,7 @@ def people() -> FakePeople:
 async def authority(tmp_path: Path, people: FakePeople) -> AsyncIterator[TestAuthority]:
     """An authority with somebody signed in at the browser."""
     async with running_authority(tmp_path / "authority", time=FakeTime(), people=people) as running:
-        people.at_the_browser = await a_person(hurried(running.authority))
+        await people.come(running)
         yield running
 
 
@@ -122,6 +121,7 @@ async def test_what_was_allowed_before_is_not_asked_again(
     client = await authority.create_client()
     page = await authorize(authority, client)
     people.remembered.add(page.text.removeprefix("allow? "))
+    await decide(authority, page)
     assert "code" in Returned.of(await authorize(authority, client)).parameters
 
 

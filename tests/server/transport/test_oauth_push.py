@@ -21,14 +21,13 @@ from server.oauth import (
     post,
     redeem,
 )
-from server.people import a_person, hurried
 
 
 @pytest.fixture(autouse=True)
 async def people(authority: TestAuthority) -> FakePeople:
     """Somebody is signed in at the browser."""
     assert isinstance(authority.people, FakePeople)
-    authority.people.at_the_browser = await a_person(hurried(authority.authority))
+    await authority.people.come(authority)
     return authority.people
 
 

@@ -9,15 +9,22 @@ from rpz_auth.caller import APP_ID, APP_SUBJECT_PREFIX, Caller
 
 from rpz_auth_server.crypto.handles import HandleKind, new_id, new_salt
 from rpz_auth_server.domain import scope
+from rpz_auth_server.domain.account import consent_id, covers
 from rpz_auth_server.domain.app import App, AppKind
 from rpz_auth_server.domain.grant import Grant, check_code_challenge
 from rpz_auth_server.domain.pushed_request import PushedRequest, use
-from rpz_auth_server.domain.refusal import RequestInvalid, RightsInsufficient, ScopeInvalid, TargetInvalid
+from rpz_auth_server.domain.refusal import (
+    Conflict,
+    RequestInvalid,
+    RightsInsufficient,
+    ScopeInvalid,
+    TargetInvalid,
+)
 from rpz_auth_server.domain.uri import redirect_uri_is
 from rpz_auth_server.flows.person import Person
 from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.flows.rights import is_administrator
-from rpz_auth_server.storage.store import Commit
+from rpz_auth_server.storage.store import Commit, Row
 
 _MAX_SUBJECT = 255
 
@@ -44,7 +51,8 @@ async def issue_code(authority: Authority, caller: Caller, request: IssueCode) -
         The code, and in how many seconds it expires.
 
     Raises:
-        RightsInsufficient: The caller may not issue codes for this App or subject.
+        RightsInsufficient: The caller may not issue codes for this App or subject; a person has not allowed
+            this, or not any more.
         RequestInvalid: The redirect URI is not registered, or PKCE is missing or wrong.
         ScopeInvalid: More than is registered for the App.
         TargetInvalid: Resources that are not registered for the App, or none among several.
@@ -89,8 +97,51 @@ async def issue_code(authority: Authority, caller: Caller, request: IssueCode) -
     )
     # No audit record: the grant's row says who allowed what to whom, and codes are traffic.
     used = () if request.pushed is None else (use(request.pushed, now),)
-    await authority.store.commit(Commit(rows=(grant, *used)))
+    await _commit(authority, caller, grant, used)
     return code, int(authority.lifetimes.code)
+
+
+async def _commit(authority: Authority, caller: Caller, grant: Grant, used: tuple[Row, ...]) -> None:
+    """Write what a code stands for.
+
+    Raises:
+        RightsInsufficient: The person who is the caller does not allow it, or not any more.
+        Conflict: The request that was sent ahead was used meanwhile.
+    """
+    allowing = await _allowing(authority, caller, grant)
+    while True:
+        try:
+            await authority.store.commit(Commit(rows=(grant, *used), unchanged=allowing))
+        except Conflict:
+            before, allowing = allowing, await _allowing(authority, caller, grant)
+            if allowing == before:
+                raise
+        else:
+            return
+
+
+async def _allowing(authority: Authority, caller: Caller, grant: Grant) -> tuple[Row, ...]:
+    """The rows by which a person allows a grant; none for the word of a sign-in service.
+
+    They must be as they are when the grant is written: who disables the account or withdraws the consent
+    revokes the grants that are there, and no later one may come from before.
+
+    Raises:
+        RightsInsufficient: The account is disabled, or its consent does not cover the grant.
+    """
+    if not isinstance(caller, Person):
+        return ()
+    account = await authority.store.account(caller.account.account_id)
+    consent = await authority.store.consent(consent_id(grant.subject, grant.app_id))
+    now = authority.store.now()
+    if (
+        account is None
+        or account.disabled
+        or consent is None
+        or not covers(consent, grant.scopes, grant.resources, now)
+    ):
+        raise RightsInsufficient("the person does not allow this any more")
+    return account, consent
 
 
 async def check_subject(authority: Authority, caller: Caller, subject: str) -> None:

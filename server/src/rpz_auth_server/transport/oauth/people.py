@@ -14,6 +14,9 @@ the browser, and what they allow, it asks here. `/oauth/authorize` comes to the 
    form counts only for this session and for the request it was shown for (`AuthorizationRequest.digest`), so
    that neither another site nor a changed query can make use of it (A140, A150).
 
+The client gets its code only while the person's account is enabled and a consent covers it, which
+`answer` remembers by `flows.consents`, and `has_allowed` tells of.
+
 The endpoint's answer to the client is a 303 to `redirect_uri`. Browsers apply the `form-action` of the page
 with the form to that redirect, too: the page of `ask` names the origin of `redirect_uri` there.
 """
