@@ -7,6 +7,7 @@ import uuid
 from typing import Any
 
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 from rpz.auth.v1 import app_service_pb2 as pb
 from server.cli.command import REDIRECT_URI, RESOURCE, Cli
 from server.cli.conftest import FalseAuthority
@@ -134,6 +135,90 @@ def test_whitelist_is_emptied_by_its_own_option_only(cli: Cli) -> None:
     assert cli.json("apps", "get", app_id)["app"]["whitelist"] == ["192.0.2.7"]
     assert cli.json("apps", "update", app_id, "--clear-whitelist")["app"]["whitelist"] == []
     assert "calls from anywhere" in cli("apps", "get", app_id).out
+
+
+def test_entries_are_added_to_the_whitelist_and_taken_from_it(cli: Cli) -> None:
+    app_id = cli.create_app("shop", "--allow", "192.0.2.7", "--allow", "192.0.2.8")
+
+    def update(*options: str) -> list[str]:
+        whitelist: list[str] = cli.json("apps", "update", app_id, *options)["app"]["whitelist"]
+        return whitelist
+
+    assert update("--add-allow", "api.example") == ["192.0.2.7", "192.0.2.8", "dns:api.example"]
+    assert update("--remove-allow", "192.0.2.7", "--add-allow", "192.0.2.9") == [
+        "192.0.2.8",
+        "dns:api.example",
+        "192.0.2.9",
+    ]
+    assert update("--remove-allow", "192.0.2.8", "--remove-allow", "192.0.2.9") == ["dns:api.example"]
+    for options in (
+        ("--remove-allow", "192.0.2.7"),  # it is gone already
+        ("--add-allow", "192.0.2.1", "--allow", "192.0.2.1"),
+        ("--remove-allow", "dns:api.example", "--clear-whitelist"),
+    ):
+        assert cli("apps", "update", app_id, *options).code == 2
+    assert cli("apps", "update", app_id, "--remove-allow", "dns:api.example").code == 1  # the last one
+    assert update("--remove-allow", "dns:api.example", "--allow-any-peer") == []
+
+
+def test_network_of_every_address_is_allowed_on_purpose_only(cli: Cli) -> None:
+    app_id = cli.create_app("shop", "--allow", "192.0.2.7")
+    assert cli("apps", "update", app_id, "--allow", "0.0.0.0/0").code == 1
+    assert cli("apps", "update", app_id, "--add-allow", "0.0.0.0/0").code == 1
+    assert cli("apps", "update", app_id, "--display-name", "store", "--allow-any-peer").code == 2
+    everyone = cli.json("apps", "update", app_id, "--add-allow", "0.0.0.0/0", "--allow-any-peer")["app"]
+    assert everyone["whitelist"] == ["192.0.2.7", "0.0.0.0/0"]
+    # What is there already was said on purpose.
+    assert cli("apps", "update", app_id, "--add-allow", "192.0.2.8").code == 0
+    replaced = cli.json("apps", "update", app_id, "--allow", "::/0", "--allow-any-peer")["app"]
+    assert replaced["whitelist"] == ["::/0"]
+
+
+def test_app_that_was_changed_meanwhile_is_left_as_it_is(cli: Cli) -> None:
+    app_id = cli.create_app()
+    read = cli.json("apps", "get", app_id)["app"]["etag"]
+    assert re.search(rf"^ETag +{read}$", cli("apps", "get", app_id).out, re.MULTILINE)
+    assert cli("apps", "update", app_id, "--display-name", "store", "--if-unchanged", read).code == 0
+    for change in (["--display-name", "late"], ["--add-allow", "192.0.2.7"]):
+        late = cli("apps", "update", app_id, *change, "--if-unchanged", read)
+        assert (late.code, late.err.partition(":")[0]) == (1, "CONFLICT")
+    assert cli("apps", "update", app_id, "--display-name", "late", "--if-unchanged", "").code == 2
+    assert cli.json("apps", "get", app_id)["app"]["display_name"] == "store"
+
+
+def test_entry_is_added_to_the_whitelist_that_was_read_or_not_at_all(false_authority: FalseAuthority) -> None:
+    updates: list[pb.UpdateAppRequest] = []
+
+    def get_app(request: pb.GetAppRequest, _context: Any) -> pb.GetAppResponse:
+        return pb.GetAppResponse(app=pb.App(app_id=request.app_id, whitelist=["192.0.2.7"], etag="3"))
+
+    def update_app(request: pb.UpdateAppRequest, _context: Any) -> pb.UpdateAppResponse:
+        updates.append(request)
+        return pb.UpdateAppResponse(app=request.app)
+
+    false_authority(GetApp=get_app, UpdateApp=update_app).json("apps", "update", "x", "--add-allow", "unix")
+    assert updates == [
+        pb.UpdateAppRequest(
+            app=pb.App(app_id="x", whitelist=["192.0.2.7", "unix"], etag="3"),
+            update_mask=FieldMask(paths=["whitelist"]),
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("option", "field", "value"),
+    [
+        ("scope", "scopes", "orders.read"),
+        ("resource", "resources", RESOURCE),
+        ("redirect-uri", "redirect_uris", REDIRECT_URI),
+    ],
+)
+def test_list_is_emptied_by_its_own_option(cli: Cli, option: str, field: str, value: str) -> None:
+    app_id = cli.create_app()
+    clear = f"--clear-{field.replace('_', '-')}"
+    assert cli("apps", "update", app_id, f"--{option}", value, clear).code == 2
+    assert cli.json("apps", "get", app_id)["app"][field] != []
+    assert cli.json("apps", "update", app_id, clear)["app"][field] == []
 
 
 def test_lock_unlock_and_end_tokens_show_the_app(cli: Cli) -> None:

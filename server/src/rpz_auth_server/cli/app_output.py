@@ -72,6 +72,7 @@ def print_app(shown: pb.App) -> None:
             "Signs in for": shown.sign_in.client_ids if sign_in else (),
             "Subjects": f"that begin with {shown.sign_in.subject_prefix}" if sign_in else "",
             "Epoch": str(shown.epoch),
+            "ETag": shown.etag,
             "Created (UTC)": output.format_time(shown.create_time),
             "Changed (UTC)": output.format_time(shown.update_time),
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -216,6 +216,12 @@ def update(  # noqa: PLR0913, PLR0917 - one for each field of an App
     scope: Annotated[list[str] | None, typer.Option(metavar="SCOPE", help=_SCOPE_HELP)] = None,
     resource: Annotated[list[str] | None, typer.Option(metavar="URI", help=_RESOURCE_HELP)] = None,
     allow: Annotated[list[str] | None, typer.Option(metavar="ENTRY", help=_ALLOW_HELP)] = None,
+    add_allow: Annotated[
+        list[str] | None, typer.Option(metavar="ENTRY", help="As --allow, beside the entries that are there.")
+    ] = None,
+    remove_allow: Annotated[
+        list[str] | None, typer.Option(metavar="ENTRY", help="An entry to take away, as `apps get` shows it.")
+    ] = None,
     owner: Annotated[
         str | None, typer.Option(metavar="SUBJECT", help="Give it to another owner (administrators).")
     ] = None,
@@ -229,6 +235,10 @@ def update(  # noqa: PLR0913, PLR0917 - one for each field of an App
     access_token_lifetime: AccessLifetimeOption = None,
     refresh_idle_lifetime: IdleLifetimeOption = None,
     refresh_lifetime: RefreshLifetimeOption = None,
+    if_unchanged: Annotated[
+        str | None,
+        typer.Option(metavar="ETAG", help="Refuse if it has changed since `apps get` has shown this ETag."),
+    ] = None,
     credentials: CredentialsOption = None,
     *,
     confidential: Annotated[
@@ -255,18 +265,43 @@ def update(  # noqa: PLR0913, PLR0917 - one for each field of an App
     default_lifetimes: Annotated[
         bool, typer.Option("--default-lifetimes", help="Go back to the authority's lifetimes.")
     ] = False,
+    clear_redirect_uris: Annotated[
+        bool, typer.Option("--clear-redirect-uris", help="Take all its redirect URIs away.")
+    ] = False,
+    clear_scopes: Annotated[bool, typer.Option("--clear-scopes", help="Take all its scopes away.")] = False,
+    clear_resources: Annotated[
+        bool, typer.Option("--clear-resources", help="Take all its resources away.")
+    ] = False,
     clear_whitelist: Annotated[
         bool, typer.Option("--clear-whitelist", help="Let it call from anywhere.")
+    ] = False,
+    allow_any_peer: Annotated[
+        bool,
+        typer.Option(
+            "--allow-any-peer", help="Take a network of every address, or the last entry's removal, as meant."
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Change an App. A list that is given replaces the whole list of before."""
-    if allow and clear_whitelist:
-        raise typer.BadParameter("give one of --allow and --clear-whitelist", param_hint="--allow")
+    edits_whitelist = bool(add_allow or remove_allow)
+    _check_one({"--redirect-uri": redirect_uri, "--clear-redirect-uris": clear_redirect_uris})
+    _check_one({"--scope": scope, "--clear-scopes": clear_scopes})
+    _check_one({"--resource": resource, "--clear-resources": clear_resources})
+    _check_one(
+        {
+            "--allow": allow,
+            "--add-allow or --remove-allow": edits_whitelist,
+            "--clear-whitelist": clear_whitelist,
+        }
+    )
+    if allow_any_peer and not (allow or edits_whitelist):
+        raise typer.BadParameter("goes together with --allow or --add-allow", param_hint="--allow-any-peer")
+    if if_unchanged == "":
+        raise typer.BadParameter("is what `apps get` has shown", param_hint="--if-unchanged")
     if bool(sign_in_for) != bool(subject_prefix):
         raise typer.BadParameter("goes together with --sign-in-for", param_hint="--subject-prefix")
-    if sign_in_for and no_sign_in:
-        raise typer.BadParameter("give one of --sign-in-for and --no-sign-in", param_hint="--no-sign-in")
+    _check_one({"--sign-in-for": sign_in_for, "--no-sign-in": no_sign_in})
     lifetimes = _lifetimes(access_token_lifetime, refresh_idle_lifetime, refresh_lifetime)
     if lifetimes and default_lifetimes:
         raise typer.BadParameter("contradicts the lifetimes that are given", param_hint="--default-lifetimes")
@@ -284,14 +319,15 @@ def update(  # noqa: PLR0913, PLR0917 - one for each field of an App
         query_token_allowed=query_token or False,
         require_pushed_authorization_requests=require_par or False,
         private_names_allowed=private_names or False,
+        etag=if_unchanged or "",
         **lifetimes,
     )
     given = {
         "display_name": display_name is not None,
-        "redirect_uris": bool(redirect_uri),
-        "scopes": bool(scope),
-        "resources": bool(resource),
-        "whitelist": bool(allow) or clear_whitelist,
+        "redirect_uris": bool(redirect_uri) or clear_redirect_uris,
+        "scopes": bool(scope) or clear_scopes,
+        "resources": bool(resource) or clear_resources,
+        "whitelist": bool(allow) or clear_whitelist or edits_whitelist,
         "owner": owner is not None,
         "sign_in": bool(sign_in_for) or no_sign_in,
         "confidential": confidential is not None,
@@ -304,8 +340,13 @@ def update(  # noqa: PLR0913, PLR0917 - one for each field of an App
     mask = FieldMask(paths=[name for name, is_given in given.items() if is_given])
     if not mask.paths:
         raise typer.BadParameter("say what to change, as in --display-name NAME", param_hint="OPTIONS")
-    request = pb.UpdateAppRequest(app=changed, update_mask=mask, allow_any_peer=clear_whitelist)
+    request = pb.UpdateAppRequest(
+        app=changed, update_mask=mask, allow_any_peer=clear_whitelist or allow_any_peer
+    )
     with connect(credentials) as authority:
+        if edits_whitelist:
+            found = authority.call(authority.apps.GetApp, pb.GetAppRequest(app_id=app_id)).app
+            _edit_whitelist(request, found, add=add_allow or (), remove=remove_allow or ())
         answer = authority.call(authority.apps.UpdateApp, request)
     show(answer, as_json=as_json)
 
@@ -377,6 +418,36 @@ def _create_verifier(
     output.print_line()
     output.print_line(f"Written to {path}, readable by you only. The service opens it by:")
     output.print_line(f'rpz_auth.connect("{path}")')
+
+
+def _check_one(options: Mapping[str, object]) -> None:
+    """Let pass at most one of several ways to say what a field is to be.
+
+    Raises:
+        typer.BadParameter: More were given.
+    """
+    if sum(map(bool, options.values())) > 1:
+        *names, last = options
+        raise typer.BadParameter(f"give one of {', '.join(names)} and {last}", param_hint=last)
+
+
+def _edit_whitelist(
+    request: pb.UpdateAppRequest, found: pb.App, *, add: Sequence[str], remove: Sequence[str]
+) -> None:
+    """Ask for the whitelist that was found with some entries more and some less, unless the App has changed.
+
+    Raises:
+        typer.BadParameter: What is to be taken away is not there.
+    """
+    for entry in remove:
+        if entry not in found.whitelist:
+            has = ", ".join(found.whitelist) or "no entry"
+            raise typer.BadParameter(f"{entry} is not there; the list has {has}", param_hint="--remove-allow")
+    kept = [entry for entry in found.whitelist if entry not in remove]
+    request.app.whitelist.extend([*kept, *add])
+    request.app.etag = request.app.etag or found.etag
+    # Of an entry that stays somebody has said already that it is meant.
+    request.allow_any_peer |= any(entry.endswith("/0") for entry in kept)
 
 
 def _all_apps(authority: Authority, wanted: pb.ListAppsRequest) -> Iterator[pb.App]:
