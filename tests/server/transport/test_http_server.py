@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
@@ -553,6 +554,27 @@ async def test_r125_tls_1_1_and_plaintext_are_refused(tmp_path: Path) -> None:
         with pytest.raises((ssl.SSLError, ConnectionResetError)):
             await asyncio.open_connection("127.0.0.1", port, ssl=old, server_hostname="localhost")
         assert b"HTTP" not in await raw(port, b"GET /peer HTTP/1.1\r\nhost: localhost\r\n\r\n")
+
+
+async def test_stop_waits_for_no_client_that_keeps_its_connection_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_FAREWELL_TIMEOUT", 0.1)
+    paths = ensure_development_files(tmp_path)
+    http = HttpServer(Guard(APP))
+    port = http.listen("127.0.0.1:0", server_context(Settings.load({"data_dir": tmp_path}, {})))
+    await http.start()
+
+    def ask() -> ssl.SSLSocket:
+        raw = socket.create_connection(("127.0.0.1", port), TIMEOUT)
+        connection = _trusting(paths.ca).wrap_socket(raw, server_hostname="localhost")
+        connection.sendall(b"GET /peer HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+        return connection
+
+    with contextlib.closing(await asyncio.to_thread(ask)):
+        async with asyncio.timeout(server._DRAIN / 2):
+            await http.stop()
 
 
 async def test_certificate_that_is_replaced_is_used_for_the_next_connection(tmp_path: Path) -> None:

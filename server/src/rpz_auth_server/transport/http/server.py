@@ -7,6 +7,7 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import uvicorn
 from rpz_auth.errors import ConfigurationError
@@ -19,6 +20,9 @@ from rpz_auth_server.transport.http.protocol import Peers, Protocol
 HANDSHAKE_TIMEOUT = 5.0
 """Seconds; asyncio would wait for a minute. Connections are counted when their handshake is done: until then
 each takes a descriptor, and nothing but this bounds how many do."""
+_FAREWELL_TIMEOUT = 1.0
+"""Seconds to wait for the end of TLS from a client that keeps its connection, unread, for the next request:
+half a minute by default, for which whoever stops would wait with it."""
 _DRAIN = 10
 _KEEP_ALIVE = 10
 _LEAVE = 30.0
@@ -147,8 +151,7 @@ class _Listener(uvicorn.Server):
             await loop.create_server(
                 self._begin,
                 sock=taken,
-                ssl=self.config.ssl,
-                ssl_handshake_timeout=self._handshake_timeout,
+                **self._tls,
             )
             for taken in sockets or ()
         ]
@@ -173,16 +176,20 @@ class _Listener(uvicorn.Server):
 
     async def _take(self, accepted: socket.socket) -> None:
         with contextlib.suppress(OSError):  # it was closed, or its handshake failed, as in any other
-            await asyncio.get_running_loop().connect_accepted_socket(
-                self._begin, accepted, ssl=self.config.ssl, ssl_handshake_timeout=self._handshake_timeout
-            )
+            await asyncio.get_running_loop().connect_accepted_socket(self._begin, accepted, **self._tls)
 
     def _begin(self) -> asyncio.Protocol:
         return Protocol(self._peers, self.config, self.server_state, self.lifespan.state)
 
     @property
-    def _handshake_timeout(self) -> float | None:
-        return None if self.config.ssl is None else HANDSHAKE_TIMEOUT
+    def _tls(self) -> dict[str, Any]:
+        if self.config.ssl is None:
+            return {}
+        return {
+            "ssl": self.config.ssl,
+            "ssl_handshake_timeout": HANDSHAKE_TIMEOUT,
+            "ssl_shutdown_timeout": _FAREWELL_TIMEOUT,
+        }
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
