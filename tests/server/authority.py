@@ -69,6 +69,7 @@ UNLIMITED = dict.fromkeys(
         "refresh_limit",
         "verification_limit",
         "revocation_limit",
+        "change_limit",
     ),
     0,
 )

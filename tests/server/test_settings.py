@@ -68,6 +68,7 @@ def test_defaults_serve_on_loopback_with_tls(tmp_path: Path) -> None:
         "refresh_limit": 30,
         "verification_limit": 1000,
         "revocation_limit": 60,
+        "change_limit": 120,
         "streams_per_verifier": 1000,
         "workers": 1,
         "connection_age": 60,

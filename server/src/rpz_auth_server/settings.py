@@ -195,6 +195,8 @@ class Settings(BaseModel):
     revocation_limit: int = Field(60, ge=0, le=1_000_000)
     """Tokens that one App revokes itself (RFC 7009) each minute, ten minutes' worth at once; 0 for any
     number."""
+    change_limit: int = Field(120, ge=0, le=1_000_000)
+    """What one caller who is no administrator makes and changes each minute; 0 for any number."""
     workers: int = Field(1, ge=1, le=64)
     """Processes that share the ports and the database."""
     connection_age: float = Field(60, ge=1, le=86400)
@@ -300,6 +302,7 @@ class Settings(BaseModel):
             uses=self.refresh_limit,
             verifications=self.verification_limit,
             revocations=self.revocation_limit,
+            changes=self.change_limit,
         )
 
     @property

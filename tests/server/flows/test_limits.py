@@ -11,28 +11,34 @@ import grpc
 import grpc.aio
 import pytest
 import rpz_auth
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.rpc import error_details_pb2, status_pb2
-from rpz.auth.v1 import token_service_pb2, verification_service_pb2
+from rpz.auth.v1 import app_service_pb2, token_service_pb2, verification_service_pb2
 from rpz_auth.address import UNKNOWN, Peer, parse_address
 from rpz_auth.errors import BackendUnavailable, Reason, TokenInvalid
 from rpz_auth_server.domain.limits import Limits
 from rpz_auth_server.domain.refusal import ClientInvalid, RateLimited
-from rpz_auth_server.flows import limits
+from rpz_auth_server.flows import consents, limits
+from rpz_auth_server.flows.issue_code import IssueCode, issue_code
 from rpz_auth_server.flows.limits import Limiter, prefix_of
 from server.authority import (
+    CODE_VERIFIER,
     ORDERS,
+    REDIRECT_URI,
     Client,
     FakeTime,
     Stubs,
     TestAuthority,
     basic,
     bearer,
+    challenge_of,
     code_request,
     outcome,
     refusal,
     running_authority,
 )
 from server.oauth import for_itself, post
+from server.visitor import Visitor
 
 FORGED_SECRET = "rpzs_" + "A" * 64
 FORGED_TOKEN = "rpzt_" + "A" * 64
@@ -41,6 +47,7 @@ ATTACKER, OWNER = "198.51.100.1", "203.0.113.1"
 FAILURES, PEER_FAILURES, APP_FAILURES, USES, VERIFICATIONS = 3, 20, 40, 4, 6
 REVOCATIONS = 10
 """At once; a tenth of them each minute."""
+CHANGES = 4
 
 
 def seen_from(authority: TestAuthority, address: str, credential: rpz_auth.ApiToken | None = None) -> Stubs:
@@ -74,6 +81,7 @@ async def limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
         refresh_limit=USES,
         verification_limit=VERIFICATIONS,
         revocation_limit=REVOCATIONS // 10,
+        change_limit=CHANGES,
     ) as running:
         administrator = rpz_auth.ApiToken(running.bootstrap["app_id"], running.bootstrap["api_token"])
         running.admin = seen_from(running, "::1", administrator)
@@ -364,6 +372,85 @@ async def test_a107_verifier_that_asks_about_made_up_master_keys_is_no_guesser(
     assert limited.authority.limiter._held([f"peer {OWNER}"]) is None
 
 
+async def test_owner_who_is_no_administrator_makes_and_changes_so_much(limited: TestAuthority) -> None:
+    resources = [limited.settings.issuer, ORDERS]
+    _, stubs = await limited.app_with("rpz.apps", "orders.read", resources=resources)
+    app = await limited.create_app(stubs, scopes=["orders.read"])
+    named: dict[str, Any] = {"app_id": app.app_id}
+    mask = FieldMask(paths=["display_name"])
+    make_secret = app_service_pb2.CreateClientSecretRequest(**named)
+    secret = (await stubs.apps.CreateClientSecret(make_secret)).record
+    make_token = token_service_pb2.CreateApiTokenRequest(
+        **named, scopes=["orders.read"], resources=[ORDERS], display_name="a"
+    )
+    token = (await stubs.tokens.CreateApiToken(make_token)).record
+    await limited.update_app(app.app_id, as_=stubs, display_name="shop 2")
+    # That was all of it.
+    audit = await limited.audit()
+    token_id: dict[str, Any] = {"api_token_id": token.api_token_id}
+    secret_id: dict[str, Any] = {"secret_id": secret.secret_id}
+    for held_up in (
+        limited.create_app(stubs, scopes=[]),
+        limited.update_app(app.app_id, as_=stubs, display_name="shop 3"),
+        stubs.apps.EndAllTokens(app_service_pb2.EndAllTokensRequest(**named)),
+        stubs.apps.CreateClientSecret(make_secret),
+        stubs.apps.RotateClientSecret(app_service_pb2.RotateClientSecretRequest(**named, **secret_id)),
+        stubs.apps.UpdateClientSecret(
+            app_service_pb2.UpdateClientSecretRequest(client_secret=secret, update_mask=mask)
+        ),
+        stubs.tokens.CreateApiToken(make_token),
+        stubs.tokens.RotateApiToken(token_service_pb2.RotateApiTokenRequest(**named, **token_id)),
+        stubs.tokens.UpdateApiToken(
+            token_service_pb2.UpdateApiTokenRequest(api_token=token, update_mask=mask)
+        ),
+    ):
+        found = await refusal(held_up)
+        assert found == Reason.RATE_LIMITED
+        assert "(the setting change_limit)" in found.text
+    again = app_service_pb2.EndAllTokensRequest(**named)
+    assert await retry_delay(stubs.apps.EndAllTokens(again)) == pytest.approx(60 / CHANGES)
+    assert await limited.audit() == audit
+    # Nothing holds up an administrator, another owner, or what takes away.
+    await limited.update_app(app.app_id, display_name="shop 4")
+    _, others = await limited.app_with("rpz.apps")
+    await limited.create_app(others, scopes=[], resources=[])
+    await stubs.tokens.RevokeApiToken(token_service_pb2.RevokeApiTokenRequest(**named, **token_id))
+    await stubs.apps.RevokeClientSecret(app_service_pb2.RevokeClientSecretRequest(**named, **secret_id))
+    await stubs.apps.LockApp(app_service_pb2.LockAppRequest(**named))
+    unlock = app_service_pb2.UnlockAppRequest(**named)
+    assert await refusal(stubs.apps.UnlockApp(unlock)) == Reason.RATE_LIMITED
+    await stubs.apps.DeleteApp(app_service_pb2.DeleteAppRequest(**named))
+    await limited.advance(60 / CHANGES)
+    await limited.create_app(stubs, scopes=["orders.read"])
+
+
+async def test_person_makes_and_allows_so_much(limited: TestAuthority) -> None:
+    visitor, client = await Visitor.of(limited), await limited.create_public_client()
+    person, scopes = visitor.person, frozenset({"orders.read"})
+    await visitor.get("/console/apps/new")
+    await consents.remember(limited.authority, person, client.app_id, scopes, frozenset({ORDERS}))
+    request = IssueCode(
+        client_id=client.app_id,
+        redirect_uri=REDIRECT_URI,
+        scopes=scopes,
+        subject=person.subject,
+        code_challenge=challenge_of(CODE_VERIFIER),
+        code_challenge_method="S256",
+    )
+    for _ in range(CHANGES):
+        await issue_code(limited.authority, person, request)
+    with pytest.raises(RateLimited):
+        await issue_code(limited.authority, person, request)
+    answer = await visitor.send("/console/apps/new", display_name="shop", kind="frontend")
+    assert (answer.status_code, "(the setting change_limit)" in visitor.page) == (429, True)
+    # A service that signs many people in, and an administrator, are not held up by that.
+    listed = app_service_pb2.SignIn(client_ids=[client.app_id], subject_prefix="user:")
+    _, service = await limited.app_with("rpz.codes.issue", sign_in=listed)
+    for _ in range(2 * CHANGES):
+        await limited.issue_code(client, as_=service)
+        await limited.issue_code(client)
+
+
 async def test_a109_simultaneous_guesses_are_all_counted(limited: TestAuthority) -> None:
     client = await limited.create_client()
     attacker = seen_from(limited, ATTACKER)
@@ -460,12 +547,16 @@ def test_a110_any_number_of_names_and_peers_takes_a_bounded_space(monkeypatch: p
 
 def test_switched_off_limits_count_nothing() -> None:
     limiter = Limiter(
-        Limits(failures=0, peer_failures=0, app_failures=0, uses=0, verifications=0, revocations=0), Clock()
+        Limits(
+            failures=0, peer_failures=0, app_failures=0, uses=0, verifications=0, revocations=0, changes=0
+        ),
+        Clock(),
     )
     for _ in range(1000):
         limiter.take_use("grant")
         limiter.take_verification("app")
         limiter.take_revocation("app")
+        limiter.take_change("user")
         with pytest.raises(ClientInvalid), limiter.guarded("name", UNKNOWN):
             raise ClientInvalid
     assert limiter._entries == {}

@@ -99,6 +99,8 @@ class Limits:
     """Of one verifier each second."""
     revocations: int = 60
     """By one App of its own tokens each minute; ten minutes' worth at once."""
+    changes: int = 120
+    """By one caller who is no administrator each minute."""
 
     def by_kind(self) -> Mapping[str, Limit]:
         """Each rule by the kind of its keys."""
@@ -113,6 +115,7 @@ class Limits:
             ("grant", self.uses, 60),
             ("verifier", self.verifications, 1),
             ("revocation", 10 * self.revocations, 600),
+            ("change", self.changes, 60),
         ):
             if number:
                 limits[kind] = Budget(number, number / seconds)

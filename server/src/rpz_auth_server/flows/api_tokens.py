@@ -33,7 +33,7 @@ from rpz_auth_server.domain.refusal import (
 from rpz_auth_server.flows.creations import may_show_again, read_request
 from rpz_auth_server.flows.credentials import CredentialFields, Replacement, change, check_deadline
 from rpz_auth_server.flows.pipeline import Authority, retry_conflicts, revocation_of, try_open
-from rpz_auth_server.flows.rights import check_grantable, find_app
+from rpz_auth_server.flows.rights import check_grantable, commit_change, find_app
 from rpz_auth_server.storage.store import Commit
 
 
@@ -76,12 +76,14 @@ async def create_api_token(
             return await _repeat(authority, caller, earlier)
         now = authority.store.now()
         token = await _new(authority, caller, app, display_name, scopes, resources, expires_at)
-        await authority.store.commit(
+        await commit_change(
+            authority,
+            caller,
             Commit(
                 rows=(token, *request.rows(token.api_token_id, now)),
                 audit=(_audit_of(caller, "api_token.create", token),),
                 bounds=(_room(authority, app),),
-            )
+            ),
         )
         return MadeToken(token, _text(authority, token))
 
@@ -115,7 +117,9 @@ async def rotate_api_token(
         token = await _new(authority, caller, app, name, scopes, resources, wanted.expires_at)
         retired, told = retire(old, now + wanted.overlap), _ask_anew(app)
         ended = () if is_live(retired, now) else (revocation_of(authority, api_token_id, now),)
-        await authority.store.commit(
+        await commit_change(
+            authority,
+            caller,
             Commit(
                 rows=(told, token, retired, *request.rows(token.api_token_id, now)),
                 events=(told.state, *ended),
@@ -125,7 +129,7 @@ async def rotate_api_token(
                 ),
                 # For the time of the overlap there is one more.
                 bounds=(_room(authority, app),) if wanted.overlap > 0 else (),
-            )
+            ),
         )
         return MadeToken(token, _text(authority, token), retired)
 
@@ -150,12 +154,14 @@ async def update_api_token(
         if deadline(changed) > deadline(token):
             await check_grantable(authority, caller, token.scopes, token.resources)
         told = _ask_anew(app)
-        await authority.store.commit(
+        await commit_change(
+            authority,
+            caller,
             Commit(
                 rows=(told, changed),
                 events=(told.state,),
                 audit=(_audit_of(caller, "api_token.update", changed),),
-            )
+            ),
         )
         return changed
 

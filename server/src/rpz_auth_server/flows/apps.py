@@ -19,7 +19,7 @@ from rpz_auth_server.flows.app_fields import AppFields as AppFields
 from rpz_auth_server.flows.app_fields import apply
 from rpz_auth_server.flows.creations import read_request
 from rpz_auth_server.flows.pipeline import Authority, retry_conflicts
-from rpz_auth_server.flows.rights import find_app, is_administrator
+from rpz_auth_server.flows.rights import commit_change, find_app, is_administrator
 from rpz_auth_server.storage.store import Commit
 
 _log = structlog.get_logger("rpz_auth_server")
@@ -36,6 +36,7 @@ class AppQuery:
 
 
 EVERY = AppQuery()
+_TAKES_AWAY = frozenset({"app.lock", "app.delete"})
 
 
 async def create_app(
@@ -47,6 +48,7 @@ async def create_app(
         RequestInvalid: A field is not of its form, or the caller has too many Apps; the message says what to
             change.
         RightsInsufficient: It would have more than the caller may grant.
+        RateLimited: The caller made or changed too much.
     """
     content = [str(kind), {name: _plain(value) for name, value in asdict(fields).items()}]
     request = read_request(caller, "app", request_id, content)
@@ -68,13 +70,15 @@ async def create_app(
             raise RequestInvalid("give the App a display_name")
         most = AppsOfOwner(app.owner, authority.bounds.apps_per_owner)
         events: tuple[Change, ...] = (app.state,) if app.whitelist or app.query_token_allowed else ()
-        await authority.store.commit(
+        await commit_change(
+            authority,
+            caller,
             Commit(
                 rows=(app, *request.rows(app.app_id, now)),
                 events=events,
                 audit=(_audit(caller, "app.create", empty, app),),
                 bounds=() if is_administrator(caller) else (most,),
-            )
+            ),
         )
         _warn(caller, empty, app)
         return app
@@ -140,6 +144,7 @@ async def update_app(
         RequestInvalid: A field is not of its form.
         RightsInsufficient: It would have more than the caller may grant.
         Conflict: The App is in another version.
+        RateLimited: The caller made or changed too much.
     """
 
     async def change(app: App) -> App:
@@ -174,6 +179,7 @@ async def unlock_app(authority: Authority, caller: Caller, app_id: str) -> App:
     Raises:
         NotFound: Missing, or not the caller's.
         RightsInsufficient: An administrator locked it, and the caller is none.
+        RateLimited: The caller made or changed too much.
     """
 
     async def change(app: App) -> App:
@@ -222,9 +228,13 @@ async def _change(
             return app
         changed = replace(changed, version=app.version + 1, updated_at=authority.store.now())
         # Told also when the state looks the same: verifiers then ask anew what its API tokens may still do.
-        await authority.store.commit(
-            Commit(rows=(changed,), events=(changed.state,), audit=(_audit(caller, action, app, changed),))
+        commit = Commit(
+            rows=(changed,), events=(changed.state,), audit=(_audit(caller, action, app, changed),)
         )
+        if action in _TAKES_AWAY:
+            await authority.store.commit(commit)
+        else:
+            await commit_change(authority, caller, commit)
         _warn(caller, app, changed)
         return changed
 

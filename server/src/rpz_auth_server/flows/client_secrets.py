@@ -16,7 +16,7 @@ from rpz_auth_server.domain.refusal import NotFound, RequestInvalid
 from rpz_auth_server.flows.creations import may_show_again, read_request
 from rpz_auth_server.flows.credentials import CredentialFields, Replacement, change, check_deadline
 from rpz_auth_server.flows.pipeline import Authority, retry_conflicts, revocation_of
-from rpz_auth_server.flows.rights import check_grantable, find_app
+from rpz_auth_server.flows.rights import check_grantable, commit_change, find_app
 from rpz_auth_server.storage.store import Commit, Row
 
 _MAX_SECRETS = 10
@@ -59,8 +59,8 @@ async def create_client_secret(
         await _check_room(authority, app_id, now)
         secret = _new(authority, app, display_name, expires_at, now)
         rows: tuple[Row, ...] = (_with_secret(app), secret, *request.rows(secret.secret_id, now))
-        await authority.store.commit(
-            Commit(rows=rows, audit=(_audit(caller, "client_secret.create", secret),))
+        await commit_change(
+            authority, caller, Commit(rows=rows, audit=(_audit(caller, "client_secret.create", secret),))
         )
         return MadeSecret(secret, _text(authority, secret))
 
@@ -99,7 +99,7 @@ async def rotate_client_secret(
             _audit(caller, "client_secret.create", secret),
             *(_audit(caller, "client_secret.retire", each) for each in retired),
         )
-        await authority.store.commit(Commit(rows=rows, events=ended, audit=audit))
+        await commit_change(authority, caller, Commit(rows=rows, events=ended, audit=audit))
         return MadeSecret(secret, _text(authority, secret), retired)
 
     return await retry_conflicts(attempt)
@@ -121,8 +121,10 @@ async def update_client_secret(
         changed = change(secret, fields, authority.store.now())
         if deadline(changed) > deadline(secret):
             await _check_secret_grantable(authority, caller, app)
-        await authority.store.commit(
-            Commit(rows=(changed,), audit=(_audit(caller, "client_secret.update", changed),))
+        await commit_change(
+            authority,
+            caller,
+            Commit(rows=(changed,), audit=(_audit(caller, "client_secret.update", changed),)),
         )
         return changed
 

@@ -23,7 +23,7 @@ from rpz_auth_server.domain.refusal import (
 from rpz_auth_server.domain.uri import redirect_uri_is
 from rpz_auth_server.flows.person import Person
 from rpz_auth_server.flows.pipeline import Authority
-from rpz_auth_server.flows.rights import is_administrator
+from rpz_auth_server.flows.rights import is_administrator, take_change
 from rpz_auth_server.storage.store import Commit, Row
 
 _MAX_SUBJECT = 255
@@ -57,7 +57,7 @@ async def issue_code(authority: Authority, caller: Caller, request: IssueCode) -
         ScopeInvalid: More than is registered for the App.
         TargetInvalid: Resources that are not registered for the App, or none among several.
         Conflict: The request that was sent ahead was used meanwhile.
-        RateLimited: The caller asked too often for what it may not.
+        RateLimited: The caller asked too often for what it may not, or a person allowed too much.
     """
     with authority.limiter.guarded_against_misuse(caller.app_id, request.client_id):
         await check_subject(authority, caller, request.subject)
@@ -97,6 +97,8 @@ async def issue_code(authority: Authority, caller: Caller, request: IssueCode) -
     )
     # No audit record: the grant's row says who allowed what to whom, and codes are traffic.
     used = () if request.pushed is None else (use(request.pushed, now),)
+    if isinstance(caller, Person):  # and no sign-in service, which speaks for many
+        take_change(authority, caller)
     await _commit(authority, caller, grant, used)
     return code, int(authority.lifetimes.code)
 

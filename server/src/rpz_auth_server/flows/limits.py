@@ -1,4 +1,4 @@
-"""What may be tried how often: guessing, renewing, verifying, revoking.
+"""What may be tried how often: guessing, renewing, verifying, revoking, changing.
 
 A credential that this authority made is no guess, and its maker can tell without the database. So
 guesses are limited per App and peer, per peer and per App, and none of these limits holds up anybody who
@@ -223,7 +223,22 @@ class Limiter:
         Raises:
             RateLimited: It revoked too many; nothing was written.
         """
-        self._take(f"revocation {app_id}", app_id)
+        self._take(
+            f"revocation {app_id}",
+            "too many tokens were revoked lately (the setting revocation_limit); wait a little",
+            name=app_id,
+        )
+
+    def take_change(self, subject: str) -> None:
+        """Let a caller make or change something that verifiers learn of, or that stays.
+
+        Raises:
+            RateLimited: It made or changed too much; nothing was written.
+        """
+        self._take(
+            f"change {subject}",
+            "too much was made or changed lately (the setting change_limit); wait a little",
+        )
 
     async def hold_back(self, refusal: Refusal, peer: Peer) -> None:
         """Let a guesser wait for the answer; to be awaited before a refusal is answered.
@@ -287,14 +302,14 @@ class Limiter:
             charged = shared.level.left(self._rule(shared.key).rate, now) + entry.untold
             entry.level = Level(charged, now) if entry.untold else shared.level
 
-    def _take(self, key: str, name: str | None = None) -> None:
-        self._refuse(self._held([key]), name)
+    def _take(self, key: str, message: str | None = None, *, name: str | None = None) -> None:
+        self._refuse(self._held([key]), name, message)
         self._charge([key])
 
-    def _refuse(self, hold: _Hold | None, name: str | None = None) -> None:
+    def _refuse(self, hold: _Hold | None, name: str | None = None, message: str | None = None) -> None:
         if hold is not None:
             self.held_up[hold.kind] += 1
-            refusal = RateLimited(retry_after=hold.wait)
+            refusal = RateLimited(message, retry_after=hold.wait)
             refusal.suspicious = hold.kind in _SUSPICIOUS
             if name is not None:
                 self.refusals.record(refusal.reason, name)

@@ -10,11 +10,35 @@ from rpz_auth_server.domain.app import App
 from rpz_auth_server.domain.refusal import NotFound, RightsInsufficient
 from rpz_auth_server.flows.person import Person
 from rpz_auth_server.flows.pipeline import Authority
+from rpz_auth_server.storage.store import Commit
 
 
 def is_administrator(caller: Caller) -> bool:
     """Tell whether the credential carries `rpz.admin`."""
     return scope.ADMIN in caller.scopes
+
+
+def take_change(authority: Authority, caller: Caller) -> None:
+    """Let a caller make or change something; one who is no administrator may so often.
+
+    Locking, deleting and revoking need no such leave: they take away what was made by it, once.
+
+    Raises:
+        RateLimited: The caller made or changed too much.
+    """
+    if not is_administrator(caller):
+        authority.limiter.take_change(caller.subject)
+
+
+async def commit_change(authority: Authority, caller: Caller, commit: Commit) -> None:
+    """Write what a caller makes or changes.
+
+    Raises:
+        RateLimited: The caller made or changed too much.
+        Refusal: As `Store.commit`.
+    """
+    take_change(authority, caller)
+    await authority.store.commit(commit)
 
 
 async def find_app(authority: Authority, caller: Caller, app_id: str) -> App:
