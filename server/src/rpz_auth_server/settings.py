@@ -193,8 +193,8 @@ class Settings(BaseModel):
     verification_limit: int = Field(1000, ge=0, le=1_000_000)
     """Introspections and API token checks of one verifier each second; 0 for any number."""
     revocation_limit: int = Field(60, ge=0, le=1_000_000)
-    """Tokens that one App revokes itself (RFC 7009) each minute, ten minutes' worth at once; 0 for any
-    number."""
+    """Access tokens that one App revokes itself (RFC 7009) each minute, ten minutes' worth at once; 0 for
+    any number."""
     change_limit: int = Field(120, ge=0, le=1_000_000)
     """What one caller who is no administrator makes and changes each minute; 0 for any number."""
     workers: int = Field(1, ge=1, le=64)

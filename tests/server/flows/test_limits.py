@@ -323,7 +323,7 @@ async def test_a108_verifier_that_asks_without_end_is_limited_by_itself(limited:
     assert (await stubs.tokens.IntrospectToken(introspect)).active
 
 
-async def test_app_that_revokes_what_it_makes_without_end_is_limited_by_itself(
+async def test_app_that_revokes_the_access_tokens_it_makes_without_end_is_limited(
     limited: TestAuthority,
 ) -> None:
     client, other = await limited.create_client(), await limited.create_client()
@@ -336,9 +336,7 @@ async def test_app_that_revokes_what_it_makes_without_end_is_limited_by_itself(
         return await outcome(limited.anonymous.tokens.RevokeToken(request))
 
     done = token_service_pb2.RevokeTokenResponse()
-    api_token = (await limited.create_api_token(client.app_id, ["orders.read"], [ORDERS])).api_token
-    refresh_token = (await limited.sign_in(client)).refresh_token
-    revoked = [api_token, refresh_token, *[await make(client) for _ in range(REVOCATIONS - 2)]]
+    revoked = [await make(client) for _ in range(REVOCATIONS)]
     for token in revoked:
         assert await revoke(client, token) == done
     token, audit = await make(client), await limited.audit()
@@ -354,6 +352,13 @@ async def test_app_that_revokes_what_it_makes_without_end_is_limited_by_itself(
     for nothing in (*revoked, "nonsense", FORGED_REFRESH_TOKEN, await make(other)):
         assert await revoke(client, nothing) == done
     assert await revoke(other, await make(other)) == done
+    # Users sign out all the same, and what goes with their grants is not revoked once more.
+    signed_in = await limited.sign_in(client)
+    assert await revoke(client, signed_in.refresh_token) == done
+    api_token = (await limited.create_api_token(client.app_id, ["orders.read"], [ORDERS])).api_token
+    assert await revoke(client, api_token) == done
+    await limited.catch_up()
+    assert await revoke(client, signed_in.access_token) == done
     await limited.advance(60)
     assert await revoke(client, token) == done
     assert not await limited.is_alive(token)

@@ -98,7 +98,7 @@ class Limits:
     verifications: int = 1000
     """Of one verifier each second."""
     revocations: int = 60
-    """By one App of its own tokens each minute; ten minutes' worth at once."""
+    """By one App of its access tokens each minute; ten minutes' worth at once."""
     changes: int = 120
     """By one caller who is no administrator each minute."""
 

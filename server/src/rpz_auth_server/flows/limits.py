@@ -218,14 +218,14 @@ class Limiter:
         self._take(f"verifier {app_id}")
 
     def take_revocation(self, app_id: str) -> None:
-        """Let an App revoke one of its tokens, which every verifier will remember.
+        """Let an App revoke one of its access tokens, which every verifier will remember.
 
         Raises:
             RateLimited: It revoked too many; nothing was written.
         """
         self._take(
             f"revocation {app_id}",
-            "too many tokens were revoked lately (the setting revocation_limit); wait a little",
+            "too many access tokens were revoked lately (the setting revocation_limit); wait a little",
             name=app_id,
         )
 

@@ -43,7 +43,7 @@ async def revoke_token(authority: Authority, request: RevokeToken) -> None:
     Raises:
         ClientInvalid: The App did not authenticate.
         OriginNotAllowed: The App's whitelist does not have the peer.
-        RateLimited: The App failed, or revoked, too often.
+        RateLimited: The App failed too often, or revoked too many access tokens.
     """
     app = (await authenticate_client(authority, request.client)).app
     try:
@@ -63,10 +63,8 @@ async def _revoke_grant(authority: Authority, app: App, request: RevokeToken) ->
     async def attempt() -> None:
         grant = await load_grant(authority, opened)
         if grant.app_id == app.app_id and grant.state is not GrantState.REVOKED:
-            await _commit(
-                authority,
-                app,
-                revocation_commit(authority, grant, actor=f"app:{app.app_id}", peer=str(request.client.peer)),
+            await authority.store.commit(
+                revocation_commit(authority, grant, actor=f"app:{app.app_id}", peer=str(request.client.peer))
             )
 
     await retry_conflicts(attempt)
@@ -76,12 +74,10 @@ async def _revoke_api_token(authority: Authority, app: App, request: RevokeToken
     async def attempt() -> None:
         token = await find_api_token(authority, request.token)
         if token is not None and token.app_id == app.app_id and token.revoked_at is None:
-            await _commit(
-                authority,
-                app,
+            await authority.store.commit(
                 token_revocation_commit(
                     authority, token, actor=f"app:{app.app_id}", peer=str(request.client.peer)
-                ),
+                )
             )
 
     await retry_conflicts(attempt)
@@ -92,9 +88,9 @@ async def _revoke_access_token(authority: Authority, app: App, request: RevokeTo
     verdict = access_token.verify(
         request.token, authority.view.keys, issuer=authority.issuer, resources=None, now=now
     )
-    # What is revoked already writes nothing, however often it is repeated.
-    if verdict.app_id == app.app_id and not authority.view.is_revoked(verdict.token_id):
-        # No longer than the token could be presented: an App can make and revoke them at will.
+    authority.view.check(verdict, None)  # what has ended already writes nothing, however often it is repeated
+    if verdict.app_id == app.app_id:
+        # No longer than the token could be presented.
         event = Revocation(verdict.token_id, verdict.expires_at + AFTER_EXPIRY)
         audit = Audit(
             actor=f"app:{app.app_id}",
@@ -103,13 +99,9 @@ async def _revoke_access_token(authority: Authority, app: App, request: RevokeTo
             peer=str(request.client.peer),
             details={"jti": verdict.token_id},
         )
-        await _commit(authority, app, Commit(events=(event,), audit=(audit,)))
-
-
-async def _commit(authority: Authority, app: App, commit: Commit) -> None:
-    # Only what is written is charged: verifiers keep it in memory, and whoever has a token can make more.
-    authority.limiter.take_revocation(app.app_id)
-    await authority.store.commit(commit)
+        # Grants and API tokens are bounded where they are made; of these an App gets any number.
+        authority.limiter.take_revocation(app.app_id)
+        await authority.store.commit(Commit(events=(event,), audit=(audit,)))
 
 
 def revocation_commit(authority: Authority, grant: Grant, *, actor: str, peer: str) -> Commit:
