@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 from rpz_auth.errors import BackendUnavailable, ConfigurationError, Reason
 from rpz_auth.view import Revocation
-from rpz_auth_server.domain.event import BEGINNING
+from rpz_auth_server.domain.event import BEGINNING, Audit
 from rpz_auth_server.domain.refusal import Conflict, Overloaded
 from rpz_auth_server.storage import writer
 from rpz_auth_server.storage.lock import FileLock
@@ -425,3 +425,15 @@ async def test_connections_are_durable_and_strict(store: SqliteStore) -> None:
     ours = {name: strict for name, strict in tables if not name.startswith(("sqlite_", "_sqlite_"))}
     assert {"meta", "grants", "audit"} < set(ours)
     assert set(ours.values()) == {1}
+
+
+async def test_audit_records_are_read_beside_the_event_loop(sqlite_backend: SqliteBackend) -> None:
+    store = await sqlite_backend.open()
+    await store.commit(Commit(audit=tuple(Audit(actor="a", action=str(number)) for number in range(50))))
+    turns = []
+    reading = asyncio.create_task(store.audit_records(after=0, limit=1000))
+    while not reading.done():
+        await asyncio.sleep(0)
+        turns.append(reading.done())
+    assert len(await reading) == 50
+    assert not all(turns)

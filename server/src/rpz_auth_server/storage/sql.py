@@ -279,7 +279,7 @@ class SqlStore(abc.ABC):
 
     async def audit_records(self, *, after: int, limit: int) -> Sequence[AuditRecord]:
         """See `Store.audit_records`."""
-        return await self._read(partial(audit.after, after, limit))
+        return await self._read(partial(audit.after, after, limit), long=limit > 1)
 
     async def newest_audit_record(self) -> AuditRecord | None:
         """See `Store.newest_audit_record`."""
