@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import grpc
 import pytest
-from rpz.auth.v1 import app_service_pb2_grpc
+from rpz.auth.v1 import administration_service_pb2_grpc, app_service_pb2_grpc
 from server.cli.command import Cli
 from support.authority import AuthorityProcess, running_authority
 
@@ -37,10 +37,15 @@ def false_authority(tmp_path: Path) -> Iterator[FalseAuthority]:
     server = grpc.server(ThreadPoolExecutor(2))
 
     def start(**methods: Callable[[Any, Any], object]) -> Cli:
-        servicer: Any = type("Servicer", (app_service_pb2_grpc.AppServiceServicer,), {})()
+        bases = (
+            app_service_pb2_grpc.AppServiceServicer,
+            administration_service_pb2_grpc.AdministrationServiceServicer,
+        )
+        servicer: Any = type("Servicer", bases, {})()
         for name, method in methods.items():
             setattr(servicer, name, method)
         app_service_pb2_grpc.add_AppServiceServicer_to_server(servicer, server)
+        administration_service_pb2_grpc.add_AdministrationServiceServicer_to_server(servicer, server)
         port = server.add_secure_port(
             "127.0.0.1:0", grpc.local_server_credentials(grpc.LocalConnectionType.LOCAL_TCP)
         )

@@ -3,9 +3,12 @@ from __future__ import annotations
 import json
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rpz.auth.v1 import administration_service_pb2 as pb
 from server.cli.command import Cli
+from server.cli.conftest import FalseAuthority
 
 
 def export(cli: Cli, path: Path) -> str:
@@ -26,6 +29,25 @@ def test_newest_records_that_fit_are_listed(cli: Cli) -> None:
     listed = cli("audit", "list", "--app", app_id, "--since", "1h")
     assert (listed.code, listed.out.count("app.lock")) == (0, 2)
     assert cli.json("audit", "list", "--app", app_id, "--until", "1h")["records"] == []
+
+
+def test_newest_are_found_without_reading_all_that_is_older(false_authority: FalseAuthority) -> None:
+    pages: list[tuple[int, int]] = []
+
+    def list_records(request: pb.ListAuditRecordsRequest, _context: Any) -> pb.ListAuditRecordsResponse:
+        assert request.newest_first
+        newest = request.before_sequence or 5001
+        pages.append((newest, request.page_size))
+        numbers = range(newest - 1, newest - 1 - min(request.page_size, 1000), -1)
+        records = [pb.AuditRecord(sequence=number, action="app.lock") for number in numbers]
+        return pb.ListAuditRecordsResponse(records=records, next_before_sequence=numbers[-1])
+
+    cli = false_authority(ListAuditRecords=list_records)
+    found = cli.json("audit", "list", "--limit", "1500")["records"]
+    assert [record["sequence"] for record in found] == list(range(3501, 5001))
+    assert pages == [(5001, 1000), (4001, 1000)]
+    assert len(cli.json("audit", "list")["records"]) == 100
+    assert pages[2:] == [(5001, 100)]
 
 
 @pytest.mark.parametrize("time", ["yesterday", "2030-01-31T00:00:00", "9999999d", "-1h"])

@@ -101,8 +101,57 @@ async def test_search_in_vain_costs_a_bounded_part_per_call(
     assert (list(answer.records), answer.next_after_sequence, answer.last_page) == ([], 4, False)
 
 
-async def test_negative_place_is_refused(authority: TestAuthority) -> None:
-    assert await refusal(page(authority, after_sequence=-1)) == Reason.REQUEST_INVALID
+async def test_newest_first_goes_back_page_by_page_whatever_is_written_meanwhile(
+    authority: TestAuthority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rpz_auth_server.flows.audit_records._BATCH", 3)
+    await write(authority, *(Audit(actor=f"eve{number % 2}", action=str(number)) for number in range(9)))
+    found: list[list[str]] = []
+    before, last = 0, False
+    while not last:
+        answer = await page(authority, actor="eve0", page_size=2, newest_first=True, before_sequence=before)
+        found.append(actions(answer))
+        before, last = answer.next_before_sequence, answer.last_page
+        await write(authority, Audit(actor="eve0", action="new"))
+    assert found == [["8", "6"], ["4", "2"], ["0"]]
+
+
+async def test_newest_first_begins_and_ends_where_it_is_told(authority: TestAuthority) -> None:
+    for number in range(1, 7):
+        await authority.advance(10)
+        await write(authority, Audit(actor="eve", action=str(number)))
+    for fields, expected in (
+        ({"start_time": at(20), "end_time": at(40)}, ["3", "2"]),
+        ({"start_time": at(20.001), "end_time": at(40.001)}, ["4", "3"]),
+        ({"end_time": at(1000)}, ["6", "5", "4", "3", "2", "1"]),
+        ({"start_time": at(61)}, []),
+        ({"end_time": at(10)}, []),
+    ):
+        answer = await page(authority, actor="eve", newest_first=True, **fields)
+        assert (actions(answer), answer.last_page) == (expected, True), fields
+    third = (await authority.audit())[-4].sequence
+    answer = await page(authority, actor="eve", newest_first=True, after_sequence=third)
+    assert (actions(answer), answer.last_page) == (["6", "5", "4"], True)
+
+
+async def test_newest_first_in_vain_costs_a_bounded_part_per_call(
+    authority: TestAuthority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rpz_auth_server.flows.audit_records._BATCH", 2)
+    monkeypatch.setattr("rpz_auth_server.flows.audit_records._MAX_SEARCHED", 4)
+    await write(authority, *(Audit(actor="bob", action=str(number)) for number in range(9)))
+    newest = (await authority.audit())[-1].sequence
+    answer = await page(authority, actor="eve", newest_first=True)
+    assert (list(answer.records), answer.next_before_sequence, answer.last_page) == ([], newest - 3, False)
+
+
+async def test_place_that_is_none_is_refused(authority: TestAuthority) -> None:
+    for fields in (
+        {"after_sequence": -1},
+        {"newest_first": True, "before_sequence": -1},
+        {"before_sequence": 7},  # would look as if it meant something
+    ):
+        assert await refusal(page(authority, **fields)) == Reason.REQUEST_INVALID
 
 
 async def test_records_are_for_auditors(authority: TestAuthority) -> None:

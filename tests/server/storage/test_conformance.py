@@ -588,6 +588,8 @@ async def test_audit_records_are_chained_over_all_writers(backend: Backend) -> N
     assert {record.recorded_at for record in records} == {NOW}
     assert find_break(records) is None
     assert await stores[1].audit_records(after=10, limit=5) == records[10:15]
+    assert await stores[1].audit_records_before(10, limit=5) == records[8:3:-1]
+    assert await stores[1].audit_records_before(3, limit=5) == records[1::-1]
 
 
 # Collecting

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 import time
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -65,7 +65,7 @@ def list_records(
     """List the newest records that fit, the oldest first."""
     request = _request(app_id, action, actor, since, until)
     with connect(credentials) as authority:
-        found = deque(_records(authority, request), maxlen=limit)
+        found = list(itertools.islice(_newest(authority, request, limit), limit))[::-1]
     if as_json:
         output.print_json({"records": [_to_dict(record) for record in found]})
         return
@@ -268,6 +268,19 @@ def _records(authority: Authority, request: pb.ListAuditRecordsRequest) -> Itera
         page = authority.call(authority.administration.ListAuditRecords, request)
         yield from page.records
         request.after_sequence = page.next_after_sequence
+        if page.last_page:
+            return
+
+
+def _newest(
+    authority: Authority, request: pb.ListAuditRecordsRequest, limit: int
+) -> Iterator[pb.AuditRecord]:
+    """Read back page after page, of as many as are wanted."""
+    request.newest_first, request.page_size = True, min(limit, _PAGE)
+    while True:
+        page = authority.call(authority.administration.ListAuditRecords, request)
+        yield from page.records
+        request.before_sequence = page.next_before_sequence
         if page.last_page:
             return
 

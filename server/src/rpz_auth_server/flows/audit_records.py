@@ -9,6 +9,8 @@ from rpz_auth_server.domain.event import AuditRecord
 from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.storage.store import Store
 
+NEWEST = 2**62
+"""A sequence that no record reaches."""
 _BATCH = 1000
 _MAX_SEARCHED = 5 * _BATCH
 """Records that one call looks at, so that a filter which fits nothing holds up nobody."""
@@ -46,8 +48,8 @@ class AuditPage:
     """Some of the records that fit."""
 
     records: Sequence[AuditRecord]
-    after: int
-    """Where the next page goes on."""
+    place: int
+    """The sequence beyond which the next page goes on."""
     is_last: bool
 
 
@@ -72,6 +74,29 @@ async def list_audit_records(
         if len(records) < _BATCH:
             return AuditPage(found, after, is_last=True)
     return AuditPage(found, after, is_last=False)
+
+
+async def list_newest_audit_records(
+    authority: Authority, wanted: AuditFilter, *, before: int, after: int = 0, limit: int
+) -> AuditPage:
+    """Search from the sequence `before` back to `after`; possibly in vain, although there are more."""
+    store = authority.store
+    if wanted.end is not None:
+        before = min(before, await _last_before(store, wanted.end) + 1)
+    found: list[AuditRecord] = []
+    for _ in range(_MAX_SEARCHED // _BATCH):
+        records = await store.audit_records_before(before, limit=_BATCH)
+        for record in records:
+            if record.sequence <= after or (wanted.start is not None and record.recorded_at < wanted.start):
+                return AuditPage(found, before, is_last=True)
+            if wanted.fits(record):
+                if len(found) == limit:
+                    return AuditPage(found, before, is_last=False)
+                found.append(record)
+            before = record.sequence
+        if len(records) < _BATCH:
+            return AuditPage(found, before, is_last=True)
+    return AuditPage(found, before, is_last=False)
 
 
 async def _last_before(store: Store, time: float) -> int:

@@ -60,6 +60,12 @@ def after(sequence: int, limit: int) -> Steps[list[AuditRecord]]:
     return [_load(row) for row in found.rows]
 
 
+def before(sequence: int, limit: int) -> Steps[list[AuditRecord]]:
+    """Read records, the newest first."""
+    found = yield sql(f"{_SELECT} WHERE sequence < ? ORDER BY sequence DESC LIMIT ?", sequence, limit)
+    return [_load(row) for row in found.rows]
+
+
 def newest() -> Steps[AuditRecord | None]:
     """Read the last record."""
     found = yield sql(f"{_SELECT} ORDER BY sequence DESC LIMIT 1")

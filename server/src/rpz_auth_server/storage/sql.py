@@ -281,6 +281,10 @@ class SqlStore(abc.ABC):
         """See `Store.audit_records`."""
         return await self._read(partial(audit.after, after, limit), long=limit > 1)
 
+    async def audit_records_before(self, before: int, *, limit: int) -> Sequence[AuditRecord]:
+        """See `Store.audit_records_before`."""
+        return await self._read(partial(audit.before, before, limit), long=limit > 1)
+
     async def newest_audit_record(self) -> AuditRecord | None:
         """See `Store.newest_audit_record`."""
         return await self._read(audit.newest)

@@ -232,6 +232,10 @@ class Store(Protocol):
         """Audit records in order, beyond the sequence `after`."""
         ...
 
+    async def audit_records_before(self, before: int, *, limit: int) -> Sequence[AuditRecord]:
+        """Audit records before a sequence, the newest first."""
+        ...
+
     async def newest_audit_record(self) -> AuditRecord | None:
         """The end of the hash chain; None before the first record."""
         ...

@@ -284,6 +284,8 @@ class ListAuditRecordsRequest(google.protobuf.message.Message):
     ACTOR_FIELD_NUMBER: builtins.int
     START_TIME_FIELD_NUMBER: builtins.int
     END_TIME_FIELD_NUMBER: builtins.int
+    NEWEST_FIRST_FIELD_NUMBER: builtins.int
+    BEFORE_SEQUENCE_FIELD_NUMBER: builtins.int
     after_sequence: builtins.int
     page_size: builtins.int
     app_id: builtins.str
@@ -291,6 +293,10 @@ class ListAuditRecordsRequest(google.protobuf.message.Message):
     action: builtins.str
     """An action as in `app.lock`, or with a dot at its end all that begin like it, as in `app.`."""
     actor: builtins.str
+    newest_first: builtins.bool
+    """From `before_sequence`, or from the newest record, back to `after_sequence`."""
+    before_sequence: builtins.int
+    """With `newest_first` only."""
     @property
     def start_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """The first moment, and the one after the last."""
@@ -307,9 +313,11 @@ class ListAuditRecordsRequest(google.protobuf.message.Message):
         actor: builtins.str = ...,
         start_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         end_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        newest_first: builtins.bool = ...,
+        before_sequence: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["end_time", b"end_time", "start_time", b"start_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["action", b"action", "actor", b"actor", "after_sequence", b"after_sequence", "app_id", b"app_id", "end_time", b"end_time", "page_size", b"page_size", "start_time", b"start_time"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["action", b"action", "actor", b"actor", "after_sequence", b"after_sequence", "app_id", b"app_id", "before_sequence", b"before_sequence", "end_time", b"end_time", "newest_first", b"newest_first", "page_size", b"page_size", "start_time", b"start_time"]) -> None: ...
 
 global___ListAuditRecordsRequest = ListAuditRecordsRequest
 
@@ -320,10 +328,13 @@ class ListAuditRecordsResponse(google.protobuf.message.Message):
     RECORDS_FIELD_NUMBER: builtins.int
     NEXT_AFTER_SEQUENCE_FIELD_NUMBER: builtins.int
     LAST_PAGE_FIELD_NUMBER: builtins.int
+    NEXT_BEFORE_SEQUENCE_FIELD_NUMBER: builtins.int
     next_after_sequence: builtins.int
     """The `after_sequence` of the next page."""
     last_page: builtins.bool
-    """Nothing that fits was written behind this page so far."""
+    """Nothing that fits was written behind this page so far; with `newest_first`, nothing is kept before it."""
+    next_before_sequence: builtins.int
+    """With `newest_first`: the `before_sequence` of the next page."""
     @property
     def records(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___AuditRecord]:
         """Possibly none although there are more."""
@@ -334,7 +345,8 @@ class ListAuditRecordsResponse(google.protobuf.message.Message):
         records: collections.abc.Iterable[global___AuditRecord] | None = ...,
         next_after_sequence: builtins.int = ...,
         last_page: builtins.bool = ...,
+        next_before_sequence: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["last_page", b"last_page", "next_after_sequence", b"next_after_sequence", "records", b"records"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["last_page", b"last_page", "next_after_sequence", b"next_after_sequence", "next_before_sequence", b"next_before_sequence", "records", b"records"]) -> None: ...
 
 global___ListAuditRecordsResponse = ListAuditRecordsResponse

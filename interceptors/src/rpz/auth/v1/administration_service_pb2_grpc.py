@@ -112,7 +112,8 @@ class AdministrationServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListAuditRecords(self, request, context):
-        """In the order in which they were written; at most a bounded part of the records is searched per call.
+        """In the order in which they were written, or the newest first; at most a bounded part of the records is
+        searched per call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

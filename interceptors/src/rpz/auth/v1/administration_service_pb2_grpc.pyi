@@ -64,7 +64,9 @@ class AdministrationServiceStub:
         rpz.auth.v1.administration_service_pb2.ListAuditRecordsRequest,
         rpz.auth.v1.administration_service_pb2.ListAuditRecordsResponse,
     ]
-    """In the order in which they were written; at most a bounded part of the records is searched per call."""
+    """In the order in which they were written, or the newest first; at most a bounded part of the records is
+    searched per call.
+    """
 
 class AdministrationServiceAsyncStub:
     """The authority as a whole: the emergency stop, signing keys, audit records, connected verifiers."""
@@ -112,7 +114,9 @@ class AdministrationServiceAsyncStub:
         rpz.auth.v1.administration_service_pb2.ListAuditRecordsRequest,
         rpz.auth.v1.administration_service_pb2.ListAuditRecordsResponse,
     ]
-    """In the order in which they were written; at most a bounded part of the records is searched per call."""
+    """In the order in which they were written, or the newest first; at most a bounded part of the records is
+    searched per call.
+    """
 
 class AdministrationServiceServicer(metaclass=abc.ABCMeta):
     """The authority as a whole: the emergency stop, signing keys, audit records, connected verifiers."""
@@ -172,6 +176,8 @@ class AdministrationServiceServicer(metaclass=abc.ABCMeta):
         request: rpz.auth.v1.administration_service_pb2.ListAuditRecordsRequest,
         context: _ServicerContext,
     ) -> typing.Union[rpz.auth.v1.administration_service_pb2.ListAuditRecordsResponse, collections.abc.Awaitable[rpz.auth.v1.administration_service_pb2.ListAuditRecordsResponse]]:
-        """In the order in which they were written; at most a bounded part of the records is searched per call."""
+        """In the order in which they were written, or the newest first; at most a bounded part of the records is
+        searched per call.
+        """
 
 def add_AdministrationServiceServicer_to_server(servicer: AdministrationServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

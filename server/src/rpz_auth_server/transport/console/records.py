@@ -11,15 +11,12 @@ from starlette.routing import BaseRoute, Route
 from rpz_auth_server.domain.account import SUBJECT_PREFIX
 from rpz_auth_server.domain.app import App
 from rpz_auth_server.domain.event import AuditRecord
-from rpz_auth_server.flows import apps
-from rpz_auth_server.flows.audit_records import AuditFilter, list_audit_records
+from rpz_auth_server.flows import apps, refusals
+from rpz_auth_server.flows.audit_records import NEWEST, AuditFilter, list_newest_audit_records
 from rpz_auth_server.flows.grants import list_grants, revoke_grant
 from rpz_auth_server.flows.pipeline import Authority
-from rpz_auth_server.flows.refusals import NEWEST, list_refusals
 from rpz_auth_server.transport.console.desk import HOME, Desk, Visit
 
-WINDOW = 5000
-"""Records that one page looks at, from the newest back."""
 _GRANTS = 100
 _SHOWN = 100
 _REFUSALS = 30
@@ -63,11 +60,9 @@ class RecordPages:
     async def audit(self, visit: Visit) -> Response:
         """Show what was done to the App, and which of its calls were refused."""
         app = await self._find(visit)
-        records, older = await newest_records(
-            self.desk.authority, AuditFilter(app_id=app.app_id), before=_before(visit)
-        )
-        refusals = await list_refusals(
-            self.desk.authority, visit.person, app.app_id, before=NEWEST, limit=_REFUSALS
+        records, older = await _newest_records(self.desk.authority, AuditFilter(app_id=app.app_id), visit)
+        refused = await refusals.list_refusals(
+            self.desk.authority, visit.person, app.app_id, before=refusals.NEWEST, limit=_REFUSALS
         )
         return self.desk.show(
             visit,
@@ -76,16 +71,14 @@ class RecordPages:
             tab="audit",
             records=records,
             older=older,
-            refusals=refusals,
+            refusals=refused,
             own=visit.person.subject,
         )
 
     async def whole_audit(self, visit: Visit) -> Response:
         """Show what was done at all."""
         action = visit.request.query_params.get("action", "")[:100]
-        records, older = await newest_records(
-            self.desk.authority, AuditFilter(action=action), before=_before(visit)
-        )
+        records, older = await _newest_records(self.desk.authority, AuditFilter(action=action), visit)
         names = {}
         for actor in {record.audit.actor for record in records}:
             account = await self.desk.authority.store.account(actor.removeprefix(SUBJECT_PREFIX))
@@ -99,21 +92,14 @@ class RecordPages:
         return await apps.get_app(self.desk.authority, visit.person, visit.request.path_params["app_id"])
 
 
-async def newest_records(
-    authority: Authority, wanted: AuditFilter, *, before: int | None
+async def _newest_records(
+    authority: Authority, wanted: AuditFilter, visit: Visit
 ) -> tuple[Sequence[AuditRecord], int | None]:
     """The newest records that fit, the newest first, and before which sequence the next page begins."""
-    if before is None:
-        newest = await authority.store.newest_audit_record()
-        before = newest.sequence + 1 if newest is not None else 1
-    after = max(0, before - 1 - WINDOW)
-    page = await list_audit_records(authority, wanted, after=after, limit=WINDOW)
-    found = [record for record in page.records if record.sequence < before][::-1]
-    if len(found) > _SHOWN:
-        return found[:_SHOWN], found[_SHOWN - 1].sequence
-    return found, after + 1 if after else None
+    page = await list_newest_audit_records(authority, wanted, before=_before(visit), limit=_SHOWN)
+    return page.records, None if page.is_last else page.place
 
 
-def _before(visit: Visit) -> int | None:
+def _before(visit: Visit) -> int:
     text = visit.request.query_params.get("before", "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= _LONGEST_NUMBER else None
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _LONGEST_NUMBER else NEWEST

@@ -12,7 +12,12 @@ from rpz.auth.v1 import administration_service_pb2_grpc as pb_grpc
 from rpz_auth_server.domain.event import AuditRecord
 from rpz_auth_server.domain.key import SealedKey
 from rpz_auth_server.domain.refusal import RequestInvalid
-from rpz_auth_server.flows.audit_records import AuditFilter, list_audit_records
+from rpz_auth_server.flows.audit_records import (
+    NEWEST,
+    AuditFilter,
+    list_audit_records,
+    list_newest_audit_records,
+)
 from rpz_auth_server.flows.issuer import lock_issuer, unlock_issuer
 from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.flows.signing_keys import Author, list_signing_keys, rotate_signing_key
@@ -67,23 +72,32 @@ class AdministrationService(pb_grpc.AdministrationServiceServicer):
         self, request: pb.ListAuditRecordsRequest, _context: Any
     ) -> pb.ListAuditRecordsResponse:
         """A page of records."""
-        if request.after_sequence < 0:
-            raise RequestInvalid("after_sequence is not negative")
-        page = await list_audit_records(
-            self._authority,
-            AuditFilter(
-                app_id=request.app_id,
-                action=request.action,
-                actor=request.actor,
-                start=messages.read_time(request, "start_time"),
-                end=messages.read_time(request, "end_time"),
-            ),
-            after=request.after_sequence,
-            limit=messages.read_page_size(request.page_size),
+        if request.after_sequence < 0 or request.before_sequence < 0:
+            raise RequestInvalid("after_sequence and before_sequence are not negative")
+        if request.before_sequence and not request.newest_first:
+            raise RequestInvalid("before_sequence goes together with newest_first")
+        wanted = AuditFilter(
+            app_id=request.app_id,
+            action=request.action,
+            actor=request.actor,
+            start=messages.read_time(request, "start_time"),
+            end=messages.read_time(request, "end_time"),
         )
+        after, limit = request.after_sequence, messages.read_page_size(request.page_size)
+        if request.newest_first:
+            before = request.before_sequence or NEWEST
+            newest = await list_newest_audit_records(
+                self._authority, wanted, before=before, after=after, limit=limit
+            )
+            return pb.ListAuditRecordsResponse(
+                records=map(_write_record, newest.records),
+                next_before_sequence=newest.place,
+                last_page=newest.is_last,
+            )
+        page = await list_audit_records(self._authority, wanted, after=after, limit=limit)
         return pb.ListAuditRecordsResponse(
             records=map(_write_record, page.records),
-            next_after_sequence=page.after,
+            next_after_sequence=page.place,
             last_page=page.is_last,
         )
 
