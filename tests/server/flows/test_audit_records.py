@@ -129,6 +129,8 @@ async def test_newest_first_begins_and_ends_where_it_is_told(authority: TestAuth
     ):
         answer = await page(authority, actor="eve", newest_first=True, **fields)
         assert (actions(answer), answer.last_page) == (expected, True), fields
+    exactly = await page(authority, actor="eve", newest_first=True, page_size=6)
+    assert (len(exactly.records), exactly.last_page) == (6, True)
     third = (await authority.audit())[-4].sequence
     answer = await page(authority, actor="eve", newest_first=True, after_sequence=third)
     assert (actions(answer), answer.last_page) == (["6", "5", "4"], True)
