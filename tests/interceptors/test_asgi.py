@@ -332,6 +332,21 @@ async def test_stream_of_an_application_that_will_not_be_cancelled_sends_nothing
     assert middleware.status().streams == 0
 
 
+@pytest.mark.parametrize("more", [False, True], ids=["answer", "stream"])
+async def test_fault_of_the_application_is_the_servers_to_see(
+    authority: FakeAuthority, *, more: bool
+) -> None:
+    async def faulty(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"", "more_body": more})
+        raise ZeroDivisionError
+
+    middleware = AuthMiddleware(faulty, authority, resource=RESOURCE, policies=POLICIES)
+    with pytest.raises(ZeroDivisionError):
+        await call(middleware, headers=bearer(authority))
+    assert middleware.status().streams == 0
+
+
 @pytest.mark.parametrize("order", ["alone", "first", "second"])
 async def test_cancellation_by_the_server_is_the_servers(authority: FakeAuthority, order: str) -> None:
     """Also in the moment in which the credential stops."""
