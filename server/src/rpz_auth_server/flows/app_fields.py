@@ -196,10 +196,11 @@ def _sign_in(listed: SignIn) -> SignIn | None:
     _check_length(tuple(listed.client_ids), _MAX_LIST, "sign_in.client_ids")
     if not listed.client_ids or not all(map(APP_ID.fullmatch, listed.client_ids)):
         raise RequestInvalid("sign_in.client_ids lists the App IDs that codes may be issued for")
-    prefix = listed.subject_prefix
-    if not prefix or prefix.startswith(APP_SUBJECT_PREFIX):  # an empty one would begin every subject
+    # Not empty, either: that would begin every subject.
+    prefix = check_name(listed.subject_prefix, "sign_in.subject_prefix")
+    if prefix.startswith(APP_SUBJECT_PREFIX):
         raise RequestInvalid("sign_in.subject_prefix begins the subjects of users, as in 'user:'")
-    return replace(listed, subject_prefix=check_name(prefix, "sign_in.subject_prefix"))
+    return replace(listed, subject_prefix=prefix)
 
 
 def _whitelist(app: App, entries: Sequence[str], *, allow_any_peer: bool) -> tuple[str, ...]:
