@@ -145,6 +145,25 @@ async def test_r066_disabled_person_is_out_everywhere_with_all_that_was_allowed(
     assert not await authority.is_alive(tokens.access_token)
 
 
+async def test_code_of_a_disabled_person_is_good_once_it_is_let_in_again(flows: Authority) -> None:
+    root, bob = await an_administrator(flows), await a_person(flows)
+    await accounts.disable_account(flows, root, bob.account.account_id)
+    invited = await accounts.invite_again(flows, root, bob.account.account_id)
+    with pytest.raises(SignInRefused):
+        await choose(flows, invited)
+    assert await flows.store.account(bob.account.account_id) == invited.account
+    await accounts.enable_account(flows, root, bob.account.account_id)
+    await choose(flows, invited)
+
+
+async def test_person_who_is_disabled_meanwhile_changes_no_password(flows: Authority) -> None:
+    root, bob = await an_administrator(flows), await a_person(flows)
+    disabled = await accounts.disable_account(flows, root, bob.account.account_id)
+    with pytest.raises(Conflict):
+        await passwords.change_password(flows, bob, current=PASSWORD, chosen="another good password")
+    assert await flows.store.account(bob.account.account_id) == disabled
+
+
 async def test_only_administrators_see_and_change_accounts(flows: Authority) -> None:
     bob, eve = await a_person(flows), await a_person(flows, "eve")
     target = eve.account.account_id

@@ -9,6 +9,7 @@ import rpz_auth
 from rpz.auth.v1 import app_service_pb2 as app_pb
 from rpz.auth.v1 import token_service_pb2 as pb
 from rpz_auth.errors import Reason
+from rpz_auth_server.flows.api_tokens import verify_api_token
 from server.authority import ORDERS, STOCK, Stubs, TestAuthority, basic, outcome, refusal
 
 LIST_APPS = app_pb.ListAppsRequest()
@@ -71,6 +72,14 @@ async def test_r091_unknown_id_and_wrong_token_get_the_same_bytes(authority: Tes
         answers.append((caught.value.code(), caught.value.details(), tuple(caught.value.trailing_metadata())))
     assert answers[0][0] is grpc.StatusCode.UNAUTHENTICATED
     assert all(answer == answers[0] for answer in answers)
+
+
+async def test_token_ends_with_its_app(authority: TestAuthority) -> None:
+    app = await authority.create_app()
+    token = (await authority.create_api_token(app.app_id, ["orders.read"], [ORDERS])).api_token
+    assert await verify_api_token(authority.authority, app.app_id, token) is not None
+    await authority.admin.apps.DeleteApp(app_pb.DeleteAppRequest(app_id=app.app_id))
+    assert await verify_api_token(authority.authority, app.app_id, token) is None
 
 
 async def test_expired_token_is_refused(authority: TestAuthority) -> None:

@@ -92,3 +92,9 @@ async def test_nothing_can_be_withdrawn_that_was_not_given(flows: Authority, app
     bob = await a_person(flows)
     with pytest.raises(NotFound):
         await consents.withdraw(flows, bob, app_id)
+
+
+@pytest.mark.parametrize("app_id", ["", "nonsense", "\x00", "\ud800"], ids=ascii)
+async def test_nothing_is_withdrawn_from_what_is_no_app_id(flows: Authority, app_id: str) -> None:
+    with pytest.raises(NotFound):
+        await consents.withdraw(flows, await a_person(flows), app_id)

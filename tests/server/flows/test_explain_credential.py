@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -214,13 +215,20 @@ async def test_other_resource_is_told(situation: Situation) -> None:
         assert await situation.service.decide(credential, peer, STOCK) is Reason.TOKEN_INVALID
 
 
+async def test_resource_that_was_taken_away_is_told(situation: Situation) -> None:
+    await situation.authority.update_app(situation.client.app_id, resources=[STOCK])
+    await situation.check({"resource": f"{ORDERS} was taken from the App since"}, situation.basic)
+    await situation.check({}, situation.bearer)
+
+
 async def test_expired_and_revoked_are_told_and_a_service_agrees(situation: Situation) -> None:
     authority, app_id = situation.authority, situation.client.app_id
     await authority.advance(7201)
     await situation.check({"expiry": "it has expired on"}, situation.bearer)
     request = pb.RevokeApiTokenRequest(app_id=app_id, api_token_id=situation.api_token_id)
     await authority.admin.tokens.RevokeApiToken(request)
-    await situation.check({"revocation": "it was revoked"}, situation.basic)
+    today = datetime.fromtimestamp(authority.store.now(), UTC).date()
+    await situation.check({"revocation": f"it was revoked on {today} "}, situation.basic)
 
 
 async def test_revoked_grant_is_told(situation: Situation) -> None:
@@ -323,6 +331,12 @@ async def test_asking_is_limited_and_counts_as_no_failure(tmp_path: Path) -> Non
         assert await refusal(authority.anonymous.tokens.Refresh(refresh)) == Reason.GRANT_INVALID
         used = {use.credential_id for use in authority.authority.uses.take(10)}
         assert used == {(await authority.store.issuer()).bootstrap_token_id}
+
+
+async def test_credential_is_no_longer_than_a_service_reads(authority: TestAuthority) -> None:
+    longest = "Bearer ".ljust(credentials.MAX_LENGTH, "a")
+    assert (await explain(authority.admin, longest)).reason == Reason.TOKEN_INVALID
+    assert await refusal(explain(authority.admin, longest + "a")) == Reason.REQUEST_INVALID
 
 
 async def test_peer_that_is_no_address_is_an_error(authority: TestAuthority) -> None:

@@ -85,3 +85,13 @@ async def test_identity_of_somebody_else_is_not_linked(flows: Authority) -> None
     await arrive(flows)
     with pytest.raises(RequestInvalid, match="another account"):
         await external_identities.link(flows, await a_person(flows), JANE)
+
+
+async def test_own_identity_that_is_linked_again_stays_as_it_is(
+    authority: TestAuthority, flows: Authority
+) -> None:
+    jane = (await arrive(flows)).person
+    linked, records = await external_identities.list_identities(flows, jane), await authority.audit()
+    await external_identities.link(flows, jane, JANE)
+    assert await external_identities.list_identities(flows, jane) == linked
+    assert await authority.audit() == records

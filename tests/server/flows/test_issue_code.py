@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from rpz.auth.v1 import administration_service_pb2 as administration_pb
 from rpz.auth.v1 import app_service_pb2 as app_pb
 from rpz_auth.errors import Reason
 from rpz_auth_server.domain.refusal import RightsInsufficient
@@ -287,6 +288,20 @@ async def test_code_is_for_what_the_person_allows(authority: TestAuthority, flow
     await consents.remember(flows, bob, shop.app_id, READ, PLACES)
     code, _ = await issue_code(flows, bob, asked_by(bob, shop))
     assert (await authority.exchange(shop, code)).access_token
+
+
+async def test_locked_issuer_issues_no_code_whoever_allows_it(
+    authority: TestAuthority, flows: Authority
+) -> None:
+    bob, root, shop = await a_person(flows), await an_administrator(flows), await authority.create_client()
+    for person in (bob, root):
+        await consents.remember(flows, person, shop.app_id, READ, PLACES)
+        await issue_code(flows, person, asked_by(person, shop))
+    await authority.admin.administration.LockIssuer(administration_pb.LockIssuerRequest())
+    await authority.catch_up()
+    for person in (bob, root):
+        with pytest.raises(RightsInsufficient):
+            await issue_code(flows, person, asked_by(person, shop))
 
 
 async def _disable(flows: Authority, bob: Person, _shop: Client) -> None:

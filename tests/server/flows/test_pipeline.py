@@ -129,3 +129,23 @@ async def test_who_has_the_master_keys_and_not_the_database_makes_no_credential(
     )
     assert (await refusal(call)).reason is Reason.TOKEN_INVALID
     assert (await authority.refresh(client, tokens.refresh_token)).access_token
+
+
+async def test_what_is_sealed_for_a_row_that_never_was_is_good_for_nothing(authority: TestAuthority) -> None:
+    client = await authority.create_client()
+    tokens = await authority.sign_in(client)
+    ring = authority.authority.keyring
+
+    def sealed(kind: HandleKind) -> str:
+        handles = authority.authority.handles
+        return handles.seal(kind, new_id(), 0, salt=new_salt(), key_number=ring.minting_number)
+
+    for call, expected in (
+        (authority.refresh(client, sealed(HandleKind.REFRESH)), Reason.GRANT_INVALID),
+        (authority.exchange(client, sealed(HandleKind.CODE)), Reason.GRANT_INVALID),
+        (
+            authority.refresh(client, tokens.refresh_token, client_secret=sealed(HandleKind.SECRET)),
+            Reason.CLIENT_INVALID,
+        ),
+    ):
+        assert (await refusal(call)).reason is expected
