@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from rpz_auth.address import parse_peer
+from rpz_auth.caller import Caller, How, Verdict
 from rpz_auth.errors import Refusal
 from rpz_auth_server.domain.account import Role
 from rpz_auth_server.domain.app import AppKind
@@ -182,6 +183,20 @@ async def test_only_administrators_see_and_change_accounts(flows: Authority) -> 
     assert (await sign_in_again(flows, "eve")).person.account.role is Role.MEMBER
 
 
+async def test_app_that_is_no_administrator_creates_no_account(flows: Authority) -> None:
+    verdict = Verdict(
+        how=How.API_TOKEN,
+        app_id="app",
+        subject="app:app",
+        scopes=frozenset({"rpz.apps"}),
+        resources=frozenset({flows.issuer}),
+        token_id="",
+    )
+    with pytest.raises(RightsInsufficient):
+        await accounts.create_account(flows, Caller(verdict, LOCAL.peer), "eve", AccountFields())
+    assert await flows.store.accounts(after="", limit=1) == []
+
+
 async def test_administrator_cannot_take_its_own_rights_away(flows: Authority) -> None:
     root = await an_administrator(flows)
     with pytest.raises(RightsInsufficient):
@@ -300,6 +315,7 @@ async def test_missing_account_is_not_found(flows: Authority) -> None:
         accounts.get_account(flows, root, "unknown"),
         accounts.update_account(flows, root, "unknown", AccountFields(display_name="x")),
         accounts.disable_account(flows, root, "unknown"),
+        accounts.invite_locally(flows, "unknown"),
     ):
         with pytest.raises(NotFound):
             await attempt

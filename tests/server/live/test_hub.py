@@ -268,6 +268,24 @@ async def test_events_without_end_do_not_hold_up_heartbeats(process: Process) ->
     assert any(isinstance(content, Beat) for content in told)
 
 
+async def test_catching_up_ends_with_what_was_committed_before_whatever_comes_meanwhile(
+    process: Process,
+) -> None:
+    process.hub._tasks[0].cancel()  # what follows the events would read them, too
+    reads = 0
+
+    async def commit_another(*_: Any, **__: Any) -> None:
+        nonlocal reads
+        reads += 1
+        if reads < 5:
+            await process.revoke(f"event {reads}")
+
+    process.store.before["events_after"] = commit_another
+    await process.revoke("event 0")
+    await process.hub.catch_up()
+    assert reads == 1
+
+
 async def test_first_heartbeat_covers_all_that_was_committed_before_it(process: Process) -> None:
     """What is committed while a follower comes is told before the heartbeat, or is younger than it."""
 

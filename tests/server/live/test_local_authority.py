@@ -22,3 +22,11 @@ async def test_a_thread_that_asks_after_the_authority_has_stopped_gets_no_answer
     assert await asyncio.to_thread(running.ask, StandingQuestion()) == await running.ask_async(
         StandingQuestion()
     )
+
+
+@pytest.mark.parametrize("question", [StandingQuestion(app_ids=("app",)), StandingQuestion(ids=("token",))])
+async def test_what_its_own_view_does_not_know_of_apps_and_tokens_nobody_tells_it(
+    authority: TestAuthority, question: StandingQuestion
+) -> None:
+    with pytest.raises(BackendUnavailable):
+        await LocalAuthority(authority.authority).ask_async(question)
