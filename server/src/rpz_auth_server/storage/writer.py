@@ -28,6 +28,35 @@ QUEUE = 4096
 """How many may wait; beyond, an answer would come after its caller has gone."""
 
 
+_SHORTEST, _LONGEST = 0.001, 0.004
+_ALONE = 16
+
+
+class Gathering:
+    """For how long operations are gathered before they are written.
+
+    grpc hands calls to the loop one at a time. Where many call at once, each would so be written alone, with
+    a commit of its own, which costs more than all else about it. Whether a wait brings operations together
+    is seen by what the last one brought: it gets longer while it does, and ends when it does not. Every
+    sixteenth of those that come alone tries it again.
+    """
+
+    def __init__(self) -> None:
+        """Begin without a wait."""
+        self.pause = 0.0
+        """Seconds."""
+        self._alone = 0
+
+    def learn(self, gathered: int) -> None:
+        """Take note of how many operations the last wait brought."""
+        if gathered > 1:
+            self._alone = 0
+            self.pause = min(_LONGEST, max(_SHORTEST, 2 * self.pause))
+        else:
+            self._alone += 1
+            self.pause = 0.0 if self._alone % _ALONE else _SHORTEST
+
+
 @dataclass(frozen=True, slots=True)
 class _Job:
     work: Work[Any]
@@ -53,8 +82,9 @@ class Writer:
     """Runs operations on the one connection that writes.
 
     An fsync costs more than everything else about a write, so all that waits shares one. While it runs the
-    next batch gathers; an operation that comes alone waits for nobody. No answer leaves before the commit,
-    those that say "conflict" included: they too tell what was read.
+    next batch gathers, and where many call at once for some milliseconds more; an operation that comes alone
+    waits for nobody. No answer leaves before the commit, those that say "conflict" included: they too tell
+    what was read.
     """
 
     def __init__(
@@ -76,6 +106,8 @@ class Writer:
         self._waiting = threading.Condition()
         self._stopping = False
         self._waking = False
+        self._due = False
+        self._gathering = Gathering()
         # A daemon, so that a program that forgot to close the store can still end: what was answered is on
         # disk.
         self._thread = threading.Thread(target=self._run, name="rpz-auth-writer", daemon=True)
@@ -103,14 +135,16 @@ class Writer:
             if len(self._jobs) >= (2 * QUEUE if vital else QUEUE):
                 raise overloaded()
             self._jobs.append(_Job(work, answer, single, announce))
-        if not self._waking:  # once for all that this turn of the loop brings
+        if not self._waking:  # once for all that are gathered, or that this turn of the loop brings
             self._waking = True
-            self._loop.call_soon(self._wake)
+            self._loop.call_later(self._gathering.pause, self._wake)
         return answer
 
     def _wake(self) -> None:
         self._waking = False
         with self._waiting:
+            self._gathering.learn(len(self._jobs))
+            self._due = bool(self._jobs)
             self._waiting.notify()
 
     def load(self) -> WriteLoad:
@@ -143,13 +177,14 @@ class Writer:
 
     def _wait(self) -> bool:
         with self._waiting:
-            while not self._jobs and not self._stopping:
+            while not self._due and not self._stopping:
                 self._waiting.wait()
             return bool(self._jobs)
 
     def _take(self) -> list[_Job]:
         with self._waiting:
             batch = [self._jobs.popleft() for _ in range(min(BATCH, len(self._jobs)))]
+            self._due = bool(self._jobs)
         self._operations += len(batch)
         self._transactions += 1
         return batch
