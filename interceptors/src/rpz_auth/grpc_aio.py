@@ -59,9 +59,16 @@ def guard(
 
 def _unary(behaviour: Callable[..., Any], admit: Admit, parse: Parse) -> Callable[..., Any]:
     async def call(_messages: AsyncIterator[bytes], native: NativeContext) -> Any:
-        context = CallContext(native, parse)
-        CURRENT.set(await _admit(admit, context))
-        return await behaviour(await context.read_one(), context)
+        try:
+            context = CallContext(native, parse)
+            CURRENT.set(await _admit(admit, context))
+            return await behaviour(await context.read_one(), context)
+        except grpc.aio.AbortError as error:
+            # grpc keeps the exception with the call. By its traceback it would keep all that the call has
+            # used, the call itself included, until the garbage collector comes by.
+            del native, context
+            error.__context__ = None
+            raise error.with_traceback(None) from None
 
     return call
 

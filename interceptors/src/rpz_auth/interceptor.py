@@ -139,7 +139,10 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
                     decision = run(decision, self._authority.ask)
                 return self._admitted(decision, metadata)
             except Refusal as refusal:
-                return self._observe(method, refusal, peer)
+                admission = self._observe(method, refusal, peer)
+                if admission is None:
+                    raise
+                return admission
 
         policy, when_stale = self.policies.get(method), self._when_stale.of(method)
 
@@ -165,7 +168,10 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
             except Refusal as refusal:
                 if self._on_refusal is not None:
                     await self._on_refusal(refusal, self._decider.resolve(peer, metadata))
-                return self._observe(method, refusal, peer)
+                admission = self._observe(method, refusal, peer)
+                if admission is None:
+                    raise
+                return admission
 
         policy, when_stale = self.policies.get(method), self._when_stale.of(method)
         return grpc_aio.guard(handler, admit, self._lease_for(method))
@@ -192,11 +198,12 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
             self._census.note(admission.peer, admission.caller.app_id, metadata)
         return admission
 
-    def _observe(self, method: str, refusal: Refusal, peer: Peer) -> Admission:
+    def _observe(self, method: str, refusal: Refusal, peer: Peer) -> Admission | None:
+        """Let pass what would be refused, if that is what this service wants for now."""
         for told in self._on_decision:
             told(refusal.reason)
         if self._observer is None:
-            raise refusal
+            return None
         self._observer.note(method, refusal)
         return Admission(peer, None)
 

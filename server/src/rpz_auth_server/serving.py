@@ -56,8 +56,9 @@ _log = structlog.get_logger("rpz_auth_server")
 
 _Take = Callable[[Callable[[], int]], Awaitable[int]]
 """Takes a port, when it is free."""
-_YOUNG = 20_000
-"""Objects after which the garbage collector looks; Python's own choice is 700."""
+_YOUNG, _SELDOM = 1_000, 100
+"""Objects after which the garbage collector looks at the young ones, and after how many such looks at older
+ones; Python's own choice is 700 and 10."""
 
 
 async def run(settings: Settings, environ: Mapping[str, str], *, control: int | None = None) -> None:
@@ -134,14 +135,15 @@ async def run(settings: Settings, environ: Mapping[str, str], *, control: int | 
 
 
 def _settle() -> None:
-    """Have the garbage collector leave alone what is there for good, and look less often for the rest.
+    """Have the garbage collector leave alone what is there for good, and look seldom at what stays for long.
 
-    Calls leave few cycles behind, and yet the collector's youngest generation is soon full of them. Each of
-    its looks goes over calls that are still under way, and every hundredth over all that was ever imported.
+    Each call leaves some cycles behind, which are young: to look often keeps the looks short. Looks at all
+    that is older go over every call that is under way, and take tens of milliseconds where a thousand
+    guessers are held back.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_YOUNG)
+    gc.set_threshold(_YOUNG, _SELDOM)
 
 
 def _background_work(

@@ -17,7 +17,7 @@ from rpz.auth.v1 import app_service_pb2, token_service_pb2, verification_service
 from rpz_auth.address import UNKNOWN, Peer, parse_address
 from rpz_auth.errors import BackendUnavailable, Reason, TokenInvalid
 from rpz_auth_server.domain.limits import Limits
-from rpz_auth_server.domain.refusal import ClientInvalid, RateLimited
+from rpz_auth_server.domain.refusal import ClientInvalid, RateLimited, TooManyGuesses
 from rpz_auth_server.flows import consents, limits
 from rpz_auth_server.flows.issue_code import IssueCode, issue_code
 from rpz_auth_server.flows.limits import Limiter, prefix_of
@@ -481,7 +481,7 @@ async def test_r131_guesses_that_are_checked_at_the_same_time_are_limited_like_o
     await asyncio.sleep(0)  # all have begun
     checked.set()
     refused = await asyncio.gather(*tasks, return_exceptions=True)
-    assert [type(error) for error in refused] == [ClientInvalid] * 3 + [RateLimited] * 7
+    assert [type(error) for error in refused] == [ClientInvalid] * 3 + [TooManyGuesses] * 7
 
 
 async def test_slow_check_that_succeeds_costs_nothing() -> None:

@@ -101,8 +101,10 @@ class RateLimited(Refusal):
 
     reason = Reason.RATE_LIMITED
     default_message = "asked too often; wait before asking again"
-    suspicious = False
-    """Whether it is about guessing: its answer may be held back."""
+
+
+class TooManyGuesses(RateLimited):
+    """Asked too often in a way in which one guesses; the answer may be held back."""
 
 
 class Conflict(Refusal):

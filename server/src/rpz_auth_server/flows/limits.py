@@ -31,6 +31,7 @@ from rpz_auth_server.domain.refusal import (
     GrantInvalid,
     RateLimited,
     RightsInsufficient,
+    TooManyGuesses,
 )
 from rpz_auth_server.flows.refusal_counts import RefusalCounts
 
@@ -255,7 +256,7 @@ class Limiter:
             if not flooding:
                 self._charge(keys)
         else:
-            flooding = isinstance(refusal, RateLimited) and refusal.suspicious
+            flooding = isinstance(refusal, TooManyGuesses)
         if flooding and self._holding < _MOST_HELD:
             self._holding += 1
             try:
@@ -309,11 +310,11 @@ class Limiter:
     def _refuse(self, hold: _Hold | None, name: str | None = None, message: str | None = None) -> None:
         if hold is not None:
             self.held_up[hold.kind] += 1
-            refusal = RateLimited(message, retry_after=hold.wait)
-            refusal.suspicious = hold.kind in _SUSPICIOUS
             if name is not None:
-                self.refusals.record(refusal.reason, name)
-            raise refusal from None
+                self.refusals.record(Reason.RATE_LIMITED, name)
+            # Not by a variable of its own, which would hold it beyond the call: see `patience`.
+            refuse = TooManyGuesses if hold.kind in _SUSPICIOUS else RateLimited
+            raise refuse(message, retry_after=hold.wait) from None
 
     def _held(self, keys: Iterable[str]) -> _Hold | None:
         """The limit that holds up for longest."""

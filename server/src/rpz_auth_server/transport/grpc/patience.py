@@ -86,12 +86,20 @@ class PatienceInterceptor(grpc.aio.ServerInterceptor):
 def _within(seconds: float, behaviour: Any) -> Any:
     async def call(messages: Any, context: Any) -> Any:
         try:
-            async with asyncio.timeout(seconds) as patience:
-                return await behaviour(messages, context)
-        except TimeoutError:
-            if not patience.expired():
-                raise
-            status = rpc_status(BackendUnavailable(f"the call was not complete within {seconds:g} seconds"))
-            await context.abort(status.code, status.details, status.trailing_metadata)
+            try:
+                async with asyncio.timeout(seconds) as patience:
+                    return await behaviour(messages, context)
+            except TimeoutError:
+                if not patience.expired():
+                    raise
+                late = rpc_status(BackendUnavailable(f"the call was not complete within {seconds:g} seconds"))
+                await context.abort(late.code, late.details, late.trailing_metadata)
+        except grpc.aio.AbortError as error:
+            # grpc keeps the exception with the call. By its traceback it would keep all that the call has
+            # used, the call itself included, until the garbage collector comes by: in a flood of guesses, for
+            # hundreds of milliseconds at a time.
+            del messages, context
+            error.__context__ = None
+            raise error.with_traceback(None) from None
 
     return call
