@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
 import sqlite3
@@ -53,6 +54,8 @@ _PEER_GRANTS = 64  # oidc-provider's memory holds a thousand records and drops t
 _PLENTY = 1_000_000
 """What one verifier may ask for in a second and one grant in a minute, which is more than anybody may by
 default; it is counted all the same."""
+_API_TOKENS = 100
+"""That an App may have by default."""
 _KEYCLOAK = 120
 """Refreshes per second and vCPU that Keycloak's documentation plans with."""
 
@@ -97,13 +100,18 @@ def run(*, quick: bool) -> Report:
     )
 
 
+def wide_limits(data_dir: Path) -> str:
+    """A flag by which an authority allows what one client of a measurement asks for, and counts it."""
+    config = data_dir.with_suffix(".toml")
+    config.write_text(f"verification_limit = {_PLENTY}\nrefresh_limit = {_PLENTY}\n")
+    return f"--config={config}"
+
+
 @contextmanager
 def pinned_authority(data_dir: Path, *flags: str) -> Iterator[AuthorityProcess]:
     """An authority that stays on one processor."""
     prefix = ("taskset", "-c", str(min(os.sched_getaffinity(0)))) if (os.cpu_count() or 1) > 1 else ()
-    config = data_dir.with_suffix(".toml")
-    config.write_text(f"verification_limit = {_PLENTY}\nrefresh_limit = {_PLENTY}\n")
-    authority = AuthorityProcess(data_dir, f"--config={config}", *flags, prefix=prefix)
+    authority = AuthorityProcess(data_dir, wide_limits(data_dir), *flags, prefix=prefix)
     try:
         yield authority
         assert authority.stop() == 0, authority.log.read_text()
@@ -213,8 +221,12 @@ def _own(target: Target, client: Client, grants: Grants, count: int) -> dict[str
         return cost(target.call("ExchangeToken", calls))
 
     def create_api_token() -> float:
-        request = pb.CreateApiTokenRequest(app_id=client.app_id, scopes=["orders.read"], resources=[RESOURCE])
-        return cost(target.call("CreateApiToken", [(who, request)] * count))
+        apps = [authority.create_client().app_id for _ in range(-(-count // _API_TOKENS))]
+        requests = [
+            pb.CreateApiTokenRequest(app_id=app_id, scopes=["orders.read"], resources=[RESOURCE])
+            for app_id in itertools.islice(itertools.cycle(apps), count)
+        ]
+        return cost(target.call("CreateApiToken", [(who, request) for request in requests]))
 
     def introspect() -> float:
         request = pb.IntrospectTokenRequest(token=token)

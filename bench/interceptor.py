@@ -14,6 +14,7 @@ from pathlib import Path
 from google.protobuf.wrappers_pb2 import BytesValue
 from support.authority import AuthorityProcess, running_authority
 
+from bench.authority import wide_limits
 from bench.echo import METHOD, Echo, Ready, Stack
 from bench.load import Load, Metadata, drive
 from bench.machine import cpu_seconds
@@ -49,7 +50,8 @@ def run(*, quick: bool) -> Report:
     raw: dict[str, Samples] = {}
     with ExitStack() as cleanup:
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
-        authority = cleanup.enter_context(running_authority(folder / "authority"))
+        data_dir = folder / "authority"
+        authority = cleanup.enter_context(running_authority(data_dir, wide_limits(data_dir)))
         for stack in _STACKS:
             samples = _measure(stack, authority, count, rounds, revoked=10_000 if quick else 1_000_000)
             raw[stack] = samples

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from rpz_auth.errors import Reason, Refusal
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
@@ -13,11 +14,13 @@ from rpz_auth_server.domain.refusal import RequestInvalid
 from rpz_auth_server.flows import apps
 from rpz_auth_server.flows.app_fields import AppFields
 from rpz_auth_server.flows.apps import AppQuery
-from rpz_auth_server.transport.console.desk import HOME, MENDABLE, Desk, Visit
+from rpz_auth_server.transport.console.desk import HOME, Desk, Visit
 from rpz_auth_server.transport.console.try_it import lines_for
 
 _PAGE = 60
 _NUMBER = re.compile(r"[0-9]{1,17}", re.ASCII)
+_MENDABLE = {Reason.REQUEST_INVALID, Reason.SCOPE_INVALID, Reason.TARGET_INVALID, Reason.RIGHTS_INSUFFICIENT}
+"""Refusals that a person answers by writing something else into the same form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,9 @@ class AppPages:
                     resources=form.lines("resources"),
                 ),
             )
-        except MENDABLE as refusal:
+        except Refusal as refusal:
+            if refusal.reason not in _MENDABLE:
+                raise
             return self._new(visit, wrong=refusal.message)
         return self.desk.go(f"{HOME}/apps/{app.app_id}/authorizations", said="created")
 
@@ -128,7 +133,9 @@ class AppPages:
                 allow_any_peer=False,
                 expected_version=_version(form.one("version")),
             )
-        except MENDABLE as refusal:
+        except Refusal as refusal:
+            if refusal.reason not in _MENDABLE:
+                raise
             return self._settings(visit, app, wrong=refusal.message)
         return self.desk.go(f"{HOME}/apps/{app.app_id}/settings", said="saved")
 
@@ -184,6 +191,11 @@ class AppPages:
 
     async def _find(self, visit: Visit) -> App:
         return await apps.get_app(self.desk.authority, visit.person, visit.request.path_params["app_id"])
+
+
+def is_mendable(refusal: Refusal) -> bool:
+    """Tell whether a form is shown again with the refusal beside it."""
+    return refusal.reason in _MENDABLE
 
 
 def _kind(text: str) -> AppKind:
