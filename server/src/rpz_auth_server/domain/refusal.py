@@ -14,6 +14,7 @@
     ├── NotFound
     ├── NotImplementedYet
     ├── RateLimited
+    │   └── TooManyGuesses
     ├── Conflict
     ├── ApiTokenInvalid            by way of rpz_auth.errors.TokenInvalid
     ├── TokenUndecided             by way of rpz_auth.errors.BackendUnavailable
