@@ -35,6 +35,8 @@ class SmallProvider:
     """With which ID tokens are signed; the published one if None."""
     algorithm: str = "ES256"
     metadata: dict[str, Any] = field(default_factory=dict)
+    document: Any = None
+    """In place of its metadata."""
     status: int = 200
     base: str = ""
     issuer: str = ""
@@ -58,6 +60,10 @@ class SmallProvider:
             "token_endpoint": f"{self.base}/token",
             "jwks_uri": f"{self.base}/keys",
         }
+        if isinstance(self.document, dict):
+            described |= self.document
+        elif self.document is not None:
+            return JSONResponse(self.document)
         return JSONResponse({**described, **self.metadata})
 
     async def keys(self, _request: Request) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import html.parser
 import re
+import urllib.parse
 import uuid
 from dataclasses import replace
 from pathlib import Path
@@ -915,6 +916,28 @@ async def test_a120_nul_in_an_address_or_form_is_refused_before_a_database_sees_
     assert set(authority.store.calls) <= {"session", "account"}
     await root.get("/console/people/new")
     assert (await root.send("/console/people/new", user_name="a", display_name="\0")).status_code == 400
+
+
+async def test_form_that_no_page_has_is_refused(authority: TestAuthority) -> None:
+    visitor = await Visitor.of(authority)
+    app_id = await owned_app(authority, visitor, scopes=[], resources=[])
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+    page = urllib.parse.urlencode(await genuine(visitor))
+    for extra in ("display_name=another", "x=%00"):
+        content = f"{page}&{extra}"
+        answer = await visitor.client.post("/console/apps/new", content=content, headers=headers)
+        assert answer.status_code == 400
+    for act in ("secrets", "tokens"):
+        assert (await visitor.send(f"/console/apps/{app_id}/{act}", days="366")).status_code == 400
+    assert [app.app_id for app in await authority.store.apps(owner=None, after="", limit=9)].count(
+        app_id
+    ) == 1
+    assert await authority.store.client_secrets(app_id) == []
+
+
+async def test_without_a_provider_no_page_leads_to_one(authority: TestAuthority) -> None:
+    page = await Visitor(authority).get("/sign-in")
+    assert "/sign-in/provider" not in page.text
 
 
 async def test_people_sign_in_and_unlock_while_the_issuer_is_locked(authority: TestAuthority) -> None:

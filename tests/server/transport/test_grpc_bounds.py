@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+import types
 import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -115,6 +116,19 @@ async def test_a63_call_that_waits_for_the_database_without_end_is_ended(tmp_pat
 
 async def read_all(stream: Any) -> list[Any]:
     return [answer async for answer in stream]
+
+
+async def test_timeout_of_a_methods_own_is_not_taken_for_the_end_of_patience() -> None:
+    async def own(_messages: Any, _context: Any) -> None:
+        raise TimeoutError("its own")
+
+    async def find(_details: Any) -> Any:
+        return grpc.stream_unary_rpc_method_handler(own)
+
+    details: Any = types.SimpleNamespace(method="/orders.v1.OrderService/GetOrder")
+    handler: Any = await patience.PatienceInterceptor().intercept_service(find, details)
+    with pytest.raises(TimeoutError, match="its own"):
+        await handler.stream_unary(None, None)
 
 
 async def test_r129_a100_streams_of_unknown_callers_end_with_and_without_a_message(

@@ -505,6 +505,14 @@ async def test_both_families_are_served_where_the_address_says_everything() -> N
         await server.stop()
 
 
+async def test_what_is_no_request_is_passed_over() -> None:
+    async def fails(*_: Any) -> None:
+        raise AssertionError
+
+    never: Any = fails
+    await Guard(never)({"type": "websocket"}, never, never)
+
+
 async def test_stop_lets_the_request_in_flight_finish() -> None:
     begun, go_on = asyncio.Event(), asyncio.Event()
 

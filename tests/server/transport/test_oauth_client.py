@@ -101,6 +101,17 @@ async def test_r004_r005_unknown_parameters_are_passed_over_and_empty_ones_are_a
     assert error_of(answer) == (400, "invalid_request")
 
 
+@pytest.mark.parametrize("value", ["%ff", "%00", "%ed%a0%80"])
+async def test_parameter_that_is_no_text_is_refused_even_if_unknown(
+    authority: TestAuthority, value: str
+) -> None:
+    client = await authority.create_client()
+    body = urllib.parse.urlencode({**client.body, "grant_type": "client_credentials"})
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+    answer = await authority.http.post(TOKEN, content=f"{body}&x={value}", headers=headers)
+    assert error_of(answer) == (400, "invalid_request")
+
+
 async def test_r006_r018_grant_types_have_errors_of_their_own(authority: TestAuthority) -> None:
     client = await authority.create_client()
     public = await authority.create_public_client()

@@ -18,7 +18,8 @@ from rpz_auth.errors import ConfigurationError
 from rpz_auth_server.settings import Settings
 from rpz_auth_server.storage.store import Commit
 from rpz_auth_server.transport.console import cookies
-from rpz_auth_server.transport.console.provider import MAX_BACK, Journey
+from rpz_auth_server.transport.console.provider import MAX_BACK, Journey, Provider, ProviderFailed
+from rpz_auth_server.transport.console.provider_settings import ProviderSettings
 from server.authority import FakeTime, TestAuthority, running_authority
 from server.openid_provider import CLIENT_ID, CLIENT_SECRET, SmallProvider, running_provider, shared_secret
 from server.people import PASSWORD, sign_in_again, signed_in
@@ -136,6 +137,7 @@ async def test_identity_signs_up_where_an_administrator_lets_it(tmp_path: Path) 
         {"claims": {"sub": None}},
         {"claims": {"sub": 7}},
         {"claims": {"sub": ""}},
+        {"claims": {"sub": "x" * 256}},
         {"key": ECKey.generate_key("P-256", {"kid": "one"})},
         {"key": shared_secret(), "algorithm": "HS256"},
         {"status": 500},
@@ -152,6 +154,7 @@ async def test_identity_signs_up_where_an_administrator_lets_it(tmp_path: Path) 
         "nobody",
         "a number",
         "empty",
+        "too long",
         "another key",
         "a shared secret",
         "a fault",
@@ -174,6 +177,38 @@ async def test_provider_that_names_another_issuer_is_not_asked(tmp_path: Path) -
         provider.metadata = {"issuer": "https://evil.example"}
         answer = await Visitor(authority).get("/sign-in/provider")
         assert answer.status_code == 401
+
+
+@pytest.mark.parametrize("document", [["a list"], {"x": "y" * 300_000}], ids=["a list", "too long"])
+async def test_provider_whose_metadata_are_none_signs_nobody_in(tmp_path: Path, document: Any) -> None:
+    async with running(tmp_path / "authority") as (authority, provider):
+        provider.document = document
+        assert (await Visitor(authority).get("/sign-in/provider")).status_code == 401
+
+
+@pytest.mark.parametrize("name", ["authorization_endpoint", "token_endpoint", "jwks_uri"])
+async def test_endpoints_of_a_provider_with_tls_have_tls_too(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    issuer = "https://op.example"
+    settings = ProviderSettings(
+        issuer=issuer, client_id=CLIENT_ID, client_secret=CLIENT_SECRET, name="", may_sign_up=False
+    )
+    provider = Provider(settings)
+    described = {
+        "issuer": issuer,
+        "authorization_endpoint": f"{issuer}/authorize",
+        "token_endpoint": f"{issuer}/token",
+        "jwks_uri": f"{issuer}/keys",
+    }
+
+    async def ask(_method: str, _url: str) -> dict[str, str]:
+        return described
+
+    monkeypatch.setattr(provider, "_ask", ask)
+    described[name] = described[name].replace("https", "http")
+    with pytest.raises(ProviderFailed, match=name):
+        await provider.leave_for(Journey.begin(back="/"), "https://auth.example/callback")
 
 
 async def test_issuer_may_end_with_a_slash(tmp_path: Path) -> None:
@@ -384,6 +419,12 @@ def altered(number: int, value: str) -> str:
 )
 def test_cookie_that_is_no_journey_is_none(value: str) -> None:
     assert Journey.of_cookie(value) is None
+
+
+def test_cookie_has_one_spelling() -> None:
+    value = Journey.begin(back="/console").to_cookie()
+    assert Journey.of_cookie(value) is not None
+    assert Journey.of_cookie(f"....{value}") is None
 
 
 def test_cookie_that_is_altered_to_the_same_is_a_journey() -> None:

@@ -22,6 +22,7 @@ from rpz_auth_server.transport.tls import (
     CA_NAME,
     DevelopmentFiles,
     IssuedCertificate,
+    check_pair,
     ensure_development_files,
     issue_client_certificate,
     server_credentials,
@@ -149,7 +150,16 @@ def test_server_certificate_does_not_outlive_its_ca_and_both_are_renewed_in_the_
     certificate(paths.server).verify_directly_issued_by(certificate(paths.ca))
 
 
-@pytest.mark.parametrize("left", [[], ["ca.key"], ["ca.key", "ca.pem"], ["ca.key", "ca.pem", "server.key"]])
+@pytest.mark.parametrize(
+    "left",
+    [
+        [],
+        ["ca.key"],
+        ["ca.key", "ca.pem"],
+        ["ca.key", "ca.pem", "server.key"],
+        ["ca.key", "ca.pem", "server.pem"],
+    ],
+)
 def test_start_that_was_cut_short_is_made_up_for_by_the_next(tmp_path: Path, left: list[str]) -> None:
     paths = ensure_development_files(tmp_path, now=NOW)
     for path in paths.folder.iterdir():
@@ -296,6 +306,13 @@ def test_key_of_another_certificate_is_refused(tmp_path: Path) -> None:
     paths = ensure_development_files(tmp_path)
     with pytest.raises(ConfigurationError, match="is not the key of the certificate"):
         server_credentials(settings(tmp_path, tls_certificate=paths.server, tls_key=paths.ca_key))
+
+
+def test_pair_that_belongs_together_passes_and_no_other(tmp_path: Path) -> None:
+    paths = ensure_development_files(tmp_path)
+    check_pair(paths.server, paths.server_key)
+    with pytest.raises(ConfigurationError, match="is not the key of the certificate"):
+        check_pair(paths.server, paths.ca_key)
 
 
 def test_client_ca_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -15,8 +15,7 @@ from rpz_auth_server.flows import consents, passwords, sign_in
 from rpz_auth_server.flows.external_identities import list_identities
 from rpz_auth_server.flows.sign_in import SignInRefused
 from rpz_auth_server.transport.console import cookies
-from rpz_auth_server.transport.console.apps import is_mendable
-from rpz_auth_server.transport.console.desk import HOME, Desk, Visit
+from rpz_auth_server.transport.console.desk import HOME, MENDABLE, Desk, Visit
 from rpz_auth_server.transport.console.forms import Forged
 from rpz_auth_server.transport.console.sign_in import own_path
 
@@ -72,9 +71,7 @@ class AccountPages:
             return await self._show(visit, wrong="the current password is another")
         except RateLimited as refusal:
             return await self._show(visit, wrong=refusal.message)
-        except Refusal as refusal:
-            if not is_mendable(refusal):
-                raise
+        except MENDABLE as refusal:
             return await self._show(visit, wrong=refusal.message)
         return self.desk.go(HOME + "/account", said="password")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from rpz_auth.errors import Reason, Refusal
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
@@ -14,13 +13,11 @@ from rpz_auth_server.domain.refusal import RequestInvalid
 from rpz_auth_server.flows import apps
 from rpz_auth_server.flows.app_fields import AppFields
 from rpz_auth_server.flows.apps import AppQuery
-from rpz_auth_server.transport.console.desk import HOME, Desk, Visit
+from rpz_auth_server.transport.console.desk import HOME, MENDABLE, Desk, Visit
 from rpz_auth_server.transport.console.try_it import lines_for
 
 _PAGE = 60
 _NUMBER = re.compile(r"[0-9]{1,17}", re.ASCII)
-_MENDABLE = {Reason.REQUEST_INVALID, Reason.SCOPE_INVALID, Reason.TARGET_INVALID, Reason.RIGHTS_INSUFFICIENT}
-"""Refusals that a person answers by writing something else into the same form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +79,7 @@ class AppPages:
                     resources=form.lines("resources"),
                 ),
             )
-        except Refusal as refusal:
-            if refusal.reason not in _MENDABLE:
-                raise
+        except MENDABLE as refusal:
             return self._new(visit, wrong=refusal.message)
         return self.desk.go(f"{HOME}/apps/{app.app_id}/authorizations", said="created")
 
@@ -133,9 +128,7 @@ class AppPages:
                 allow_any_peer=False,
                 expected_version=_version(form.one("version")),
             )
-        except Refusal as refusal:
-            if refusal.reason not in _MENDABLE:
-                raise
+        except MENDABLE as refusal:
             return self._settings(visit, app, wrong=refusal.message)
         return self.desk.go(f"{HOME}/apps/{app.app_id}/settings", said="saved")
 
@@ -191,11 +184,6 @@ class AppPages:
 
     async def _find(self, visit: Visit) -> App:
         return await apps.get_app(self.desk.authority, visit.person, visit.request.path_params["app_id"])
-
-
-def is_mendable(refusal: Refusal) -> bool:
-    """Tell whether a form is shown again with the refusal beside it."""
-    return refusal.reason in _MENDABLE
 
 
 def _kind(text: str) -> AppKind:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass, field
 
-from rpz_auth.errors import Refusal
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
@@ -13,8 +12,7 @@ from rpz_auth_server.domain.app import App, is_live
 from rpz_auth_server.domain.refusal import RequestInvalid
 from rpz_auth_server.flows import api_tokens, apps, client_secrets
 from rpz_auth_server.flows.credentials import Replacement
-from rpz_auth_server.transport.console.apps import is_mendable
-from rpz_auth_server.transport.console.desk import HOME, Desk, Visit
+from rpz_auth_server.transport.console.desk import HOME, MENDABLE, Desk, Visit
 
 LIFETIMES = {"7": "1 week", "30": "30 days", "90": "90 days", "365": "1 year", "": "no end"}
 """What the forms offer, in days."""
@@ -74,9 +72,7 @@ class AuthorizationPages:
                 expires_at=_deadline(form.one("days"), visit.now),
                 request_id=form.one("request_id"),
             )
-        except Refusal as refusal:
-            if not is_mendable(refusal):
-                raise
+        except MENDABLE as refusal:
             return await self._show(visit, app, wrong=refusal.message, wrong_in="secret")
         return await self._reveal(visit, app, Shown("secret", made.record.display_name, made.text))
 
@@ -94,9 +90,7 @@ class AuthorizationPages:
                 expires_at=_deadline(form.one("days"), visit.now),
                 request_id=form.one("request_id"),
             )
-        except Refusal as refusal:
-            if not is_mendable(refusal):
-                raise
+        except MENDABLE as refusal:
             return await self._show(visit, app, wrong=refusal.message, wrong_in="token")
         return await self._reveal(visit, app, Shown("token", made.record.display_name, made.text))
 
@@ -107,9 +101,7 @@ class AuthorizationPages:
             made = await client_secrets.rotate_client_secret(
                 self.desk.authority, visit.person, app.app_id, secret_id, _replacement(visit)
             )
-        except Refusal as refusal:
-            if not is_mendable(refusal):
-                raise
+        except MENDABLE as refusal:
             return await self._show(visit, app, wrong=refusal.message, wrong_in="secret")
         return await self._reveal(visit, app, Shown("secret", made.record.display_name, made.text))
 
@@ -120,9 +112,7 @@ class AuthorizationPages:
             made = await api_tokens.rotate_api_token(
                 self.desk.authority, visit.person, app.app_id, token_id, _replacement(visit)
             )
-        except Refusal as refusal:
-            if not is_mendable(refusal):
-                raise
+        except MENDABLE as refusal:
             return await self._show(visit, app, wrong=refusal.message, wrong_in="token")
         return await self._reveal(visit, app, Shown("token", made.record.display_name, made.text))
 

@@ -13,7 +13,7 @@ from rpz_auth.status import TABLE
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from rpz_auth_server.domain.refusal import RequestInvalid, RightsInsufficient
+from rpz_auth_server.domain.refusal import RequestInvalid, RightsInsufficient, ScopeInvalid, TargetInvalid
 from rpz_auth_server.flows import sign_in
 from rpz_auth_server.flows.person import Person
 from rpz_auth_server.flows.pipeline import Authority
@@ -45,6 +45,9 @@ POLICY: Mapping[str, str] = {
 }
 SIGN_IN = "/sign-in"
 HOME = "/console"
+
+MENDABLE = (RequestInvalid, ScopeInvalid, TargetInvalid, RightsInsufficient)
+"""Refusals that a person answers by writing something else into the same form."""
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 Handler = Callable[["Visit"], Awaitable[Response]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rpz_auth.errors import Refusal
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
@@ -12,8 +11,7 @@ from rpz_auth_server.domain.account import Account, Role
 from rpz_auth_server.domain.refusal import RequestInvalid
 from rpz_auth_server.flows import accounts
 from rpz_auth_server.flows.accounts import AccountFields, Invited
-from rpz_auth_server.transport.console.apps import is_mendable
-from rpz_auth_server.transport.console.desk import HOME, Desk, Handler, Visit
+from rpz_auth_server.transport.console.desk import HOME, MENDABLE, Desk, Handler, Visit
 from rpz_auth_server.transport.console.sign_in import WELCOME
 
 _PAGE = 100
@@ -57,9 +55,7 @@ class PeoplePages:
             invited = await accounts.create_account(
                 self.desk.authority, visit.person, form.one("user_name"), _fields(visit)
             )
-        except Refusal as refusal:
-            if not is_mendable(refusal):
-                raise
+        except MENDABLE as refusal:
             return self._form(visit, None, wrong=refusal.message)
         return self._invited(visit, invited)
 
@@ -71,9 +67,7 @@ class PeoplePages:
             return self._form(visit, account)
         try:
             await accounts.update_account(authority, visit.person, account_id, _fields(visit))
-        except Refusal as refusal:
-            if not is_mendable(refusal):
-                raise
+        except MENDABLE as refusal:
             return self._form(visit, account, wrong=refusal.message)
         return self.desk.go(f"{HOME}/people/{account_id}", said="account-saved")
 

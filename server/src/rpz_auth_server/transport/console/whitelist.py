@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from rpz_auth.errors import Refusal
 from rpz_auth.whitelist import DNS, MAX_ENTRIES, ORIGIN, SAN, normalise
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -17,8 +16,7 @@ from rpz_auth_server.domain.resolution import Resolution, names_in
 from rpz_auth_server.flows import apps
 from rpz_auth_server.flows.app_fields import AppFields
 from rpz_auth_server.transport.console import show
-from rpz_auth_server.transport.console.apps import is_mendable
-from rpz_auth_server.transport.console.desk import HOME, Desk, Visit
+from rpz_auth_server.transport.console.desk import HOME, MENDABLE, Desk, Visit
 
 _MAX_TYPED = 300
 _DOMAIN = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+\.?", re.ASCII)
@@ -71,9 +69,7 @@ class WhitelistPages:
                 allow_any_peer=bool(visit.form.one("allow_any_peer")) or _allows_any(app),
                 expected_version=app.version,
             )
-        except Refusal as refusal:
-            if not is_mendable(refusal):
-                raise
+        except MENDABLE as refusal:
             return await self._show(visit, app, wrong=_without_number(refusal.message), typed=typed)
         return self.desk.go(f"{HOME}/apps/{app.app_id}/whitelist", said="saved")
 
