@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import ssl
 import types
 import zlib
@@ -19,7 +20,9 @@ import h2.events
 import h2.settings
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from rpz.auth.v1 import app_service_pb2
 from rpz_auth.errors import Reason
+from rpz_auth.grpc_aio_context import CallContext
 from rpz_auth_server.transport.grpc import patience, server
 from server.authority import TestAuthority, read_refusal, refusal, running_authority
 
@@ -116,6 +119,24 @@ async def test_a63_call_that_waits_for_the_database_without_end_is_ended(tmp_pat
 
 async def read_all(stream: Any) -> list[Any]:
     return [answer async for answer in stream]
+
+
+async def test_a110_refused_call_leaves_nothing_for_the_garbage_collector(authority: TestAuthority) -> None:
+    def under_way() -> int:
+        return sum(type(thing) is CallContext for thing in gc.get_objects())
+
+    client = await authority.create_client()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(20):
+            await refusal(authority.refresh(client, "rpzr_" + "A" * 64))
+            await refusal(authority.anonymous.apps.ListApps(app_service_pb2.ListAppsRequest()))
+        async with asyncio.timeout(ANSWER):
+            while under_way() > 1:  # noqa: ASYNC110 - nobody tells when grpc has let go of the last one
+                await asyncio.sleep(0.01)
+    finally:
+        gc.enable()
 
 
 async def test_timeout_of_a_methods_own_is_not_taken_for_the_end_of_patience() -> None:
