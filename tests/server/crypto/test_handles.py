@@ -246,6 +246,10 @@ def test_r031_ids_and_salts_are_drawn_anew_each_time() -> None:
     assert HANDLES.open(HandleKind.CODE, text).id == row_id
 
 
+def test_no_id_is_an_option_on_a_command_line() -> None:
+    assert not any(new_id().startswith("-") for _ in range(2_000))
+
+
 @pytest.mark.parametrize(
     ("generation", "made_with", "row_key", "key_since", "passes"),
     [

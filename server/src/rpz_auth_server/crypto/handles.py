@@ -192,8 +192,13 @@ def check_key(opened: OpenedHandle, *, key_number: int, key_since: int = 0) -> N
 
 
 def new_id() -> str:
-    """Draw a row's id: 128 bits as 22 characters of base64url."""
-    return _encode_id(secrets.token_bytes(_ID_BYTES))
+    """Draw a row's id: 128 bits as 22 characters of base64url.
+
+    None begins with a hyphen, which command lines would take for an option.
+    """
+    while (drawn := _encode_id(secrets.token_bytes(_ID_BYTES))).startswith("-"):
+        pass
+    return drawn
 
 
 def new_salt() -> bytes:
