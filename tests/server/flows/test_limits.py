@@ -588,6 +588,22 @@ async def test_guessers_wait_for_their_answers_and_only_so_many_are_held(
         await limiter.hold_back(harmless, peer)
 
 
+async def test_a106_guesser_who_is_held_back_keeps_nothing_of_what_its_call_has_used() -> None:
+    limiter = Limiter(Limits(peer_failures=1), Clock())
+    peer = Peer(parse_address(ATTACKER))
+    await limiter.hold_back(TokenInvalid(), peer)
+    refusal = TokenInvalid()
+    refusal.__context__ = ClientInvalid()
+    with pytest.raises(TokenInvalid):
+        raise refusal
+    held = asyncio.create_task(limiter.hold_back(refusal, peer))
+    await asyncio.sleep(0)
+    assert limiter._holding == 1
+    assert refusal.__traceback__ is None
+    assert refusal.__context__ is None
+    held.cancel()
+
+
 async def test_a106_guessers_are_answered_one_by_one_however_many_guess_at_once() -> None:
     limiter = Limiter(Limits(), Clock())
 

@@ -259,6 +259,8 @@ class Limiter:
             flooding = isinstance(refusal, TooManyGuesses)
         if flooding and self._holding < _MOST_HELD:
             self._holding += 1
+            # All that the call has used so far hangs on these two, and nobody asks for it any more.
+            refusal.__context__ = refusal.__traceback__ = None
             try:
                 await asyncio.sleep(self._turn())
             finally:
