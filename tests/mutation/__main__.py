@@ -36,7 +36,7 @@ EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 
 LIBRARY, SERVER = "interceptors/src/rpz_auth", "server/src/rpz_auth_server"
 PARTS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
-    "library": ([f"{LIBRARY}/*.py"], ["tests/interceptors"]),
+    "library": ([f"{LIBRARY}/**/*.py"], ["tests/interceptors"]),
     "rules": (
         [f"{SERVER}/{folder}/*.py" for folder in ("domain", "crypto")],
         [f"tests/server/{folder}" for folder in ("domain", "crypto")],

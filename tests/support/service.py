@@ -12,6 +12,7 @@ import grpc
 import rpz_auth
 from orders.v1 import orders_pb2, orders_pb2_grpc
 from rpz.auth.v1 import token_service_pb2 as token_pb
+from rpz_auth.connection.watch import MAX_STALENESS
 
 from support.authority import RESOURCE, AuthorityProcess, Client, reason
 
@@ -38,9 +39,7 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
 class Service:
     """A service that somebody protects, and one client of it."""
 
-    def __init__(
-        self, verifier: Path, *, max_staleness: float = rpz_auth.connection.MAX_STALENESS, **options: Any
-    ) -> None:
+    def __init__(self, verifier: Path, *, max_staleness: float = MAX_STALENESS, **options: Any) -> None:
         self.connection = rpz_auth.connect(verifier, max_staleness=max_staleness)
         self.auth = rpz_auth.AuthInterceptor(
             self.connection, resource=RESOURCE, services=["orders.v1.OrderService"], **options

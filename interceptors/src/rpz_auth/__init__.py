@@ -54,9 +54,9 @@ from rpz_auth.errors import (
     TokenExpired,
     TokenInvalid,
 )
-from rpz_auth.health import AuthStatus, State
-from rpz_auth.interceptor import AuthInterceptor
+from rpz_auth.grpc import AuthInterceptor
 from rpz_auth.policy import PUBLIC, Policy, scopes
+from rpz_auth.service.health import AuthStatus, State
 from rpz_auth.staleness import CHECK, REFUSE, WhenStale, serve
 from rpz_auth.status import reason_of
 

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from rpz_auth.errors import ConfigurationError, Reason
-from rpz_auth.interceptor import AuthInterceptor
+from rpz_auth.grpc import AuthInterceptor
 
 try:
     from opentelemetry.trace import get_current_span

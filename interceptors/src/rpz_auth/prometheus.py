@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rpz_auth.errors import ConfigurationError, Reason
-from rpz_auth.interceptor import AuthInterceptor
+from rpz_auth.grpc import AuthInterceptor
 
 try:
     from prometheus_client import REGISTRY, CollectorRegistry

@@ -22,7 +22,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rpz.auth.v1 import app_service_pb2
 from rpz_auth.errors import Reason
-from rpz_auth.grpc_aio_context import CallContext
+from rpz_auth.grpc.aio_context import CallContext
 from rpz_auth_server.transport.grpc import patience, server
 from server.authority import TestAuthority, read_refusal, refusal, running_authority
 

@@ -14,8 +14,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from rpz.auth.v1 import app_service_pb2 as app_pb
 from rpz.auth.v1 import token_service_pb2 as token_pb
 from rpz.auth.v1 import verification_service_pb2 as pb
+from rpz_auth.connection.messages import read_snapshot
 from rpz_auth.errors import Reason
-from rpz_auth.messages import read_snapshot
 from rpz_auth.view import Revocation
 from rpz_auth_server.domain.grant import MARGIN
 from rpz_auth_server.storage.store import Commit

@@ -13,7 +13,7 @@ import pytest
 import rpz_auth
 from google.rpc import error_details_pb2, status_pb2
 from rpz.auth.v1 import verification_service_pb2 as pb
-from rpz_auth import messages
+from rpz_auth.connection import messages
 from rpz_auth.errors import Reason
 from rpz_auth.view import Revocation, View
 from rpz_auth_server.crypto.handles import new_id

@@ -1,0 +1,1 @@
+"""What a protected service runs beside its decisions, whatever protocol it speaks."""
