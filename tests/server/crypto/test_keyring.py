@@ -250,6 +250,7 @@ def test_other_key_under_a_known_number_is_not_taken_over() -> None:
         {"next": {"number": 2}},
         {"next": {"number": "2", "from": 1}},
         {"next": {"number": 2, "from": True}},
+        {"next": {"number": 2, "from": "1"}},
         {"next": {"number": 2, "from": "now"}},
         {"next": {"number": 2, "from": 1, "to": 2}},
         {"next": {"number": 3, "from": 1}},

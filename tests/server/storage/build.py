@@ -20,6 +20,7 @@ from rpz_auth_server.domain.account import (
 from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret, SignIn
 from rpz_auth_server.domain.event import AuditRecord
 from rpz_auth_server.domain.grant import Grant, GrantState
+from rpz_auth_server.domain.issuer import Issuer
 from rpz_auth_server.domain.key import SealedKey
 from rpz_auth_server.domain.pushed_request import PushedRequest
 from rpz_auth_server.storage.audit import link_of
@@ -42,6 +43,10 @@ class FakeTime:
 
 def new_id() -> str:
     return secrets.token_hex(16)
+
+
+def an_issuer() -> Issuer:
+    return Issuer(issuer="https://auth.example")
 
 
 def an_app(**changes: Any) -> App:

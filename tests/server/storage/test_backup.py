@@ -73,6 +73,45 @@ async def test_copy_is_of_the_moment_in_which_it_begins_while_others_write(
     assert names_of_copies(tmp_path) == ["copy.db"]
 
 
+def damage(path: Path) -> None:
+    """Let a column that has no value say that it always has one."""
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute(
+            "UPDATE sqlite_master SET sql = replace(sql, 'moved_to TEXT', 'moved_to TEXT NOT NULL')"
+            " WHERE name = 'meta'"
+        )
+
+
+async def test_damaged_database_is_not_backed_up(sqlite_backend: SqliteBackend, tmp_path: Path) -> None:
+    await (await sqlite_backend.open()).close()
+    damage(sqlite_backend.path)
+    with pytest.raises(ConfigurationError, match="is damaged: NULL value in meta"):
+        backup.back_up(sqlite_backend.path, tmp_path / "copy.db", lambda *_: None)
+    assert names_of_copies(tmp_path) == []
+
+
+async def test_damaged_backup_is_not_restored(
+    sqlite_backend: SqliteBackend, tmp_path: Path, drafting: Drafting
+) -> None:
+    damage(tmp_path / "copy.db")
+    with (
+        pytest.raises(ConfigurationError, match="is damaged: NULL value in meta"),
+        drafting(),
+    ):
+        pass
+    assert count_grants(sqlite_backend.path) == 101
+
+
+def test_backup_that_is_not_there_is_not_restored(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ConfigurationError, match="there is no backup"),
+        backup.draft_from(tmp_path / "none.db", tmp_path / "auth.db", lambda *_: None),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_copy_that_cannot_be_finished_leaves_nothing(
     sqlite_backend: SqliteBackend, tmp_path: Path
 ) -> None:

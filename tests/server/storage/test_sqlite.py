@@ -19,7 +19,7 @@ from rpz_auth.errors import BackendUnavailable, ConfigurationError, Reason
 from rpz_auth.view import Revocation
 from rpz_auth_server.domain.event import BEGINNING, Audit
 from rpz_auth_server.domain.refusal import Conflict, Overloaded
-from rpz_auth_server.storage import writer
+from rpz_auth_server.storage import file, writer
 from rpz_auth_server.storage.lock import FileLock
 from rpz_auth_server.storage.sqlite import SqliteStore
 from rpz_auth_server.storage.store import Commit
@@ -377,6 +377,22 @@ def test_a123_database_that_others_can_read_is_refused(path: Path, name: str) ->
     file.chmod(0o640)
     with pytest.raises(ConfigurationError, match=f"chmod 600 .*{name}"):
         asyncio.run(SqliteStore.open(path))
+
+
+async def test_sqlite_without_what_the_store_needs_is_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 36, 0))
+    with pytest.raises(ConfigurationError, match=r"3\.37 or newer is needed, and this Python has"):
+        await SqliteStore.open(path)
+
+
+def test_database_without_shared_memory_is_refused(path: Path) -> None:
+    with (
+        contextlib.closing(sqlite3.connect(":memory:")) as connection,
+        pytest.raises(ConfigurationError, match="without shared memory"),
+    ):
+        file._use_wal(connection, path)
 
 
 async def test_database_of_a_newer_version_is_refused(store: SqliteStore, path: Path) -> None:
