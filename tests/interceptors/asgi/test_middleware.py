@@ -13,6 +13,7 @@ from rpz_auth import PUBLIC, scopes
 from rpz_auth.asgi import AuthMiddleware
 from rpz_auth.client import ApiToken
 from rpz_auth.errors import BackendUnavailable, ConfigurationError, Reason
+from rpz_auth.service import held_back
 from rpz_auth.service.running import Lease
 from rpz_auth.staleness import REFUSE
 from rpz_auth.testing import FakeAuthority
@@ -330,6 +331,48 @@ async def test_stream_of_an_application_that_will_not_be_cancelled_sends_nothing
     ]
     assert [message.get("body") for message in sent] == [None, b"1"]
     assert middleware.status().streams == 0
+
+
+@pytest.mark.parametrize("takes_no_notice", [False, True])
+async def test_r077_request_whose_body_was_held_back_until_its_credential_ended_is_refused(
+    authority: FakeAuthority, monkeypatch: pytest.MonkeyPatch, *, takes_no_notice: bool
+) -> None:
+    """Whoever expects a revocation could begin requests, and have them served when it has come."""
+    monkeypatch.setattr(held_back, "AT_ONCE", 0.0)
+    received: list[Any] = []
+    sent: list[dict[str, Any]] = []
+    waits, body = asyncio.Event(), asyncio.get_running_loop().create_future()
+
+    async def reads(_scope: Any, receive: Any, send: Any) -> None:
+        received.append(await receive())
+        if received[0]["type"] == "http.request" or takes_no_notice:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+    async def receive() -> Any:
+        waits.set()
+        return await body
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    middleware = AuthMiddleware(reads, authority, resource=RESOURCE, policies=POLICIES)
+    token = authority.access_token(resource=RESOURCE, scopes=["read"])
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/orders",
+        "headers": [(b"authorization", token.field_value().encode())],
+        "client": ("192.0.2.1", 1),
+        "query_string": b"",
+    }
+    running = asyncio.create_task(middleware(scope, receive, send))
+    await waits.wait()
+    authority.revoke(token)
+    body.set_result({"type": "http.request", "body": b"do it", "more_body": False})
+    await running
+    assert [message["type"] for message in received] == ["http.disconnect"]
+    assert status_of(sent) == 401
 
 
 @pytest.mark.parametrize("more", [False, True], ids=["answer", "stream"])

@@ -5,12 +5,14 @@ import contextlib
 import itertools
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import grpc
 import pytest
 from rpz_auth import Peer
 from rpz_auth.caller import Verdict
+from rpz_auth.client import AccessToken
+from rpz_auth.service import held_back
 from rpz_auth.testing import FakeAuthority
 from rpz_auth.view import View
 from support.grpc_servers import (
@@ -137,6 +139,40 @@ def test_header_only_streams_of_a_good_credential_hold_nothing_on_asyncio() -> N
             for _ in range(STREAMS):
                 client.open(shape.path(), _authorization(service.good))
             assert service.still_answers()
+
+
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [
+        (lambda authority, token: authority.revoke(token), UNAUTHENTICATED),
+        (lambda authority, _: authority.lock(), UNAUTHENTICATED),
+        (lambda authority, _: authority.whitelist(["192.0.2.1"]), PERMISSION_DENIED),
+    ],
+    ids=["revoked", "locked", "not on the whitelist"],
+)
+def test_r077_call_whose_message_was_held_back_until_its_credential_ended_is_refused(
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
+    end: Callable[[FakeAuthority, AccessToken], None],
+    status: int,
+) -> None:
+    """Whoever expects a revocation could open calls, and have them served when it has come."""
+    monkeypatch.setattr(held_back, "AT_ONCE", 0.0)
+    view, admitted = service.authority.view, threading.Event()
+    token = service.authority.access_token(resource=RESOURCE, scopes=[SCOPE])
+
+    def check(verdict: Verdict, peer: Peer | None) -> None:
+        View.check(view, verdict, peer)
+        admitted.set()
+
+    monkeypatch.setattr(view, "check", check)
+    with raw_client(service.port) as client:
+        stream = client.open(Shape.UNARY_UNARY.path(), _authorization(token.field_value()))
+        assert admitted.wait(TIMEOUT)
+        end(service.authority, token)
+        client.send_empty_message(stream)
+        assert client.status(stream) == status
+    assert service.servicer.log.take() == []
 
 
 @pytest.mark.parametrize(

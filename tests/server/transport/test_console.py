@@ -19,7 +19,7 @@ from rpz_auth_server import first_sign_in
 from rpz_auth_server.domain.account import Role
 from rpz_auth_server.domain.event import Audit
 from rpz_auth_server.domain.use import Use
-from rpz_auth_server.flows import accounts
+from rpz_auth_server.flows import accounts, sign_in
 from rpz_auth_server.flows.accounts import SETUP_LIFETIME, AccountFields
 from rpz_auth_server.flows.sign_in import IDLE_LIFETIME
 from rpz_auth_server.storage.store import Commit
@@ -217,6 +217,43 @@ async def test_a143_changed_password_signs_others_out_and_shows_nothing_of_it(
     assert changed.headers["location"] == "/console/account?said=password"
     assert (await other.get("/console")).status_code == 303
     assert (await Visitor(authority).sign_in("bob", chosen)).status_code == 303
+
+
+async def test_a143_form_that_was_held_back_until_its_session_ended_changes_nothing(
+    authority: TestAuthority,
+) -> None:
+    """Whoever is about to be thrown out could begin to send forms, and finish them afterwards."""
+    visitor = await Visitor.of(authority, role=Role.ADMINISTRATOR)
+    await visitor.get("/console/people/new")
+    form = urllib.parse.urlencode({"csrf": visitor.csrf, "user_name": "eve", "role": "administrator"})
+    answers: list[Any] = []
+
+    async def receive() -> Any:
+        await sign_in.end_session(authority.authority, visitor.person, visitor.person.session.session_id)
+        return {"type": "http.request", "body": form.encode()}
+
+    async def send(message: Any) -> None:
+        answers.append(message)
+
+    headers = {
+        "host": "localhost",
+        "content-type": "application/x-www-form-urlencoded",
+        "cookie": f"{cookies.SESSION}={visitor.session}",
+    }
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "scheme": "https",
+        "path": "/console/people/new",
+        "raw_path": b"/console/people/new",
+        "query_string": b"",
+        "client": ("127.0.0.1", 1),
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        "state": {},
+    }
+    await authority.guard(scope, receive, send)
+    assert answers[0]["status"] == 303
+    assert await authority.authority.store.account_of_user("eve") is None
 
 
 @pytest.mark.parametrize(

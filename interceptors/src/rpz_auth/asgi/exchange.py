@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
+import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, TypeAlias
 
 from rpz_auth.caller import Caller
 from rpz_auth.errors import Internal, Reason, Refusal
 from rpz_auth.http_status import bearer_challenge, body
+from rpz_auth.service.held_back import is_late
 from rpz_auth.service.running import End, Lease
 from rpz_auth.status import TABLE
 
@@ -18,9 +21,11 @@ Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 Enter: TypeAlias = Callable[[Caller, End], Lease]
+Again: TypeAlias = Callable[[], Awaitable[object]]
 Header: TypeAlias = tuple[bytes, bytes]
 
 _VARY = b"Authorization, X-Rpz-Auth, Origin"
+_REQUESTS = frozenset({"http.request", "websocket.receive"})
 _REJECTION = "websocket.http.response"
 """The ASGI extension by which a websocket is refused with an answer; without it servers send a bare 403."""
 
@@ -56,8 +61,11 @@ class Exchange:
         self._hides_url = hides_url
         self._is_websocket = scope["type"] == "websocket"
         self._enter: Callable[[], Lease] | None = None
+        self._again: Again | None = None
+        self._decided_at = math.inf
         self._lease: Lease | None = None
         self._refusal: Refusal | None = None
+        self._has_begun = False
         self._is_over = False
         self._is_cancelled = False
         self._running: asyncio.Task[Any] | None = None
@@ -77,16 +85,26 @@ class Exchange:
         is_head = self._scope.get("method") == "HEAD"
         await self._send({"type": f"{kind}.body", "body": b"" if is_head else body(refusal)})
 
-    async def run(self, app: Callable[..., Awaitable[None]], caller: Caller | None, enter: Enter) -> None:
-        """Let the application serve. A stream ends when its caller's credential does."""
+    async def run(
+        self, app: Callable[..., Awaitable[None]], caller: Caller | None, enter: Enter, again: Again
+    ) -> None:
+        """Let the application serve. A stream ends when its caller's credential does.
+
+        Args:
+            app: The application.
+            caller: Who was let in; None for somebody who need not be known.
+            enter: Leases a stream.
+            again: Decides anew, about a caller whose request took its time to arrive.
+        """
         loop = asyncio.get_running_loop()
         self._running = asyncio.current_task()
+        self._decided_at = time.monotonic()
 
         def end(_refusal: Refusal) -> None:  # in any thread
             loop.call_soon_threadsafe(self._cancel)
 
         if caller is not None:
-            self._enter = functools.partial(enter, caller, end)
+            self._enter, self._again = functools.partial(enter, caller, end), again
         if self._is_websocket and not self._begin_stream():
             await self.refuse(self._refusal or Internal())  # what came between the decision and here
             return
@@ -138,10 +156,22 @@ class Exchange:
 
     async def _pull(self) -> Message:
         message = await self._receive() if self._holds() else None
-        if message is None or (message["type"] == "websocket.receive" and not self._holds()):
+        if message is not None and message["type"] == "http.request":
+            await self._decide_anew()
+        if message is None or (message["type"] in _REQUESTS and not self._holds()):
             kind = "websocket.disconnect" if self._is_websocket else "http.disconnect"
             return {"type": kind, "code": _POLICY_VIOLATION}
         return message
+
+    async def _decide_anew(self) -> None:
+        """Let a part of the body pass; the client may have held it back until its credential ended."""
+        if self._again is None or self._refusal is not None or not is_late(self._decided_at):
+            return
+        try:
+            await self._again()
+        except Refusal as refusal:
+            self._refusal = refusal
+        self._decided_at = time.monotonic()
 
     async def _push(self, message: Message) -> None:
         kind = message["type"]
@@ -153,13 +183,18 @@ class Exchange:
             self._begin_stream()
         if not self._holds():
             raise StreamEnded("the credential of this stream does not hold any more")
+        self._has_begun = True
         self._is_over = kind == "websocket.close" or (kind == "http.response.body" and is_last)
         await self._send(message)
 
     async def _break_off(self) -> None:
         """Tell who can be told. An answer that has begun is left incomplete, on which servers disconnect."""
         refusal = self._refusal_by_now()
-        if refusal is not None and self._is_websocket and not self._is_over:
+        if refusal is None or self._is_over:
+            return
+        if not self._has_begun and not self._is_websocket:
+            await self.refuse(refusal)
+        elif self._is_websocket:
             text = refusal.message[:_MAX_REASON]
             await self._send({"type": "websocket.close", "code": _close_code(refusal), "reason": text})
 

@@ -109,17 +109,23 @@ class AuthMiddleware:
         metadata, peer = _metadata(scope), _peer(scope)
         in_url = query_token.strip(scope) if self._query_token else ()
         decide = functools.partial(self._decide, policy, metadata, peer, in_url)
+
+        async def admit() -> Admission:
+            try:
+                return await run_async(decide(), self._authority.ask_async)
+            except Refusal as refusal:
+                if self._observer is None:
+                    raise
+                self._observer.note(_route_path(scope), refusal)
+                return Admission(peer, None)
+            except Exception:  # noqa: BLE001 - whatever it is, the request must not pass
+                _log.exception("rpz-auth: a request could not be decided")
+                raise Internal from None
+
         try:
-            admission = await run_async(decide(), self._authority.ask_async)
+            admission = await admit()
         except Refusal as refusal:
-            if self._observer is None:
-                await exchange.refuse(refusal)
-                return
-            self._observer.note(_route_path(scope), refusal)
-            admission = Admission(peer, None)
-        except Exception:  # noqa: BLE001 - whatever it is, the request must not pass
-            _log.exception("rpz-auth: a request could not be decided")
-            await exchange.refuse(Internal())
+            await exchange.refuse(refusal)
             return
         note = None if self._observer is None else functools.partial(self._observer.note, _route_path(scope))
         lease = functools.partial(
@@ -127,7 +133,7 @@ class AuthMiddleware:
         )
         token = CURRENT.set(admission)
         try:
-            await exchange.run(self._app, admission.caller, lease)
+            await exchange.run(self._app, admission.caller, lease, admit)
         finally:
             CURRENT.reset(token)
 

@@ -2,7 +2,7 @@
 
 Handlers keep their kind (coroutine, generator, `context.write`), which instrumentation relies on;
 plain functions, which grpc runs in a thread, become coroutines and generators here. Calls that stream
-go on for as long as their credential holds; a unary one that was let in is let finish.
+go on for as long as their credential holds; a unary one whose message is there is let finish.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ from rpz_auth.errors import Internal, MethodUnknown, Refusal
 from rpz_auth.grpc import aio_threads as threads
 from rpz_auth.grpc.aio_context import CallContext, Messages, NativeContext
 from rpz_auth.grpc.handlers import behaviour_of, certain, deserialiser_of
+from rpz_auth.service.held_back import is_late
 from rpz_auth.service.running import End, Lease
 
 _log = logging.getLogger("rpz_auth")
@@ -62,7 +64,11 @@ def _unary(behaviour: Callable[..., Any], admit: Admit, parse: Parse) -> Callabl
         try:
             context = CallContext(native, parse)
             CURRENT.set(await _admit(admit, context))
-            return await behaviour(await context.read_one(), context)
+            decided_at = time.monotonic()
+            request = await context.read_one()
+            if is_late(decided_at):
+                CURRENT.set(await _admit(admit, context))
+            return await behaviour(request, context)
         except grpc.aio.AbortError as error:
             # grpc keeps the exception with the call. By its traceback it would keep all that the call has
             # used, the call itself included, until the garbage collector comes by.

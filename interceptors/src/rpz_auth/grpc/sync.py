@@ -5,13 +5,15 @@ message while it holds a thread of the pool, and have it parsed, for callers tha
 
 grpc runs each call in context variables of its own, so that what is set here ends with the call.
 
-Calls that stream go on for as long as their credential holds; a unary one that was let in is let finish.
+Calls that stream go on for as long as their credential holds; a unary one whose message is there is let
+finish.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
@@ -20,6 +22,7 @@ import grpc
 from rpz_auth.caller import CURRENT, Admission, Caller
 from rpz_auth.errors import Internal, MethodUnknown, Refusal
 from rpz_auth.grpc.handlers import NO_MESSAGE, UNREADABLE_MESSAGE, behaviour_of, certain, deserialiser_of
+from rpz_auth.service.held_back import is_late
 from rpz_auth.service.running import Lease
 from rpz_auth.status import rpc_status
 
@@ -60,7 +63,11 @@ def guard(
 def _unary(behaviour: Callable[..., Any], admit: Admit, parse: Parse) -> Callable[..., Any]:
     def call(messages: Iterator[bytes], context: grpc.ServicerContext) -> Any:
         CURRENT.set(_admit(admit, context))
-        return behaviour(_one_message(parse, messages, context), context)
+        decided_at = time.monotonic()
+        request = _one_message(parse, messages, context)
+        if is_late(decided_at):
+            CURRENT.set(_admit(admit, context))
+        return behaviour(request, context)
 
     return call
 

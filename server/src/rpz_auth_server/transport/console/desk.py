@@ -92,6 +92,8 @@ class Desk:
         """Make an endpoint of a handler: for people who are signed in, with genuine forms."""
 
         async def endpoint(request: Request) -> Response:
+            # First, or somebody could begin to send a form, and finish it when the session has ended.
+            await request.body()
             try:
                 person = await self.who(request)
             except SignInRefused:
