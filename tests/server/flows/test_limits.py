@@ -241,6 +241,31 @@ async def test_r131_credential_that_was_made_here_and_is_dead_is_slowed_down_by_
     assert await guess_secret(limited.anonymous, client.app_id, other.secret) is Reason.CLIENT_INVALID
 
 
+@pytest.mark.parametrize("kind", ["secret", "API token"])
+async def test_r131_credential_that_was_made_here_opens_no_way_to_ask_about_any_number_of_apps(
+    limited: TestAuthority, kind: str
+) -> None:
+    client = await limited.create_client()
+    token = await limited.create_api_token(client.app_id, ["orders.read"], [ORDERS])
+
+    async def under(app_id: str) -> Reason | None:
+        if kind == "secret":
+            return await guess_secret(limited.anonymous, app_id, client.secret)
+        metadata = basic(app_id, token.api_token)
+        call = limited.anonymous.tokens.ListApiTokens(
+            token_service_pb2.ListApiTokensRequest(), metadata=metadata
+        )
+        return (await refusal(call)).reason
+
+    for _ in range(PEER_FAILURES):
+        assert await under(str(uuid.uuid4())) in (Reason.CLIENT_INVALID, Reason.TOKEN_INVALID)
+    limited.store.calls.clear()
+    assert await under(str(uuid.uuid4())) is Reason.RATE_LIMITED
+    assert limited.asked() == []
+    await limited.advance(60 / PEER_FAILURES)
+    assert (await limited.sign_in(client)).refresh_token
+
+
 async def test_once_held_up_a_dead_credential_is_not_told_from_a_guess(limited: TestAuthority) -> None:
     client, other = await limited.create_client(), await limited.create_client()
     attacker = seen_from(limited, ATTACKER)
@@ -321,6 +346,34 @@ async def test_a108_verifier_that_asks_without_end_is_limited_by_itself(limited:
     assert (await others.tokens.IntrospectToken(introspect)).active
     await limited.advance(1)
     assert (await stubs.tokens.IntrospectToken(introspect)).active
+
+
+async def test_a108_api_token_under_made_up_apps_uses_up_nothing_of_what_a_verifier_may_ask(
+    limited: TestAuthority,
+) -> None:
+    """Any caller of a service could else have it refuse all that it does not know already."""
+    verifier, _ = await limited.create_verifier(ORDERS)
+    client, own = await limited.create_client(), await limited.create_client()
+    tokens = [
+        (await limited.create_api_token(app.app_id, ["orders.read"], [ORDERS])).api_token
+        for app in (client, own)
+    ]
+    stubs = seen_from(limited, OWNER, verifier)
+
+    async def ask(app_id: str, token: str) -> bool:
+        request = verification_service_pb2.VerifyApiTokenRequest(app_id=app_id, api_token=token)
+        answer: verification_service_pb2.VerifyApiTokenResponse = await stubs.verification.VerifyApiToken(
+            request
+        )
+        return answer.active
+
+    assert not await ask(str(uuid.uuid4()), tokens[0])
+    limited.store.calls.clear()
+    for _ in range(3 * VERIFICATIONS):
+        assert not await ask(str(uuid.uuid4()), tokens[0])
+    assert limited.asked() == []
+    assert await ask(client.app_id, tokens[0])
+    assert await ask(own.app_id, tokens[1])
 
 
 async def test_app_that_revokes_the_access_tokens_it_makes_without_end_is_limited(

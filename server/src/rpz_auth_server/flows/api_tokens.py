@@ -307,16 +307,25 @@ async def authenticate_api_token(
         return token
 
 
-def may_be_api_token(authority: Authority, text: str) -> bool:
+def may_be_api_token(authority: Authority, text: str, app_id: str | None = None) -> bool:
     """Tell without the database whether what somebody asks about can be an API token of this authority.
+
+    Args:
+        authority: The authority.
+        text: As presented.
+        app_id: Whose it is said to be; None for whoever's.
 
     Raises:
         TokenUndecided: It names a master key that this process does not have.
     """
     try:
-        return try_open(authority, HandleKind.API_TOKEN, text) is not None
+        opened = try_open(authority, HandleKind.API_TOKEN, text)
     except KeyUnknown:
         raise TokenUndecided from None
+    if opened is None:
+        return False
+    # Who has one API token can make up any number of Apps for it; one of them is looked for.
+    return app_id is None or authority.owners.may_own(app_id, opened.id)
 
 
 async def verify_api_token(
@@ -336,7 +345,12 @@ async def verify_api_token(
         while the issuer is locked all but what is needed to undo that.
     """
     token = await find_api_token(authority, text)
-    if token is None or app_id not in (None, token.app_id) or not is_live(token, authority.store.now()):
+    if token is None:
+        return None
+    if app_id not in (None, token.app_id):
+        authority.owners.note(token.api_token_id, token.app_id)
+        return None
+    if not is_live(token, authority.store.now()):
         return None
     app = await authority.store.app(token.app_id)
     if app is None or app.locked or app.deleted:

@@ -137,10 +137,13 @@ class Limiter:
         prefix = prefix_of(peer)
         pair = f"{name} {prefix}"
         guesses = [f"guess {pair}", f"peer {prefix}"]
+        keys = [f"genuine {identifier} {pair}" for identifier in genuine]
         if pair not in self._right:
             guesses.append(f"app {name}")
+            # Else whoever has one could ask about any number of Apps, which it is not of.
+            keys += [f"peer {identifier} {prefix}" for identifier in genuine]
         held = self._held(guesses)
-        keys = [f"genuine {identifier} {pair}" for identifier in genuine] or guesses
+        keys = keys or guesses
         self._refuse(self._held(keys) if genuine else held, name)
         if slow:
             if self.slow[prefix] >= SLOW_AT_ONCE:

@@ -30,6 +30,7 @@ from rpz_auth_server.domain.key import KeyTimes
 from rpz_auth_server.domain.query_token import QueryTokenRule
 from rpz_auth_server.domain.refusal import ClientInvalid, Conflict, GrantInvalid, ScopeInvalid, TargetInvalid
 from rpz_auth_server.flows.limits import Limiter
+from rpz_auth_server.flows.owners import Owners
 from rpz_auth_server.flows.uses import Uses
 from rpz_auth_server.storage.store import Commit, Store
 
@@ -59,6 +60,7 @@ class Authority:
     """As in `Issuer`; a restore needs a start, so it stays as it was read."""
     query_tokens: QueryTokenRule = field(default_factory=QueryTokenRule)
     uses: Uses = field(default_factory=Uses)
+    owners: Owners = field(default_factory=Owners)
     expiry_warning: float = 14 * 86400
     """In seconds; from when on before its deadline a credential is warned of."""
 

@@ -43,8 +43,8 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
     ) -> pb.VerifyApiTokenResponse:
         """Check an API token for the caller's resources."""
         resources = _verifier_resources(self._authority)
-        # What the authority never made costs nothing, and must not use up what the others are asked with.
-        if not may_be_api_token(self._authority, request.api_token):
+        # What cannot be good costs nothing, and must not use up what the others are asked with.
+        if not may_be_api_token(self._authority, request.api_token, request.app_id):
             return pb.VerifyApiTokenResponse(active=False, cursor=str(self._hub.cursor))
         self._authority.limiter.take_verification(rpz_auth.caller().app_id)
         cursor = str(await self._authority.store.cursor())
