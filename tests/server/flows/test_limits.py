@@ -16,6 +16,7 @@ from google.rpc import error_details_pb2, status_pb2
 from rpz.auth.v1 import app_service_pb2, token_service_pb2, verification_service_pb2
 from rpz_auth.address import UNKNOWN, Peer, parse_address
 from rpz_auth.errors import BackendUnavailable, Reason, TokenInvalid
+from rpz_auth_server.domain import pushed_request
 from rpz_auth_server.domain.limits import Limits
 from rpz_auth_server.domain.refusal import ClientInvalid, RateLimited, TooManyGuesses
 from rpz_auth_server.flows import consents, limits
@@ -37,7 +38,7 @@ from server.authority import (
     refusal,
     running_authority,
 )
-from server.oauth import for_itself, post
+from server.oauth import PUSH, authorization, for_itself, post
 from server.visitor import Visitor
 
 FORGED_SECRET = "rpzs_" + "A" * 64
@@ -48,6 +49,7 @@ FAILURES, PEER_FAILURES, APP_FAILURES, USES, VERIFICATIONS = 3, 20, 40, 4, 6
 REVOCATIONS = 10
 """At once; a tenth of them each minute."""
 CHANGES = 4
+PUSHES = Limits().pushes
 
 
 def seen_from(authority: TestAuthority, address: str, credential: rpz_auth.ApiToken | None = None) -> Stubs:
@@ -374,6 +376,23 @@ async def test_a108_api_token_under_made_up_apps_uses_up_nothing_of_what_a_verif
     assert limited.asked() == []
     assert await ask(client.app_id, tokens[0])
     assert await ask(own.app_id, tokens[1])
+
+
+async def test_a109_stranger_uses_up_nothing_of_what_a_public_app_may_push(
+    limited: TestAuthority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its App ID is all that pushing takes, and no secret."""
+    monkeypatch.setattr(pushed_request, "MAX_LIVE", 2 * PUSHES)
+    client = await limited.create_public_client()
+
+    async def push(address: str) -> int:
+        answer = await limited.http.post(
+            PUSH, data=authorization(client), headers={"x-forwarded-for": address}
+        )
+        return answer.status_code
+
+    assert [await push(ATTACKER) for _ in range(3 * PUSHES)] == [201] * PUSHES + [429] * 2 * PUSHES
+    assert await push(OWNER) == 201
 
 
 async def test_app_that_revokes_the_access_tokens_it_makes_without_end_is_limited(

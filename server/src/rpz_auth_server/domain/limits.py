@@ -102,6 +102,9 @@ class Limits:
     changes: int = 120
     """By one caller who is no administrator each minute."""
 
+    pushes: int = 30
+    """By one peer for one App that has no secret, each minute."""
+
     def by_kind(self) -> Mapping[str, Limit]:
         """Each rule by the kind of its keys."""
         limits: dict[str, Limit] = {}
@@ -116,6 +119,7 @@ class Limits:
             ("verifier", self.verifications, 1),
             ("revocation", 10 * self.revocations, 600),
             ("change", self.changes, 60),
+            ("push", self.pushes, 60),
         ):
             if number:
                 limits[kind] = Budget(number, number / seconds)

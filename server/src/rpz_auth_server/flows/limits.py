@@ -244,6 +244,14 @@ class Limiter:
             "too much was made or changed lately (the setting change_limit); wait a little",
         )
 
+    def take_push(self, app_id: str, peer: Peer) -> None:
+        """Let a peer push an authorization request for an App that has no secret, as anybody may.
+
+        Raises:
+            RateLimited: It pushed too many; others may go on.
+        """
+        self._take(f"push {app_id} {prefix_of(peer)}")
+
     async def hold_back(self, refusal: Refusal, peer: Peer) -> None:
         """Let a guesser wait for the answer; to be awaited before a refusal is answered.
 

@@ -35,9 +35,10 @@ async def push_request(
         RequestInvalid: The browser would be refused with it, or it has a `request_uri` of its own.
         ScopeInvalid: As when issuing a code.
         TargetInvalid: As when issuing a code.
-        RateLimited: The App pushes more than it uses.
+        RateLimited: The App pushes more than it uses, or without a secret its peer does.
     """
-    app = (await authenticate_client(authority, client)).app
+    authenticated = await authenticate_client(authority, client)
+    app = authenticated.app
     kept = tuple((name, value) for name, value in parameters if name in NAMES)
     if any(name == "request_uri" for name, _ in kept):
         raise RequestInvalid("a pushed request has no request_uri (RFC 9126 §2.1)")
@@ -58,6 +59,8 @@ async def push_request(
         raise RequestInvalid("the redirect_uri is missing, or not registered for the App") from None
     if isinstance(judged, AuthorizationError):
         raise _REFUSALS.get(judged.error, RequestInvalid)(judged.description)
+    if authenticated.secret is None:
+        authority.limiter.take_push(app.app_id, client.peer)
     if await authority.store.count_pushed_requests(app.app_id) >= pushed_request.MAX_LIVE:
         raise RateLimited(retry_after=pushed_request.LIFETIME)
     await authority.store.commit(Commit(rows=(pushed,)))
