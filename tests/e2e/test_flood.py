@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import sqlite3
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support import flood
 from support.authority import running_authority
 
@@ -34,11 +37,15 @@ def rows(database: Path) -> dict[str, int]:
 
 
 @pytest.mark.timeout(240)
-def test_a106_a110_r131_flood_of_guesses_harms_nobody_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a106_a110_r131_r219_flood_of_guesses_harms_nobody_and_leaves_nothing(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     data_dir.mkdir(mode=0o700)
     (data_dir / "rpz-auth.toml").write_text("refresh_limit = 0\n")
-    with running_authority(data_dir) as authority:
+    with (
+        running_authority(data_dir) as authority,
+        grpc.secure_channel(authority.address, authority.tls) as channel,
+    ):
+        health: Any = health_pb2_grpc.HealthStub(channel)
         client = authority.create_client()
         token = authority.exchange(client, authority.issue_code(client)).refresh_token
         flood.start(authority, client.app_id, WARM_UP).communicate(timeout=60)  # allocates what is kept
@@ -51,6 +58,8 @@ def test_a106_a110_r131_flood_of_guesses_harms_nobody_and_leaves_nothing(tmp_pat
             # Its answer is its next credential: one that is refused ends the test.
             token = authority.refresh(client, token).refresh_token
             served += 1
+            answer = health.Check(health_pb2.HealthCheckRequest(), timeout=1)
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
         answers = json.loads(flooding.communicate()[0])
         assert served > SECONDS
         assert answers["RATE_LIMITED"] > 0

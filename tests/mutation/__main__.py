@@ -45,7 +45,10 @@ PARTS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
         [f"{SERVER}/{folder}/*.py" for folder in ("flows", "live")],
         [f"tests/server/{place}" for place in ("flows", "live", "transport/test_oauth_token.py")],
     ),
-    "storage": ([f"{SERVER}/storage/*.py"], ["tests/server/storage"]),
+    "storage": (
+        [f"{SERVER}/storage/{place}.py" for place in ("*", "postgres/*")],
+        ["tests/server/storage"],
+    ),
     "transport": (
         [f"{SERVER}/transport/{place}.py" for place in ("*", "grpc/*", "oauth/*", "http/*", "console/*")],
         ["tests/server/transport", "tests/server/flows"],
