@@ -24,7 +24,7 @@ from rpz_auth_server.main import app as server
 from server.cli.command import PROGRAM
 
 NO_COMMAND = dict.fromkeys(
-    ("VerifyApiToken", "GetAppState", "GetStanding", "Watch"),
+    ("VerifyApiToken", "GetStanding", "Watch"),
     "what a service's library asks; `tokens introspect` and `explain` tell a person the same",
 )
 NO_JSON = {"rpz-auth-server serve": "a service, whose log is JSON (--log-format json)"}

@@ -343,8 +343,8 @@ async def test_a108_verifier_that_asks_without_end_is_limited_by_itself(limited:
     assert await refusal(stubs.tokens.IntrospectToken(introspect)) == Reason.RATE_LIMITED
     genuine = verification_service_pb2.VerifyApiTokenRequest(app_id=first.app_id, api_token=first.token)
     assert await refusal(stubs.verification.VerifyApiToken(genuine)) == Reason.RATE_LIMITED
-    state = verification_service_pb2.GetAppStateRequest(app_id=first.app_id)
-    assert await refusal(stubs.verification.GetAppState(state)) == Reason.RATE_LIMITED
+    standing = verification_service_pb2.GetStandingRequest(app_ids=[first.app_id])
+    assert await refusal(stubs.verification.GetStanding(standing)) == Reason.RATE_LIMITED
     assert (await others.tokens.IntrospectToken(introspect)).active
     await limited.advance(1)
     assert (await stubs.tokens.IntrospectToken(introspect)).active

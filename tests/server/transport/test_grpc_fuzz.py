@@ -198,7 +198,11 @@ async def test_a120_one_hostile_text_in_an_otherwise_right_request_is_answered_o
             "VerificationService/VerifyApiToken",
             verification_pb.VerifyApiTokenRequest(app_id=app.app_id, api_token=created.api_token),
         ),
-        (verifier, "VerificationService/GetAppState", verification_pb.GetAppStateRequest(app_id=app.app_id)),
+        (
+            verifier,
+            "VerificationService/GetStanding",
+            verification_pb.GetStandingRequest(app_ids=[app.app_id], ids=[created.record.api_token_id]),
+        ),
         (verifier, "VerificationService/Watch", verification_pb.WatchRequest()),
     ]
     for stubs, name, request in requests:

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from rpz.auth.v1 import policy_pb2 as rpz_dot_auth_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&rpz/auth/v1/verification_service.proto\x12\x0brpz.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18rpz/auth/v1/policy.proto\"H\n\x15VerifyApiTokenRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\t\x12\x11\n\tapi_token\x18\x02 \x01(\t\x12\x0c\n\x04peer\x18\x03 \x01(\t\"\xcf\x01\n\x16VerifyApiTokenResponse\x12\x0e\n\x06\x61\x63tive\x18\x01 \x01(\x08\x12\x0e\n\x06\x61pp_id\x18\x02 \x01(\t\x12\x14\n\x0c\x61pi_token_id\x18\x03 \x01(\t\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12\x11\n\tresources\x18\x05 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x63ursor\x18\x07 \x01(\t\x12\x1b\n\x13query_token_allowed\x18\x08 \x01(\x08\"$\n\x12GetAppStateRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\t\"I\n\x13GetAppStateResponse\x12\"\n\x03\x61pp\x18\x01 \x01(\x0b\x32\x15.rpz.auth.v1.AppState\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\"2\n\x12GetStandingRequest\x12\x0f\n\x07\x61pp_ids\x18\x01 \x03(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\"\xca\x01\n\x13GetStandingResponse\x12,\n\x0brevocations\x18\x01 \x03(\x0b\x32\x17.rpz.auth.v1.Revocation\x12#\n\x04\x61pps\x18\x02 \x03(\x0b\x32\x15.rpz.auth.v1.AppState\x12&\n\x04keys\x18\x03 \x01(\x0b\x32\x18.rpz.auth.v1.SigningKeys\x12\x0e\n\x06\x63ursor\x18\x04 \x01(\t\x12(\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xbc\x01\n\x08\x41ppState\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06locked\x18\x03 \x01(\x08\x12\x0f\n\x07\x64\x65leted\x18\x04 \x01(\x08\x12\r\n\x05\x65poch\x18\x05 \x01(\x03\x12\x11\n\twhitelist\x18\x06 \x03(\t\x12\x1b\n\x13query_token_allowed\x18\x07 \x01(\x08\x12/\n\x0b\x66orget_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"I\n\nRevocation\x12\n\n\x02id\x18\x01 \x01(\t\x12/\n\x0b\x66orget_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"+\n\x0bSigningKeys\x12\x0c\n\x04jwks\x18\x01 \x01(\t\x12\x0e\n\x06locked\x18\x02 \x01(\x08\"\x1e\n\x0cWatchRequest\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\t\"\xd3\x01\n\rWatchResponse\x12)\n\x08snapshot\x18\x01 \x01(\x0b\x32\x15.rpz.auth.v1.SnapshotH\x00\x12%\n\x06\x65vents\x18\x02 \x01(\x0b\x32\x13.rpz.auth.v1.EventsH\x00\x12+\n\theartbeat\x18\x03 \x01(\x0b\x32\x16.rpz.auth.v1.HeartbeatH\x00\x12\x0e\n\x06\x63ursor\x18\x04 \x01(\t\x12(\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\t\n\x07\x63ontent\"\xcc\x01\n\x08Snapshot\x12&\n\x04keys\x18\x01 \x01(\x0b\x32\x18.rpz.auth.v1.SigningKeys\x12,\n\x0brevocations\x18\x02 \x03(\x0b\x32\x17.rpz.auth.v1.Revocation\x12#\n\x04\x61pps\x18\x03 \x03(\x0b\x32\x15.rpz.auth.v1.AppState\x12\x0c\n\x04last\x18\x04 \x01(\x08\x12\x37\n\x11revocation_blocks\x18\x05 \x03(\x0b\x32\x1c.rpz.auth.v1.RevocationBlock\"b\n\x0fRevocationBlock\x12/\n\x0b\x66orget_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03ids\x18\x02 \x01(\t\x12\x11\n\tid_length\x18\x03 \x01(\x05\",\n\x06\x45vents\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.rpz.auth.v1.Event\"\x8d\x01\n\x05\x45vent\x12*\n\x07revoked\x18\x01 \x01(\x0b\x32\x17.rpz.auth.v1.RevocationH\x00\x12$\n\x03\x61pp\x18\x02 \x01(\x0b\x32\x15.rpz.auth.v1.AppStateH\x00\x12(\n\x04keys\x18\x03 \x01(\x0b\x32\x18.rpz.auth.v1.SigningKeysH\x00\x42\x08\n\x06\x63hange\" \n\tHeartbeat\x12\x13\n\x0binterval_ms\x18\x01 \x01(\x05\x32\xf7\x02\n\x13VerificationService\x12^\n\x0eVerifyApiToken\x12\".rpz.auth.v1.VerifyApiTokenRequest\x1a#.rpz.auth.v1.VerifyApiTokenResponse\"\x03\x90\x02\x01\x12U\n\x0bGetAppState\x12\x1f.rpz.auth.v1.GetAppStateRequest\x1a .rpz.auth.v1.GetAppStateResponse\"\x03\x90\x02\x01\x12U\n\x0bGetStanding\x12\x1f.rpz.auth.v1.GetStandingRequest\x1a .rpz.auth.v1.GetStandingResponse\"\x03\x90\x02\x01\x12@\n\x05Watch\x12\x19.rpz.auth.v1.WatchRequest\x1a\x1a.rpz.auth.v1.WatchResponse0\x01\x1a\x10\xb2\xe1\x18\x0c\x1a\nrpz.verifyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&rpz/auth/v1/verification_service.proto\x12\x0brpz.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18rpz/auth/v1/policy.proto\"H\n\x15VerifyApiTokenRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\t\x12\x11\n\tapi_token\x18\x02 \x01(\t\x12\x0c\n\x04peer\x18\x03 \x01(\t\"\xcf\x01\n\x16VerifyApiTokenResponse\x12\x0e\n\x06\x61\x63tive\x18\x01 \x01(\x08\x12\x0e\n\x06\x61pp_id\x18\x02 \x01(\t\x12\x14\n\x0c\x61pi_token_id\x18\x03 \x01(\t\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12\x11\n\tresources\x18\x05 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x63ursor\x18\x07 \x01(\t\x12\x1b\n\x13query_token_allowed\x18\x08 \x01(\x08\"2\n\x12GetStandingRequest\x12\x0f\n\x07\x61pp_ids\x18\x01 \x03(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\"\xca\x01\n\x13GetStandingResponse\x12,\n\x0brevocations\x18\x01 \x03(\x0b\x32\x17.rpz.auth.v1.Revocation\x12#\n\x04\x61pps\x18\x02 \x03(\x0b\x32\x15.rpz.auth.v1.AppState\x12&\n\x04keys\x18\x03 \x01(\x0b\x32\x18.rpz.auth.v1.SigningKeys\x12\x0e\n\x06\x63ursor\x18\x04 \x01(\t\x12(\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xbc\x01\n\x08\x41ppState\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06locked\x18\x03 \x01(\x08\x12\x0f\n\x07\x64\x65leted\x18\x04 \x01(\x08\x12\r\n\x05\x65poch\x18\x05 \x01(\x03\x12\x11\n\twhitelist\x18\x06 \x03(\t\x12\x1b\n\x13query_token_allowed\x18\x07 \x01(\x08\x12/\n\x0b\x66orget_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"I\n\nRevocation\x12\n\n\x02id\x18\x01 \x01(\t\x12/\n\x0b\x66orget_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"+\n\x0bSigningKeys\x12\x0c\n\x04jwks\x18\x01 \x01(\t\x12\x0e\n\x06locked\x18\x02 \x01(\x08\"\x1e\n\x0cWatchRequest\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\t\"\xd3\x01\n\rWatchResponse\x12)\n\x08snapshot\x18\x01 \x01(\x0b\x32\x15.rpz.auth.v1.SnapshotH\x00\x12%\n\x06\x65vents\x18\x02 \x01(\x0b\x32\x13.rpz.auth.v1.EventsH\x00\x12+\n\theartbeat\x18\x03 \x01(\x0b\x32\x16.rpz.auth.v1.HeartbeatH\x00\x12\x0e\n\x06\x63ursor\x18\x04 \x01(\t\x12(\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\t\n\x07\x63ontent\"\xcc\x01\n\x08Snapshot\x12&\n\x04keys\x18\x01 \x01(\x0b\x32\x18.rpz.auth.v1.SigningKeys\x12,\n\x0brevocations\x18\x02 \x03(\x0b\x32\x17.rpz.auth.v1.Revocation\x12#\n\x04\x61pps\x18\x03 \x03(\x0b\x32\x15.rpz.auth.v1.AppState\x12\x0c\n\x04last\x18\x04 \x01(\x08\x12\x37\n\x11revocation_blocks\x18\x05 \x03(\x0b\x32\x1c.rpz.auth.v1.RevocationBlock\"b\n\x0fRevocationBlock\x12/\n\x0b\x66orget_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03ids\x18\x02 \x01(\t\x12\x11\n\tid_length\x18\x03 \x01(\x05\",\n\x06\x45vents\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.rpz.auth.v1.Event\"\x8d\x01\n\x05\x45vent\x12*\n\x07revoked\x18\x01 \x01(\x0b\x32\x17.rpz.auth.v1.RevocationH\x00\x12$\n\x03\x61pp\x18\x02 \x01(\x0b\x32\x15.rpz.auth.v1.AppStateH\x00\x12(\n\x04keys\x18\x03 \x01(\x0b\x32\x18.rpz.auth.v1.SigningKeysH\x00\x42\x08\n\x06\x63hange\" \n\tHeartbeat\x12\x13\n\x0binterval_ms\x18\x01 \x01(\x05\x32\xa0\x02\n\x13VerificationService\x12^\n\x0eVerifyApiToken\x12\".rpz.auth.v1.VerifyApiTokenRequest\x1a#.rpz.auth.v1.VerifyApiTokenResponse\"\x03\x90\x02\x01\x12U\n\x0bGetStanding\x12\x1f.rpz.auth.v1.GetStandingRequest\x1a .rpz.auth.v1.GetStandingResponse\"\x03\x90\x02\x01\x12@\n\x05Watch\x12\x19.rpz.auth.v1.WatchRequest\x1a\x1a.rpz.auth.v1.WatchResponse0\x01\x1a\x10\xb2\xe1\x18\x0c\x1a\nrpz.verifyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,42 +37,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VERIFICATIONSERVICE']._serialized_options = b'\262\341\030\014\032\nrpz.verify'
   _globals['_VERIFICATIONSERVICE'].methods_by_name['VerifyApiToken']._loaded_options = None
   _globals['_VERIFICATIONSERVICE'].methods_by_name['VerifyApiToken']._serialized_options = b'\220\002\001'
-  _globals['_VERIFICATIONSERVICE'].methods_by_name['GetAppState']._loaded_options = None
-  _globals['_VERIFICATIONSERVICE'].methods_by_name['GetAppState']._serialized_options = b'\220\002\001'
   _globals['_VERIFICATIONSERVICE'].methods_by_name['GetStanding']._loaded_options = None
   _globals['_VERIFICATIONSERVICE'].methods_by_name['GetStanding']._serialized_options = b'\220\002\001'
   _globals['_VERIFYAPITOKENREQUEST']._serialized_start=114
   _globals['_VERIFYAPITOKENREQUEST']._serialized_end=186
   _globals['_VERIFYAPITOKENRESPONSE']._serialized_start=189
   _globals['_VERIFYAPITOKENRESPONSE']._serialized_end=396
-  _globals['_GETAPPSTATEREQUEST']._serialized_start=398
-  _globals['_GETAPPSTATEREQUEST']._serialized_end=434
-  _globals['_GETAPPSTATERESPONSE']._serialized_start=436
-  _globals['_GETAPPSTATERESPONSE']._serialized_end=509
-  _globals['_GETSTANDINGREQUEST']._serialized_start=511
-  _globals['_GETSTANDINGREQUEST']._serialized_end=561
-  _globals['_GETSTANDINGRESPONSE']._serialized_start=564
-  _globals['_GETSTANDINGRESPONSE']._serialized_end=766
-  _globals['_APPSTATE']._serialized_start=769
-  _globals['_APPSTATE']._serialized_end=957
-  _globals['_REVOCATION']._serialized_start=959
-  _globals['_REVOCATION']._serialized_end=1032
-  _globals['_SIGNINGKEYS']._serialized_start=1034
-  _globals['_SIGNINGKEYS']._serialized_end=1077
-  _globals['_WATCHREQUEST']._serialized_start=1079
-  _globals['_WATCHREQUEST']._serialized_end=1109
-  _globals['_WATCHRESPONSE']._serialized_start=1112
-  _globals['_WATCHRESPONSE']._serialized_end=1323
-  _globals['_SNAPSHOT']._serialized_start=1326
-  _globals['_SNAPSHOT']._serialized_end=1530
-  _globals['_REVOCATIONBLOCK']._serialized_start=1532
-  _globals['_REVOCATIONBLOCK']._serialized_end=1630
-  _globals['_EVENTS']._serialized_start=1632
-  _globals['_EVENTS']._serialized_end=1676
-  _globals['_EVENT']._serialized_start=1679
-  _globals['_EVENT']._serialized_end=1820
-  _globals['_HEARTBEAT']._serialized_start=1822
-  _globals['_HEARTBEAT']._serialized_end=1854
-  _globals['_VERIFICATIONSERVICE']._serialized_start=1857
-  _globals['_VERIFICATIONSERVICE']._serialized_end=2232
+  _globals['_GETSTANDINGREQUEST']._serialized_start=398
+  _globals['_GETSTANDINGREQUEST']._serialized_end=448
+  _globals['_GETSTANDINGRESPONSE']._serialized_start=451
+  _globals['_GETSTANDINGRESPONSE']._serialized_end=653
+  _globals['_APPSTATE']._serialized_start=656
+  _globals['_APPSTATE']._serialized_end=844
+  _globals['_REVOCATION']._serialized_start=846
+  _globals['_REVOCATION']._serialized_end=919
+  _globals['_SIGNINGKEYS']._serialized_start=921
+  _globals['_SIGNINGKEYS']._serialized_end=964
+  _globals['_WATCHREQUEST']._serialized_start=966
+  _globals['_WATCHREQUEST']._serialized_end=996
+  _globals['_WATCHRESPONSE']._serialized_start=999
+  _globals['_WATCHRESPONSE']._serialized_end=1210
+  _globals['_SNAPSHOT']._serialized_start=1213
+  _globals['_SNAPSHOT']._serialized_end=1417
+  _globals['_REVOCATIONBLOCK']._serialized_start=1419
+  _globals['_REVOCATIONBLOCK']._serialized_end=1517
+  _globals['_EVENTS']._serialized_start=1519
+  _globals['_EVENTS']._serialized_end=1563
+  _globals['_EVENT']._serialized_start=1566
+  _globals['_EVENT']._serialized_end=1707
+  _globals['_HEARTBEAT']._serialized_start=1709
+  _globals['_HEARTBEAT']._serialized_end=1741
+  _globals['_VERIFICATIONSERVICE']._serialized_start=1744
+  _globals['_VERIFICATIONSERVICE']._serialized_end=2032
 # @@protoc_insertion_point(module_scope)

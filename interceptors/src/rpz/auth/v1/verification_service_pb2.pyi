@@ -89,41 +89,6 @@ class VerifyApiTokenResponse(google.protobuf.message.Message):
 global___VerifyApiTokenResponse = VerifyApiTokenResponse
 
 @typing.final
-class GetAppStateRequest(google.protobuf.message.Message):
-    DESCRIPTOR: google.protobuf.descriptor.Descriptor
-
-    APP_ID_FIELD_NUMBER: builtins.int
-    app_id: builtins.str
-    def __init__(
-        self,
-        *,
-        app_id: builtins.str = ...,
-    ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["app_id", b"app_id"]) -> None: ...
-
-global___GetAppStateRequest = GetAppStateRequest
-
-@typing.final
-class GetAppStateResponse(google.protobuf.message.Message):
-    DESCRIPTOR: google.protobuf.descriptor.Descriptor
-
-    APP_FIELD_NUMBER: builtins.int
-    CURSOR_FIELD_NUMBER: builtins.int
-    cursor: builtins.str
-    @property
-    def app(self) -> global___AppState: ...
-    def __init__(
-        self,
-        *,
-        app: global___AppState | None = ...,
-        cursor: builtins.str = ...,
-    ) -> None: ...
-    def HasField(self, field_name: typing.Literal["app", b"app"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["app", b"app", "cursor", b"cursor"]) -> None: ...
-
-global___GetAppStateResponse = GetAppStateResponse
-
-@typing.final
 class GetStandingRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

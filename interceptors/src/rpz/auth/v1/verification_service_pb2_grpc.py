@@ -40,11 +40,6 @@ class VerificationServiceStub(object):
                 request_serializer=rpz_dot_auth_dot_v1_dot_verification__service__pb2.VerifyApiTokenRequest.SerializeToString,
                 response_deserializer=rpz_dot_auth_dot_v1_dot_verification__service__pb2.VerifyApiTokenResponse.FromString,
                 _registered_method=True)
-        self.GetAppState = channel.unary_unary(
-                '/rpz.auth.v1.VerificationService/GetAppState',
-                request_serializer=rpz_dot_auth_dot_v1_dot_verification__service__pb2.GetAppStateRequest.SerializeToString,
-                response_deserializer=rpz_dot_auth_dot_v1_dot_verification__service__pb2.GetAppStateResponse.FromString,
-                _registered_method=True)
         self.GetStanding = channel.unary_unary(
                 '/rpz.auth.v1.VerificationService/GetStanding',
                 request_serializer=rpz_dot_auth_dot_v1_dot_verification__service__pb2.GetStandingRequest.SerializeToString,
@@ -64,13 +59,6 @@ class VerificationServiceServicer(object):
     def VerifyApiToken(self, request, context):
         """Checks an API token of any App for the calling verifier's resources. UNAVAILABLE with the reason
         TOKEN_UNDECIDED is about this token alone, as RESOURCE_EXHAUSTED is about this question: no outage.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def GetAppState(self, request, context):
-        """One App's state, as a snapshot would hold it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -99,11 +87,6 @@ def add_VerificationServiceServicer_to_server(servicer, server):
                     servicer.VerifyApiToken,
                     request_deserializer=rpz_dot_auth_dot_v1_dot_verification__service__pb2.VerifyApiTokenRequest.FromString,
                     response_serializer=rpz_dot_auth_dot_v1_dot_verification__service__pb2.VerifyApiTokenResponse.SerializeToString,
-            ),
-            'GetAppState': grpc.unary_unary_rpc_method_handler(
-                    servicer.GetAppState,
-                    request_deserializer=rpz_dot_auth_dot_v1_dot_verification__service__pb2.GetAppStateRequest.FromString,
-                    response_serializer=rpz_dot_auth_dot_v1_dot_verification__service__pb2.GetAppStateResponse.SerializeToString,
             ),
             'GetStanding': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStanding,
@@ -144,33 +127,6 @@ class VerificationService(object):
             '/rpz.auth.v1.VerificationService/VerifyApiToken',
             rpz_dot_auth_dot_v1_dot_verification__service__pb2.VerifyApiTokenRequest.SerializeToString,
             rpz_dot_auth_dot_v1_dot_verification__service__pb2.VerifyApiTokenResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def GetAppState(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/rpz.auth.v1.VerificationService/GetAppState',
-            rpz_dot_auth_dot_v1_dot_verification__service__pb2.GetAppStateRequest.SerializeToString,
-            rpz_dot_auth_dot_v1_dot_verification__service__pb2.GetAppStateResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -29,12 +29,6 @@ class VerificationServiceStub:
     TOKEN_UNDECIDED is about this token alone, as RESOURCE_EXHAUSTED is about this question: no outage.
     """
 
-    GetAppState: grpc.UnaryUnaryMultiCallable[
-        rpz.auth.v1.verification_service_pb2.GetAppStateRequest,
-        rpz.auth.v1.verification_service_pb2.GetAppStateResponse,
-    ]
-    """One App's state, as a snapshot would hold it."""
-
     GetStanding: grpc.UnaryUnaryMultiCallable[
         rpz.auth.v1.verification_service_pb2.GetStandingRequest,
         rpz.auth.v1.verification_service_pb2.GetStandingResponse,
@@ -61,12 +55,6 @@ class VerificationServiceAsyncStub:
     """Checks an API token of any App for the calling verifier's resources. UNAVAILABLE with the reason
     TOKEN_UNDECIDED is about this token alone, as RESOURCE_EXHAUSTED is about this question: no outage.
     """
-
-    GetAppState: grpc.aio.UnaryUnaryMultiCallable[
-        rpz.auth.v1.verification_service_pb2.GetAppStateRequest,
-        rpz.auth.v1.verification_service_pb2.GetAppStateResponse,
-    ]
-    """One App's state, as a snapshot would hold it."""
 
     GetStanding: grpc.aio.UnaryUnaryMultiCallable[
         rpz.auth.v1.verification_service_pb2.GetStandingRequest,
@@ -96,14 +84,6 @@ class VerificationServiceServicer(metaclass=abc.ABCMeta):
         """Checks an API token of any App for the calling verifier's resources. UNAVAILABLE with the reason
         TOKEN_UNDECIDED is about this token alone, as RESOURCE_EXHAUSTED is about this question: no outage.
         """
-
-    @abc.abstractmethod
-    def GetAppState(
-        self,
-        request: rpz.auth.v1.verification_service_pb2.GetAppStateRequest,
-        context: _ServicerContext,
-    ) -> typing.Union[rpz.auth.v1.verification_service_pb2.GetAppStateResponse, collections.abc.Awaitable[rpz.auth.v1.verification_service_pb2.GetAppStateResponse]]:
-        """One App's state, as a snapshot would hold it."""
 
     @abc.abstractmethod
     def GetStanding(

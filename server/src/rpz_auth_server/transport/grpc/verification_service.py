@@ -13,7 +13,7 @@ from rpz_auth.caller import APP_ID
 
 from rpz_auth_server.domain import scope
 from rpz_auth_server.domain.event import Cursor, Event, StoredSnapshot
-from rpz_auth_server.domain.refusal import NotFound, RequestInvalid, RightsInsufficient
+from rpz_auth_server.domain.refusal import RequestInvalid, RightsInsufficient
 from rpz_auth_server.domain.use import read_place
 from rpz_auth_server.flows.api_tokens import may_be_api_token, verify_api_token
 from rpz_auth_server.flows.pipeline import Authority
@@ -64,16 +64,6 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
             query_token_allowed=self._authority.query_tokens.allows(token),
         )
 
-    async def GetAppState(self, request: pb.GetAppStateRequest, _context: Any) -> pb.GetAppStateResponse:
-        """One App's state."""
-        _verifier_resources(self._authority)
-        self._authority.limiter.take_verification(rpz_auth.caller().app_id)
-        cursor = str(await self._authority.store.cursor())
-        app = await self._authority.store.app(request.app_id) if APP_ID.fullmatch(request.app_id) else None
-        if app is None:
-            raise NotFound
-        return pb.GetAppStateResponse(app=messages.write_app_state(app.state), cursor=cursor)
-
     async def GetStanding(self, request: pb.GetStandingRequest, _context: Any) -> pb.GetStandingResponse:
         """What holds of many identifiers and Apps."""
         _verifier_resources(self._authority)
@@ -85,7 +75,7 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
         return pb.GetStandingResponse(
             revocations=map(messages.write_revocation, standing.revocations),
             apps=map(messages.write_app_state, standing.apps),
-            keys=pb.SigningKeys(jwks=standing.keys.jwks, locked=standing.keys.locked),
+            keys=messages.write_keys(standing.keys),
             cursor=str(cursor),
             time=messages.require_time(self._authority.store.now()),
         )
