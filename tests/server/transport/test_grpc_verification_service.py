@@ -95,6 +95,7 @@ async def test_api_token_is_described_for_the_verifiers_resources(authority: Tes
     app = await authority.create_app(resources=[ORDERS, STOCK])
     created = await authority.create_api_token(app.app_id, ["orders.read"], [ORDERS, STOCK])
     _, verifier = await authority.create_verifier(ORDERS)
+    await authority.catch_up()
     request = pb.VerifyApiTokenRequest(app_id=app.app_id, api_token=created.api_token)
     assert await verifier.verification.VerifyApiToken(request) == pb.VerifyApiTokenResponse(
         active=True,

@@ -58,7 +58,7 @@ class VerifyApiTokenResponse(google.protobuf.message.Message):
     app_id: builtins.str
     api_token_id: builtins.str
     cursor: builtins.str
-    """Where in the stream of events this answer was read."""
+    """A place in the stream of events that this answer is no older than."""
     query_token_allowed: builtins.bool
     """Whether this token may travel in a URL (`?token=`), provided that its App's state allows that."""
     @property
@@ -122,7 +122,7 @@ class GetStandingResponse(google.protobuf.message.Message):
     CURSOR_FIELD_NUMBER: builtins.int
     TIME_FIELD_NUMBER: builtins.int
     cursor: builtins.str
-    """Where in the stream of events this was read."""
+    """A place in the stream of events that this is no older than."""
     @property
     def revocations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Revocation]:
         """Of the identifiers asked about, those that are refused."""

@@ -42,12 +42,11 @@ class VerificationService(pb_grpc.VerificationServiceServicer):
         self, request: pb.VerifyApiTokenRequest, _context: Any
     ) -> pb.VerifyApiTokenResponse:
         """Check an API token for the caller's resources."""
-        resources = _verifier_resources(self._authority)
+        resources, cursor = _verifier_resources(self._authority), str(self._hub.cursor)
         # What cannot be good costs nothing, and must not use up what the others are asked with.
         if not may_be_api_token(self._authority, request.api_token, request.app_id):
-            return pb.VerifyApiTokenResponse(active=False, cursor=str(self._hub.cursor))
+            return pb.VerifyApiTokenResponse(active=False, cursor=cursor)
         self._authority.limiter.take_verification(rpz_auth.caller().app_id)
-        cursor = str(await self._authority.store.cursor())
         token = await verify_api_token(self._authority, request.app_id, request.api_token)
         if token is None or not token.resources & resources:
             return pb.VerifyApiTokenResponse(active=False, cursor=cursor)
