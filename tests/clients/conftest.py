@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from rpz_auth_server.transport.tls import DevelopmentFiles
+from rpz_auth_server.transport.tls.development import DevelopmentFiles
 from server.authority import TestAuthority, running_authority
 from server.oauth import FakePeople, Returned, decide
 

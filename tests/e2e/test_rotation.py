@@ -23,7 +23,7 @@ from rpz.auth.v1 import app_service_pb2_grpc as app_grpc
 from rpz.auth.v1 import token_service_pb2 as token_pb
 from rpz_auth import credentials
 from rpz_auth_server.crypto.keyring import KeyRing
-from rpz_auth_server.transport.tls import ensure_development_files
+from rpz_auth_server.transport.tls.development import ensure_development_files
 from support.authority import RESOURCE, AuthorityProcess, Client, reason, running_authority
 from support.orders import Service, orders_service
 

@@ -22,7 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from orders.v1 import orders_pb2 as pb
 from orders.v1 import orders_pb2_grpc
 from rpz_auth.testing import APP_ID, FakeAuthority
-from rpz_auth_server.transport.tls import DevelopmentFiles, ensure_development_files
+from rpz_auth_server.transport.tls.development import DevelopmentFiles, ensure_development_files
 
 TIMEOUT = 10
 SCOPES = ("orders.read", "orders.write")

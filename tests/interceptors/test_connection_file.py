@@ -11,7 +11,7 @@ import rpz_auth
 from rpz_auth.asgi import AuthMiddleware
 from rpz_auth.connection_file import ConnectionFile, VerifierFile
 from rpz_auth.ext_authz import ExtAuthz
-from rpz_auth_server.transport.tls import ensure_development_files, issue_client_certificate
+from rpz_auth_server.transport.tls.development import ensure_development_files, issue_client_certificate
 from server.cli.command import run
 from support.authority import RESOURCE, running_authority
 

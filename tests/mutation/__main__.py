@@ -50,7 +50,10 @@ PARTS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
         ["tests/server/storage"],
     ),
     "transport": (
-        [f"{SERVER}/transport/{place}.py" for place in ("*", "grpc/*", "oauth/*", "http/*", "console/*")],
+        [
+            f"{SERVER}/transport/{place}.py"
+            for place in ("*", "tls/*", "grpc/*", "oauth/*", "http/*", "console/*")
+        ],
         ["tests/server/transport", "tests/server/flows"],
     ),
 }

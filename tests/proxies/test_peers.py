@@ -13,7 +13,7 @@ import pytest
 import rpz_auth
 from demo.relay import Relay
 from rpz_auth.testing import FakeAuthority
-from rpz_auth_server.transport.tls import ensure_development_files, issue_client_certificate
+from rpz_auth_server.transport.tls.development import ensure_development_files, issue_client_certificate
 from support.envoy import route, running_envoy
 from support.proxies import free_port, program, running
 

@@ -17,7 +17,7 @@ from orders.v1 import orders_pb2, orders_pb2_grpc
 from rpz.auth.v1 import app_service_pb2 as app_pb
 from rpz.auth.v1 import token_service_pb2 as token_pb
 from rpz_auth import Reason
-from rpz_auth_server.transport.tls import issue_client_certificate
+from rpz_auth_server.transport.tls.development import issue_client_certificate
 from service import RESOURCE
 
 from demo.cast import App, Authority, Pkce, with_access_token, with_api_token

@@ -21,7 +21,7 @@ from rpz_auth_server.main import app
 from rpz_auth_server.settings import Settings
 from rpz_auth_server.storage.inspection import Inspection
 from rpz_auth_server.storage.schema import MIGRATIONS
-from rpz_auth_server.transport.tls import DevelopmentFiles, issue_client_certificate
+from rpz_auth_server.transport.tls.development import DevelopmentFiles, issue_client_certificate
 from server.authority import running_authority
 from server.doctor.conftest import NOBODY_LISTENS, Patient, problems
 from typer.testing import CliRunner

@@ -23,7 +23,7 @@ from rpz_auth_server.transport.http.guard import Guard, peer_of
 from rpz_auth_server.transport.http.server import HttpServer
 from rpz_auth_server.transport.http.tls import server_context
 from rpz_auth_server.transport.log_budget import FAULTS
-from rpz_auth_server.transport.tls import ensure_development_files, issue_client_certificate
+from rpz_auth_server.transport.tls.development import ensure_development_files, issue_client_certificate
 from server.authority import TestAuthority
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response

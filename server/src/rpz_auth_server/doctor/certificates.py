@@ -12,7 +12,8 @@ from rpz_auth.errors import ConfigurationError
 
 from rpz_auth_server.doctor.finding import Check, Finding
 from rpz_auth_server.settings import Settings
-from rpz_auth_server.transport.tls import DevelopmentFiles, check_pair
+from rpz_auth_server.transport.tls.development import DevelopmentFiles
+from rpz_auth_server.transport.tls.pem import read_pair
 
 _CHECK = Check("certificates")
 _SOON = dt.timedelta(days=14)
@@ -27,7 +28,7 @@ def check_certificates(settings: Settings, now: dt.datetime) -> Sequence[Finding
     if settings.tls_certificate is None and not certificate.exists():
         return [_CHECK.warning(f"{certificate} is missing", "the next start makes it")]
     try:
-        check_pair(certificate, key)
+        read_pair(certificate, key)
         findings = [_describe(path, each, now) for path, each in _all(settings, own, certificate)]
     except OSError as error:
         return [_CHECK.error(f"{error.filename}: {error.strerror}", "put it back, or name another")]

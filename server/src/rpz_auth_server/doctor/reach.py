@@ -22,7 +22,7 @@ from rpz_auth_server.doctor.finding import Check, Finding
 from rpz_auth_server.setting_values import connectable, split_address
 from rpz_auth_server.settings import Settings
 from rpz_auth_server.transport.oauth import paths
-from rpz_auth_server.transport.tls import DevelopmentFiles
+from rpz_auth_server.transport.tls.development import DevelopmentFiles
 
 _CHECK = Check("reachability")
 _TIMEOUT = 5.0

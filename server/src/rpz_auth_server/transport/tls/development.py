@@ -1,36 +1,28 @@
-"""TLS certificates: those that the administrator gives, or ones made for development."""
+"""TLS certificates made for development, by an authority of their own."""
 
 from __future__ import annotations
 
 import datetime as dt
 import ipaddress
 import re
-import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import grpc
-import structlog
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from rpz_auth.errors import ConfigurationError
 
 from rpz_auth_server import files
-from rpz_auth_server.settings import Settings
-
-_log = structlog.get_logger(__name__)
+from rpz_auth_server.transport.tls.pem import are_pair, load_certificate, parse_key
 
 CA_NAME = "rpz-auth development CA"
 
@@ -149,7 +141,7 @@ def ensure_development_files(data_dir: Path, *, now: dt.datetime | None = None) 
     paths = DevelopmentFiles.of(data_dir)
     try:
         paths.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not paths.ca.exists() or _load_certificate(paths.ca).not_valid_after_utc < now + _RENEW_BEFORE:
+        if not paths.ca.exists() or load_certificate(paths.ca).not_valid_after_utc < now + _RENEW_BEFORE:
             _, issued = _Authority.create(now)
             files.replace(paths.ca_key, issued.key)
             files.replace(paths.ca, issued.certificate, mode=files.PUBLIC)
@@ -189,143 +181,30 @@ def issue_client_certificate(
     )
 
 
-def certificate_files(settings: Settings) -> tuple[Path, Path]:
-    """Where the server's certificate and its key are; without settings, made for development.
-
-    Raises:
-        ConfigurationError: A development certificate cannot be made.
-    """
-    if settings.tls_certificate is not None and settings.tls_key is not None:
-        return settings.tls_certificate, settings.tls_key
-    paths = ensure_development_files(settings.data_dir)
-    return paths.server, paths.server_key
-
-
-def check_pair(certificate: Path, key: Path) -> None:
-    """Let pass a certificate and the key that belongs to it.
-
-    Raises:
-        ConfigurationError: One is not what it should be, or they do not belong together.
-        OSError: One cannot be read.
-    """
-    _check_pair(certificate.read_bytes(), certificate, key.read_bytes(), key)
-
-
-def _check_pair(chain: bytes, certificate: Path, pem: bytes, key: Path) -> None:
-    if not _fit(_parse_certificate(chain, certificate), _parse_key(pem, key)):
-        raise ConfigurationError(f"{key} is not the key of the certificate in {certificate}")
-
-
-def server_credentials(settings: Settings) -> grpc.ServerCredentials:
-    """Make credentials for a server's port, which follow their files when these are replaced.
-
-    Clients must show a certificate if `tls_client_ca` is set; grpc cannot ask for one without demanding
-    it. Without `tls_certificate` a development certificate is made.
-
-    Raises:
-        ConfigurationError: A file cannot be used.
-    """
-    source = _Source(*certificate_files(settings), settings.tls_client_ca)
-    return grpc.dynamic_ssl_server_credentials(
-        source.read(),
-        source.changed,  # type: ignore[arg-type]  # the stub forgets None, which means no change
-        require_client_authentication=settings.tls_client_ca is not None,
-    )
-
-
-class _Source:
-    """Certificate, key and client CA in files that somebody renews now and then."""
-
-    def __init__(self, certificate: Path, key: Path, client_ca: Path | None) -> None:
-        self._certificate = certificate
-        self._key = key
-        self._client_ca = client_ca
-        self._fault = ""
-        """As it was told; each handshake finds it again."""
-        self._seen: object = None
-        self._lock = threading.Lock()
-
-    def read(self) -> grpc.ServerCertificateConfiguration:
-        """Read the files.
-
-        Raises:
-            ConfigurationError: One is missing or wrong, or they do not belong together.
-        """
-        try:
-            self._seen = self._state()
-            chain, key = self._certificate.read_bytes(), self._key.read_bytes()
-            client_ca = self._client_ca.read_bytes() if self._client_ca else None
-        except OSError as error:
-            raise ConfigurationError(f"TLS file {error.filename}: {error.strerror}") from None
-        _check_pair(chain, self._certificate, key, self._key)
-        if self._client_ca is not None and client_ca is not None:
-            _parse_certificate(client_ca, self._client_ca)
-        self._fault = ""
-        return grpc.ssl_server_certificate_configuration([(key, chain)], client_ca)
-
-    def changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """What grpc asks before each handshake. While files are being replaced the old ones stay in use."""
-        with self._lock:
-            try:
-                return None if self._state() == self._seen else self.read()
-            except (OSError, ConfigurationError) as error:
-                if str(error) != self._fault:
-                    self._fault = str(error)
-                    _log.warning("the TLS files cannot be used; those before stay in use", reason=self._fault)
-                return None
-
-    def _state(self) -> object:
-        paths = [path for path in (self._certificate, self._key, self._client_ca) if path]
-        return [(stat.st_mtime_ns, stat.st_ino, stat.st_size) for stat in map(Path.stat, paths)]
-
-
 def _is_server_usable(paths: DevelopmentFiles, now: dt.datetime) -> bool:
     if not (paths.server.exists() and paths.server_key.exists()):
         return False
-    certificate, ca = _load_certificate(paths.server), _load_certificate(paths.ca)
+    certificate, ca = load_certificate(paths.server), load_certificate(paths.ca)
     try:
         certificate.verify_directly_issued_by(ca)
     except (InvalidSignature, ValueError, TypeError):
         return False
-    key = _parse_key(paths.server_key.read_bytes(), paths.server_key)
-    return certificate.not_valid_after_utc >= now + _RENEW_BEFORE and _fit(certificate, key)
+    key = parse_key(paths.server_key.read_bytes(), paths.server_key)
+    return certificate.not_valid_after_utc >= now + _RENEW_BEFORE and are_pair(certificate, key)
 
 
 def _load_authority(paths: DevelopmentFiles) -> _Authority:
     try:
-        certificate, pem = _load_certificate(paths.ca), paths.ca_key.read_bytes()
+        certificate, pem = load_certificate(paths.ca), paths.ca_key.read_bytes()
     except FileNotFoundError as error:
         raise ConfigurationError(
             f"{error.filename} is missing, so that no certificate can be issued; put it back, or remove the "
             f"folder {paths.folder} for new certificates, and hand the new ca.pem to the clients"
         ) from None
-    key = _parse_key(pem, paths.ca_key)
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or not _fit(certificate, key):
+    key = parse_key(pem, paths.ca_key)
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not are_pair(certificate, key):
         raise ConfigurationError(f"{paths.ca_key} is not the key of the certificate in {paths.ca}")
     return _Authority(certificate, key)
-
-
-def _load_certificate(path: Path) -> x509.Certificate:
-    return _parse_certificate(path.read_bytes(), path)
-
-
-def _parse_certificate(pem: bytes, path: Path) -> x509.Certificate:
-    try:
-        return x509.load_pem_x509_certificate(pem)
-    except ValueError:
-        raise ConfigurationError(f"{path} does not hold a certificate in PEM") from None
-
-
-def _parse_key(pem: bytes, path: Path) -> PrivateKeyTypes:
-    try:
-        return load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: it asks for a password
-        raise ConfigurationError(f"{path} does not hold an unencrypted private key in PEM") from None
-
-
-def _fit(certificate: x509.Certificate, key: PrivateKeyTypes) -> bool:
-    form = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
-    return certificate.public_key().public_bytes(*form) == key.public_key().public_bytes(*form)
 
 
 def _builder(

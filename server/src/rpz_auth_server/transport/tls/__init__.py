@@ -1,0 +1,1 @@
+"""TLS for both ports: the same certificates, which follow their files."""
