@@ -48,11 +48,11 @@ from rpz_auth_server.transport.console.try_it import Connection
 from rpz_auth_server.transport.grpc.patience import LONGEST
 from rpz_auth_server.transport.grpc.server import GrpcServer
 from rpz_auth_server.transport.grpc.tls import server_credentials
-from rpz_auth_server.transport.http.app import build
 from rpz_auth_server.transport.http.guard import Guard
 from rpz_auth_server.transport.http.server import HttpServer
 from rpz_auth_server.transport.http.tls import server_context
 from rpz_auth_server.transport.oauth.people import People
+from rpz_auth_server.transport.routes import build
 from rpz_auth_server.transport.traces import Traces
 
 START = 1_700_000_000.25

@@ -43,10 +43,10 @@ from rpz_auth_server.transport.console.running import Running
 from rpz_auth_server.transport.console.try_it import Connection
 from rpz_auth_server.transport.grpc.server import GrpcServer
 from rpz_auth_server.transport.grpc.tls import server_credentials
-from rpz_auth_server.transport.http.app import build
 from rpz_auth_server.transport.http.guard import Guard
 from rpz_auth_server.transport.http.server import HttpServer
 from rpz_auth_server.transport.http.tls import server_context
+from rpz_auth_server.transport.routes import build
 from rpz_auth_server.transport.tls.development import DevelopmentFiles
 from rpz_auth_server.worker import Life
 
