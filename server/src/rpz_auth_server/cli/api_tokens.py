@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from google.protobuf.timestamp_pb2 import Timestamp
 from rpz.auth.v1 import token_service_pb2 as pb
 
-from rpz_auth_server.cli import output, secret_file
+from rpz_auth_server.cli import credential_output as shown
+from rpz_auth_server.cli import output
 from rpz_auth_server.cli.connection import Authority, connect
 from rpz_auth_server.cli.inputs import read_credential_mask, read_deadline, read_duration
 from rpz_auth_server.cli.options import (
@@ -55,12 +55,11 @@ def create(  # noqa: PLR0913, PLR0917 - one for each field of the request
         expire_time=read_deadline(expires_in, expires_at, now=datetime.now(UTC)),
         request_id=request_id,
     )
-    if file is not None:
-        secret_file.check_free(file, option="--output")
+    shown.check_output(file)
     with connect(credentials) as authority:
         answer = authority.call(authority.tokens.CreateApiToken, request)
         _write(authority, answer, file)
-    _show_made(answer, file, as_json=as_json)
+    shown.print_made(answer, "api_token", file, _fields(answer.record), as_json=as_json)
 
 
 @app.command()
@@ -89,14 +88,13 @@ def rotate(  # noqa: PLR0913, PLR0917 - one for each field of the request
         expire_time=read_deadline(expires_in, expires_at, now=datetime.now(UTC)),
         request_id=request_id,
     )
-    if file is not None:
-        secret_file.check_free(file, option="--output")
+    shown.check_output(file)
     with connect(credentials) as authority:
         answer = authority.call(authority.tokens.RotateApiToken, request)
         _write(authority, answer, file)
-    _show_made(answer, file, as_json=as_json)
+    shown.print_made(answer, "api_token", file, _fields(answer.record), as_json=as_json)
     if not as_json and answer.HasField("replaced"):
-        until = output.format_time(_expire_time(answer.replaced))
+        until = shown.end(answer.replaced)
         output.print_line(f"{answer.replaced.api_token_id} goes on until {until} UTC")
 
 
@@ -127,53 +125,32 @@ def update(
     if as_json:
         output.print_json(output.to_dict(answer))
     else:
-        _print_record(answer.api_token)
+        output.print_record(_fields(answer.api_token))
 
 
 _Made = pb.CreateApiTokenResponse | pb.RotateApiTokenResponse
 
 
 def _write(authority: Authority, answer: _Made, file: Path | None) -> None:
-    if file is None or not answer.api_token:
-        return
     record = answer.record
     revocation = pb.RevokeApiTokenRequest(app_id=record.app_id, api_token_id=record.api_token_id)
-    secret_file.write(
-        file,
+    shown.write(
         answer.api_token,
+        file,
         undo=lambda: authority.call(authority.tokens.RevokeApiToken, revocation),
         created=f"the API token {record.api_token_id}",
     )
 
 
-def _show_made(answer: _Made, file: Path | None, *, as_json: bool) -> None:
-    if as_json:
-        content = output.to_dict(answer)
-        if file:
-            content["output"] = str(file)
-            del content["api_token"]
-        output.print_json(content)
-        return
-    _print_record(answer.record)
-    if not answer.api_token:
-        output.print_line("Created before; the value is not shown again. Create another if it is lost.")
-    elif file is not None:
-        output.print_line(f"Written to {file}, readable by you only.")
-    else:
-        output.print_secret("API token", answer.api_token)
-
-
-def _print_record(record: pb.ApiToken) -> None:
-    output.print_record(
-        {
-            "API token ID": record.api_token_id,
-            "App ID": record.app_id,
-            "Name": record.display_name,
-            "Scopes": record.scopes,
-            "Resources": record.resources,
-            "Expires (UTC)": output.format_time(_expire_time(record)),
-        }
-    )
+def _fields(record: pb.ApiToken) -> Mapping[str, output.Cell]:
+    return {
+        "API token ID": record.api_token_id,
+        "App ID": record.app_id,
+        "Name": record.display_name,
+        "Scopes": record.scopes,
+        "Resources": record.resources,
+        "Expires (UTC)": shown.end(record),
+    }
 
 
 @app.command("list")
@@ -193,9 +170,9 @@ def list_tokens(
         [
             (
                 each.api_token_id,
-                _state(each),
-                output.format_time(_expire_time(each)),
-                output.format_use(each),
+                shown.state(each),
+                shown.end(each),
+                shown.last_use(each),
                 [*each.scopes, *(f"at {resource}" for resource in each.resources)],
                 each.display_name,
             )
@@ -237,14 +214,3 @@ def _pages(authority: Authority, app_id: str) -> Iterator[pb.ListApiTokensRespon
         token = page.next_page_token
         if not token:
             return
-
-
-def _state(record: pb.ApiToken) -> str:
-    return output.format_state(
-        expire_time=_expire_time(record),
-        revoke_time=record.revoke_time if record.HasField("revoke_time") else None,
-    )
-
-
-def _expire_time(record: pb.ApiToken) -> Timestamp | None:
-    return record.expire_time if record.HasField("expire_time") else None

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from google.protobuf.timestamp_pb2 import Timestamp
 from rpz.auth.v1 import app_service_pb2 as pb
 
-from rpz_auth_server.cli import output, secret_file
+from rpz_auth_server.cli import credential_output as shown
+from rpz_auth_server.cli import output
 from rpz_auth_server.cli.connection import Authority, connect
 from rpz_auth_server.cli.inputs import read_credential_mask, read_deadline, read_duration
 from rpz_auth_server.cli.options import (
@@ -45,8 +46,7 @@ def create(
 ) -> None:
     """Create a secret, and show it this once. Several may live at once, so that one can be replaced."""
     deadline = read_deadline(expires_in, expires_at, now=datetime.now(UTC))
-    if file is not None:
-        secret_file.check_free(file, option="--output")
+    shown.check_output(file)
     with connect(credentials) as authority:
         answer = authority.call(
             authority.apps.CreateClientSecret,
@@ -55,7 +55,7 @@ def create(
             ),
         )
         _write(authority, answer, file)
-    _show_made(answer, file, as_json=as_json)
+    shown.print_made(answer, "client_secret", file, _fields(answer.record), as_json=as_json)
 
 
 @app.command()
@@ -86,15 +86,14 @@ def rotate(  # noqa: PLR0913, PLR0917 - one for each field of the request
         expire_time=read_deadline(expires_in, expires_at, now=datetime.now(UTC)),
         request_id=request_id,
     )
-    if file is not None:
-        secret_file.check_free(file, option="--output")
+    shown.check_output(file)
     with connect(credentials) as authority:
         answer = authority.call(authority.apps.RotateClientSecret, request)
         _write(authority, answer, file)
-    _show_made(answer, file, as_json=as_json)
+    shown.print_made(answer, "client_secret", file, _fields(answer.record), as_json=as_json)
     if not as_json:
         for each in answer.replaced:
-            output.print_line(f"{each.secret_id} goes on until {output.format_time(_expire_time(each))} UTC")
+            output.print_line(f"{each.secret_id} goes on until {shown.end(each)} UTC")
 
 
 @app.command()
@@ -123,51 +122,30 @@ def update(
     if as_json:
         output.print_json(output.to_dict(answer))
     else:
-        _print_record(answer.client_secret)
+        output.print_record(_fields(answer.client_secret))
 
 
 _Made = pb.CreateClientSecretResponse | pb.RotateClientSecretResponse
 
 
 def _write(authority: Authority, answer: _Made, file: Path | None) -> None:
-    if file is None or not answer.client_secret:
-        return
     record = answer.record
     revocation = pb.RevokeClientSecretRequest(app_id=record.app_id, secret_id=record.secret_id)
-    secret_file.write(
-        file,
+    shown.write(
         answer.client_secret,
+        file,
         undo=lambda: authority.call(authority.apps.RevokeClientSecret, revocation),
         created=f"the secret {record.secret_id}",
     )
 
 
-def _show_made(answer: _Made, file: Path | None, *, as_json: bool) -> None:
-    if as_json:
-        content = output.to_dict(answer)
-        if file:
-            content["output"] = str(file)
-            del content["client_secret"]
-        output.print_json(content)
-        return
-    _print_record(answer.record)
-    if not answer.client_secret:
-        output.print_line("Created before; the value is not shown again. Create another if it is lost.")
-    elif file is not None:
-        output.print_line(f"Written to {file}, readable by you only.")
-    else:
-        output.print_secret("OAuth 2 secret", answer.client_secret)
-
-
-def _print_record(record: pb.ClientSecret) -> None:
-    output.print_record(
-        {
-            "Secret ID": record.secret_id,
-            "App ID": record.app_id,
-            "Name": record.display_name,
-            "Expires (UTC)": output.format_time(_expire_time(record)),
-        }
-    )
+def _fields(record: pb.ClientSecret) -> Mapping[str, output.Cell]:
+    return {
+        "Secret ID": record.secret_id,
+        "App ID": record.app_id,
+        "Name": record.display_name,
+        "Expires (UTC)": shown.end(record),
+    }
 
 
 @app.command("list")
@@ -185,9 +163,9 @@ def list_secrets(
         [
             (
                 each.secret_id,
-                _state(each),
-                output.format_time(_expire_time(each)),
-                output.format_use(each),
+                shown.state(each),
+                shown.end(each),
+                shown.last_use(each),
                 each.display_name,
             )
             for each in answer.client_secrets
@@ -215,14 +193,3 @@ def revoke(
         output.print_json(output.to_dict(answer))
     else:
         output.print_line(f"{secret_id} is revoked")
-
-
-def _state(record: pb.ClientSecret) -> str:
-    return output.format_state(
-        expire_time=_expire_time(record),
-        revoke_time=record.revoke_time if record.HasField("revoke_time") else None,
-    )
-
-
-def _expire_time(record: pb.ClientSecret) -> Timestamp | None:
-    return record.expire_time if record.HasField("expire_time") else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC
 
 import typer
 from google.protobuf.duration_pb2 import Duration
@@ -15,8 +15,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from rpz.auth.v1.app_service_pb2 import ClientSecret
-from rpz.auth.v1.token_service_pb2 import ApiToken
 
 from rpz_auth_server.cli.failures import Failure
 
@@ -138,23 +136,6 @@ def print_failure(failure: Failure) -> None:
 def format_time(time: Timestamp | None) -> str:
     """A time for eyes, in UTC; None is never."""
     return "never" if time is None else time.ToDatetime(tzinfo=UTC).strftime("%Y-%m-%d %H:%M")
-
-
-def format_use(record: ApiToken | ClientSecret) -> str:
-    """When a credential was used last, and from where."""
-    if not record.HasField("last_use_time"):
-        return "never"
-    place = f" from {record.last_use_address}" if record.last_use_address else ""
-    return format_time(record.last_use_time) + place
-
-
-def format_state(*, expire_time: Timestamp | None, revoke_time: Timestamp | None) -> str:
-    """Whether a credential can still be used; None for times that are not set."""
-    if revoke_time is not None:
-        return "revoked"
-    if expire_time is not None and expire_time.ToDatetime(tzinfo=UTC) <= datetime.now(UTC):
-        return "expired"
-    return "live"
 
 
 def _cell(cell: Cell) -> Text:
