@@ -20,22 +20,13 @@ from rpz_auth import AccessToken, ApiToken, AuthInterceptor, Reason, TokenInvali
 from rpz_auth.caller import Verdict
 from rpz_auth.decide import ApiTokenQuestion
 from rpz_auth.testing import APP_ID, ISSUER, FakeAuthority
+from support.clock import Clock
 
 RESOURCE = "https://orders"
 SERVICE = "orders.v1.OrderService"
 NOW = 1_800_000_000.9
 OTHER_APP = "11111111-1111-4111-8111-111111111111"
 READ: dict[str, Any] = {"resource": RESOURCE, "scopes": ["orders.read"]}
-
-
-class Clock:
-    """A clock that only the test moves."""
-
-    def __init__(self) -> None:
-        self.seconds = NOW
-
-    def __call__(self) -> float:
-        return self.seconds
 
 
 class Orders(orders_pb2_grpc.OrderServiceServicer):
@@ -186,7 +177,7 @@ def stack(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def bench(stack: str) -> Iterator[Bench]:
-    clock = Clock()
+    clock = Clock(NOW)
     with serving(stack, FakeAuthority(clock=clock), clock) as served:
         yield served
 
@@ -227,21 +218,21 @@ def test_an_expired_token_is_refused(bench: Bench) -> None:
 
 def test_a_token_lives_exactly_as_long_as_told(bench: Bench) -> None:
     for make in (bench.authority.access_token, bench.authority.api_token):
-        bench.clock.seconds = NOW
+        bench.clock.time = NOW
         token = make(**READ, expires_in=0.5)
-        bench.clock.seconds = NOW + 0.25
+        bench.clock.time = NOW + 0.25
         assert bench.get(token) in ("user:1", f"app:{APP_ID}")
-        bench.clock.seconds = NOW + 0.5
+        bench.clock.time = NOW + 0.5
         assert bench.get(token) is Reason.TOKEN_EXPIRED
 
 
 def test_an_access_token_lives_two_hours_and_an_api_token_without_end(bench: Bench) -> None:
     access_token, api_token = bench.authority.access_token(**READ), bench.authority.api_token(**READ)
-    bench.clock.seconds += 7199
+    bench.clock.time += 7199
     assert bench.get(access_token) == "user:1"
-    bench.clock.seconds += 1
+    bench.clock.time += 1
     assert bench.get(access_token) is Reason.TOKEN_EXPIRED
-    bench.clock.seconds += 1e9
+    bench.clock.time += 1e9
     assert bench.get(api_token) == f"app:{APP_ID}"
 
 
@@ -359,7 +350,7 @@ def test_what_is_arranged_while_cut_off_counts_after_the_restoring(bench: Bench)
 
 
 def test_an_authority_that_was_cut_off_before_the_start_stays_so(stack: str) -> None:
-    clock = Clock()
+    clock = Clock(NOW)
     authority = FakeAuthority(clock=clock)
     authority.cut_off()
     with serving(stack, authority, clock) as bench:
@@ -369,7 +360,7 @@ def test_an_authority_that_was_cut_off_before_the_start_stays_so(stack: str) -> 
 
 
 def test_before_the_interceptor_is_entered_calls_are_unavailable(stack: str) -> None:
-    clock = Clock()
+    clock = Clock(NOW)
     authority = FakeAuthority(clock=clock)
     with serving(stack, authority, clock, enter=False) as bench:
         assert bench.get(authority.access_token(**READ)) is Reason.BACKEND_UNAVAILABLE
@@ -379,7 +370,7 @@ def test_before_the_interceptor_is_entered_calls_are_unavailable(stack: str) -> 
 
 
 def test_what_is_arranged_before_the_start_holds_after_it_and_after_a_second_one(stack: str) -> None:
-    clock = Clock()
+    clock = Clock(NOW)
     authority = FakeAuthority(clock=clock)
     revoked, kept, early = (authority.access_token(**READ) for _ in range(3))
     other = authority.access_token(**READ, app_id=OTHER_APP)
@@ -396,7 +387,7 @@ def test_what_is_arranged_before_the_start_holds_after_it_and_after_a_second_one
 
 
 def test_the_issuer_is_as_told(stack: str) -> None:
-    clock = Clock()
+    clock = Clock(NOW)
     authority = FakeAuthority(issuer="https://mine.test", clock=clock)
     with serving(stack, authority, clock) as bench:
         assert bench.get(authority.access_token(**READ)) == "user:1"
@@ -405,7 +396,7 @@ def test_the_issuer_is_as_told(stack: str) -> None:
 
 def test_without_a_clock_of_its_own_it_goes_by_the_time_of_day(stack: str) -> None:
     authority = FakeAuthority()
-    with serving(stack, authority, Clock()) as bench:
+    with serving(stack, authority, Clock(NOW)) as bench:
         assert bench.get(authority.access_token(**READ, expires_in=60)) == "user:1"
         assert bench.get(authority.access_token(**READ, expires_in=-60)) is Reason.TOKEN_EXPIRED
 

@@ -19,6 +19,7 @@ from rpz_auth.address import UNKNOWN, Peer
 from rpz_auth.caller import How, Verdict
 from rpz_auth.errors import OriginNotAllowed, Refusal, TokenInvalid
 from rpz_auth.view import AppState, Change, Revocation, SigningKeys, Snapshot, Standing, View
+from support.clock import Clock
 
 APP, OTHER_APP = "app-1", "app-2"
 INSIDER, OUTSIDER = Peer(ipaddress.ip_address("10.0.0.1")), Peer(ipaddress.ip_address("192.0.2.1"))
@@ -57,17 +58,9 @@ API_TOKEN = Verdict(
 )
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1000.0)
 
 
 @pytest.fixture
@@ -256,7 +249,7 @@ def test_what_was_revoked_stays_revoked_after_a_snapshot_without_it(view: View) 
 def test_a_revocation_is_forgotten_only_after_its_time(view: View, clock: Clock) -> None:
     view.apply([Revocation("jti-1", 2000.0)])
     for now, answer in ((1000.0, TokenInvalid), (2000.0, TokenInvalid), (2000.001, None)):
-        clock.now = now
+        clock.time = now
         view.apply([])
         assert _answer(view) is answer
     assert (view._revoked, view._forgetting) == ({}, [])
@@ -264,7 +257,7 @@ def test_a_revocation_is_forgotten_only_after_its_time(view: View, clock: Clock)
 
 def test_a_snapshot_forgets_what_is_past_too(view: View, clock: Clock) -> None:
     view.apply([Revocation("jti-1", 2000.0)])
-    clock.now = 2001.0
+    clock.time = 2001.0
     view.replace(Snapshot(KEYS, (), ()))
     assert not view.is_revoked("jti-1")
 
@@ -283,7 +276,7 @@ def test_a_revocation_that_is_repeated_is_kept_until_the_latest_time(
         (3000.0, TokenInvalid),
         (3000.5, None),
     ):
-        clock.now = now
+        clock.time = now
         view.apply([])
         assert _answer(view) is answer
     assert (view._revoked, view._forgetting) == ({}, [])
@@ -302,12 +295,12 @@ def test_a_revocation_that_is_repeated_is_kept_until_the_latest_time(
 def test_forgetting_is_never_too_early_and_always_comes(
     steps: list[tuple[list[tuple[str, int]], int, bool]],
 ) -> None:
-    clock = Clock()
-    clock.now = 0.0
+    clock = Clock(1000.0)
+    clock.time = 0.0
     view = View(clock)
     until: dict[str, float] = {}
     for revoked, passing, by_snapshot in steps:
-        revocations = [Revocation(identifier, clock.now + lasting) for identifier, lasting in revoked]
+        revocations = [Revocation(identifier, clock.time + lasting) for identifier, lasting in revoked]
         for revocation in revocations:
             until[revocation.id] = max(until.get(revocation.id, 0.0), revocation.forget_at)
         if by_snapshot:
@@ -315,9 +308,9 @@ def test_forgetting_is_never_too_early_and_always_comes(
         else:
             view.apply(revocations)
         for identifier, forget_at in until.items():
-            assert view.is_revoked(identifier) or clock.now > forget_at
-        clock.now += passing
-    clock.now += 100
+            assert view.is_revoked(identifier) or clock.time > forget_at
+        clock.time += passing
+    clock.time += 100
     view.apply([])
     assert (view._revoked, view._forgetting) == ({}, [])
 
@@ -332,7 +325,7 @@ def test_a_deleted_app_is_forgotten_when_no_token_of_it_can_be_alive(
     else:
         view.apply([_app(1), other, gone, gone, _app(1)])
     for now, answer in ((1000.0, TokenInvalid), (2000.0, TokenInvalid), (2000.001, None)):
-        clock.now = now
+        clock.time = now
         view.apply([])
         assert _answer(view) is answer
     assert (set(view._apps), view._deleted) == ({"other"}, [])
@@ -452,9 +445,9 @@ def test_nothing_is_decided_before_the_first_snapshot(clock: Clock) -> None:
 def test_nothing_is_decided_after_the_authority_was_silent_for_too_long(view: View, clock: Clock) -> None:
     assert not view.is_fresh
     view.refresh(1010.0)
-    clock.now = 1010.0
+    clock.time = 1010.0
     assert view.is_fresh
-    clock.now = 1010.001
+    clock.time = 1010.001
     assert not view.is_fresh
     view.refresh(1020.0)
     assert view.is_fresh
@@ -548,13 +541,13 @@ def test_readers_see_whole_snapshots_while_they_are_replaced(view: View) -> None
 def test_a_revocation_holds_for_readers_while_others_come_and_go(view: View, clock: Clock) -> None:
     def write() -> None:
         for number in range(10_000):
-            clock.now += 1
-            changes: list[Change] = [Revocation(f"other-{number}", clock.now + 50)]
+            clock.time += 1
+            changes: list[Change] = [Revocation(f"other-{number}", clock.time + 50)]
             if number % 100 == 0:
                 view.replace(Snapshot(KEYS, changes, ()))  # type: ignore[arg-type] # all of them are revocations
             view.apply(changes)
 
-    view.apply([Revocation("grant-1", clock.now + 20_000)])
+    view.apply([Revocation("grant-1", clock.time + 20_000)])
     assert _read_while(view, write, TOKEN, INSIDER) == {TokenInvalid}
     assert len(view._revoked) == 52
 

@@ -5,19 +5,12 @@ from __future__ import annotations
 import pytest
 from rpz_auth.errors import CredentialsMissing, Reason, TokenInvalid
 from rpz_auth.service.observe import _EVERY, _MOST, Observer
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from support.clock import Clock
 
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1000.0)
 
 
 @pytest.fixture
@@ -41,7 +34,7 @@ def test_one_method_and_reason_are_told_once_in_a_while(
         "/a.B/C would be refused: TOKEN_INVALID",
         "/a.B/C would be refused: CREDENTIALS_MISSING",
     ]
-    clock.now += _EVERY
+    clock.time += _EVERY
     observer.note("/a.B/C", TokenInvalid())
     assert len(lines(caplog)) == 1
     assert observer.counts == {Reason.TOKEN_INVALID: 4, Reason.CREDENTIALS_MISSING: 3}
@@ -61,7 +54,7 @@ def test_a111_names_that_callers_make_up_neither_fill_the_log_nor_silence_it(
     assert len(lines(caplog)) == _MOST
     observer.note("/a.B/C", TokenInvalid())
     assert lines(caplog) == []
-    clock.now += _EVERY
+    clock.time += _EVERY
     observer.note("/a.B/C", TokenInvalid())
     more, told = lines(caplog)
     assert more == f"{10_001 - _MOST} more would have been refused, of other methods"

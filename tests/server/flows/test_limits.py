@@ -40,7 +40,9 @@ from server.authority import (
 )
 from server.oauth import PUSH, authorization, for_itself, post
 from server.visitor import Visitor
+from support.clock import Clock
 
+NOW = 1_700_000_000.0
 FORGED_SECRET = "rpzs_" + "A" * 64
 FORGED_TOKEN = "rpzt_" + "A" * 64
 FORGED_REFRESH_TOKEN = "rpzr_" + "A" * 64
@@ -578,14 +580,6 @@ async def test_r131_peer_that_floods_with_access_tokens_is_found_out_too(limited
 # In memory
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.time = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.time
-
-
 def fail(limiter: Limiter, name: str, peer: Peer, *genuine: str) -> None:
     with pytest.raises((ClientInvalid, RateLimited)), limiter.guarded(name, peer, genuine=genuine):
         raise ClientInvalid
@@ -607,7 +601,7 @@ def test_r131_what_one_party_can_have_is_one_peer(address: str, prefix: str) -> 
 
 def test_a110_any_number_of_names_and_peers_takes_a_bounded_space(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "_KEPT", 100)
-    limiter = Limiter(Limits(), Clock())
+    limiter = Limiter(Limits(), Clock(NOW))
     flooder = Peer(parse_address("198.51.100.1"))
     for number in range(1000):
         fail(limiter, str(number) * 100, flooder)
@@ -627,7 +621,7 @@ def test_switched_off_limits_count_nothing() -> None:
         Limits(
             failures=0, peer_failures=0, app_failures=0, uses=0, verifications=0, revocations=0, changes=0
         ),
-        Clock(),
+        Clock(NOW),
     )
     for _ in range(1000):
         limiter.take_use("grant")
@@ -644,7 +638,7 @@ async def test_guessers_wait_for_their_answers_and_only_so_many_are_held(
 ) -> None:
     monkeypatch.setattr(limits, "_HELD_FOR", 3600)
     monkeypatch.setattr(limits, "_MOST_HELD", 2)
-    limiter = Limiter(Limits(peer_failures=1), Clock())
+    limiter = Limiter(Limits(peer_failures=1), Clock(NOW))
     peer = Peer(parse_address(ATTACKER))
     await limiter.hold_back(TokenInvalid(), peer)
     held = [asyncio.create_task(limiter.hold_back(TokenInvalid(), peer)) for _ in range(2)]
@@ -661,7 +655,7 @@ async def test_guessers_wait_for_their_answers_and_only_so_many_are_held(
 
 
 async def test_a106_guesser_who_is_held_back_keeps_nothing_of_what_its_call_has_used() -> None:
-    limiter = Limiter(Limits(peer_failures=1), Clock())
+    limiter = Limiter(Limits(peer_failures=1), Clock(NOW))
     peer = Peer(parse_address(ATTACKER))
     await limiter.hold_back(TokenInvalid(), peer)
     refusal = TokenInvalid()
@@ -677,7 +671,7 @@ async def test_a106_guesser_who_is_held_back_keeps_nothing_of_what_its_call_has_
 
 
 async def test_a106_guessers_are_answered_one_by_one_however_many_guess_at_once() -> None:
-    limiter = Limiter(Limits(), Clock())
+    limiter = Limiter(Limits(), Clock(NOW))
 
     def hold() -> float:
         limiter._holding += 1
@@ -690,7 +684,7 @@ async def test_a106_guessers_are_answered_one_by_one_however_many_guess_at_once(
 
 
 async def test_a106_guessers_who_do_not_wait_for_their_answers_make_nobody_wait_longer() -> None:
-    limiter = Limiter(Limits(peer_failures=1), Clock())
+    limiter = Limiter(Limits(peer_failures=1), Clock(NOW))
     peer = Peer(parse_address(ATTACKER))
     await limiter.hold_back(TokenInvalid(), peer)
     for _ in range(10):

@@ -10,8 +10,9 @@ from rpz_auth_server.domain.refusal import ClientInvalid, RateLimited
 from rpz_auth_server.flows.limits import Limiter
 from rpz_auth_server.live.limiter import Sharing
 from server.authority import HeldStore
-from server.storage.build import NOW, FakeTime
+from server.storage.build import NOW
 from server.storage.conftest import SqliteBackend
+from support.clock import Clock
 
 PEER = Peer(parse_address("198.51.100.1"))
 LIMITS = Limits(failures=0, peer_failures=8, app_failures=0, uses=8)
@@ -45,7 +46,7 @@ def _refuse() -> None:
 class Processes:
     def __init__(self, backend: SqliteBackend) -> None:
         self.backend = backend
-        self.time = FakeTime(NOW)
+        self.time = Clock(NOW)
 
     async def start(self, limits: Limits = LIMITS) -> Process:
         return Process(HeldStore(await self.backend.open(wall=self.time)), limits)

@@ -31,16 +31,6 @@ ACCOUNT_ID = "0123456789abcdefghijkw"
 APP_ID = "0f9f3a52-8d0c-4d0e-9c39-6cf1f9b7a001"
 
 
-class FakeTime:
-    """A wall clock or a monotonic clock that stands until it is set."""
-
-    def __init__(self, time: float) -> None:
-        self.time = time
-
-    def __call__(self) -> float:
-        return self.time
-
-
 def new_id() -> str:
     return secrets.token_hex(16)
 

@@ -8,14 +8,15 @@ import pytest
 from rpz_auth_server.storage.postgres.store import PostgresStore
 from rpz_auth_server.storage.sqlite import SqliteStore
 from rpz_auth_server.storage.store import Store
-from server.storage.build import NOW, FakeTime
+from server.storage.build import NOW
+from support.clock import Clock
 from support.postgres import PostgresServer
 
 
 class Backend(Protocol):
     """A database that any number of stores can be opened on, as if each were another process."""
 
-    async def open(self, *, wall: FakeTime | None = None, monotonic: FakeTime | None = None) -> Store: ...
+    async def open(self, *, wall: Clock | None = None, monotonic: Clock | None = None) -> Store: ...
 
     async def close(self) -> None: ...
 
@@ -25,10 +26,8 @@ class SqliteBackend:
         self.path = folder / "auth.db"
         self._opened: list[SqliteStore] = []
 
-    async def open(self, *, wall: FakeTime | None = None, monotonic: FakeTime | None = None) -> SqliteStore:
-        store = await SqliteStore.open(
-            self.path, clock=wall or FakeTime(NOW), monotonic=monotonic or FakeTime(0.0)
-        )
+    async def open(self, *, wall: Clock | None = None, monotonic: Clock | None = None) -> SqliteStore:
+        store = await SqliteStore.open(self.path, clock=wall or Clock(NOW), monotonic=monotonic or Clock(0.0))
         self._opened.append(store)
         return store
 
@@ -42,9 +41,9 @@ class PostgresBackend:
         self.url = url
         self._opened: list[PostgresStore] = []
 
-    async def open(self, *, wall: FakeTime | None = None, monotonic: FakeTime | None = None) -> PostgresStore:
+    async def open(self, *, wall: Clock | None = None, monotonic: Clock | None = None) -> PostgresStore:
         store = await PostgresStore.open(
-            self.url, clock=wall or FakeTime(NOW), monotonic=monotonic or FakeTime(0.0)
+            self.url, clock=wall or Clock(NOW), monotonic=monotonic or Clock(0.0)
         )
         self._opened.append(store)
         return store

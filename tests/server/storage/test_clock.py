@@ -6,11 +6,12 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 from rpz_auth_server.storage.clock import DatabaseClock
-from server.storage.build import NOW, FakeTime
+from server.storage.build import NOW
+from support.clock import Clock
 
 
 def test_wall_that_is_set_forward_is_followed() -> None:
-    wall, monotonic = FakeTime(NOW), FakeTime(0.0)
+    wall, monotonic = Clock(NOW), Clock(0.0)
     clock = DatabaseClock(wall=wall, monotonic=monotonic, not_before=0.0)
     monotonic.time += 1
     wall.time += 3600  # the machine slept
@@ -18,8 +19,8 @@ def test_wall_that_is_set_forward_is_followed() -> None:
 
 
 def test_clock_starts_at_the_time_the_database_has_seen_and_goes_on_from_there() -> None:
-    monotonic = FakeTime(50.0)
-    clock = DatabaseClock(wall=FakeTime(NOW), monotonic=monotonic, not_before=NOW + 100)
+    monotonic = Clock(50.0)
+    clock = DatabaseClock(wall=Clock(NOW), monotonic=monotonic, not_before=NOW + 100)
     assert clock.now() == NOW + 100
     monotonic.time += 5
     assert clock.now() == NOW + 105
@@ -27,7 +28,7 @@ def test_clock_starts_at_the_time_the_database_has_seen_and_goes_on_from_there()
 
 @given(st.lists(st.tuples(st.sampled_from(["wall", "monotonic", "seen"]), st.floats(-1e6, 1e6))))
 def test_a130_time_never_goes_back(steps: list[tuple[str, float]]) -> None:
-    wall, monotonic = FakeTime(NOW), FakeTime(0.0)
+    wall, monotonic = Clock(NOW), Clock(0.0)
     clock = DatabaseClock(wall=wall, monotonic=monotonic, not_before=NOW - 10)
     before = clock.now()
     for what, seconds in steps:

@@ -25,7 +25,6 @@ from rpz_auth_server.storage.store import Commit, Row, Store
 from server.storage.build import (
     APP_ID,
     NOW,
-    FakeTime,
     a_grant,
     a_key,
     a_secret,
@@ -35,6 +34,7 @@ from server.storage.build import (
     find_break,
     new_id,
 )
+from support.clock import Clock
 
 if TYPE_CHECKING:
     from server.storage.conftest import Backend
@@ -424,7 +424,7 @@ async def test_cursor_of_another_database_is_not_known(store: Store) -> None:
 async def test_snapshot_holds_live_revocations_and_apps_that_differ_from_the_default(
     backend: Backend,
 ) -> None:
-    wall = FakeTime(NOW)
+    wall = Clock(NOW)
     store = await backend.open(wall=wall)
     plain = an_app(app_id="a")
     special = [
@@ -529,7 +529,7 @@ async def test_waiter_is_refused_when_the_store_closes(store: Store) -> None:
 
 
 async def test_a130_time_does_not_go_back_with_the_wall_clock(backend: Backend) -> None:
-    wall, monotonic = FakeTime(NOW), FakeTime(5.0)
+    wall, monotonic = Clock(NOW), Clock(5.0)
     store = await backend.open(wall=wall, monotonic=monotonic)
     assert store.now() == NOW
     wall.time -= 3600
@@ -540,29 +540,29 @@ async def test_a130_time_does_not_go_back_with_the_wall_clock(backend: Backend) 
 
 
 async def test_a130_time_does_not_go_back_with_a_restart(backend: Backend) -> None:
-    store = await backend.open(wall=FakeTime(NOW))
+    store = await backend.open(wall=Clock(NOW))
     assert await store.heartbeat() == NOW
     await store.close()
-    monotonic = FakeTime(100.0)
-    store = await backend.open(wall=FakeTime(NOW - 3600), monotonic=monotonic)
+    monotonic = Clock(100.0)
+    store = await backend.open(wall=Clock(NOW - 3600), monotonic=monotonic)
     assert store.now() == NOW
     monotonic.time += 7
     assert store.now() == NOW + 7
 
 
 async def test_a130_every_commit_fixes_the_time_for_later_starts(backend: Backend) -> None:
-    wall = FakeTime(NOW)
+    wall = Clock(NOW)
     store = await backend.open(wall=wall)
     wall.time += 20
     await store.commit(Commit(rows=(an_app(),)))
     await store.close()
-    store = await backend.open(wall=FakeTime(NOW))
+    store = await backend.open(wall=Clock(NOW))
     assert store.now() == NOW + 20
 
 
 async def test_time_follows_the_store_that_is_ahead(backend: Backend) -> None:
-    behind = await backend.open(wall=FakeTime(NOW))
-    ahead = await backend.open(wall=FakeTime(NOW + 30))
+    behind = await backend.open(wall=Clock(NOW))
+    ahead = await backend.open(wall=Clock(NOW + 30))
     await ahead.heartbeat()
     assert await behind.heartbeat() == NOW + 30
     assert behind.now() == NOW + 30
@@ -572,7 +572,7 @@ async def test_time_follows_the_store_that_is_ahead(backend: Backend) -> None:
 
 
 async def test_audit_records_are_chained_over_all_writers(backend: Backend) -> None:
-    wall = FakeTime(NOW)
+    wall = Clock(NOW)
     stores = [await backend.open(wall=wall), await backend.open(wall=wall)]
     entries = [
         Audit(actor=f"a{number}", action="app.create", app_id=APP_ID, peer="p", details={"k": "ß", "a": "1"})
@@ -619,7 +619,7 @@ async def exists(store: Store, row: Row) -> bool:
 
 
 async def test_dead_rows_are_collected_and_live_ones_kept(backend: Backend) -> None:
-    wall = FakeTime(NOW)
+    wall = Clock(NOW)
     store = await backend.open(wall=wall)
     later = NOW + 200 * DAY
     live: tuple[Row, ...] = (
@@ -652,7 +652,7 @@ async def test_dead_rows_are_collected_and_live_ones_kept(backend: Backend) -> N
 
 
 async def test_renewed_grants_outlive_what_was_known_of_them_at_first(backend: Backend) -> None:
-    wall = FakeTime(NOW)
+    wall = Clock(NOW)
     store = await backend.open(wall=wall)
     codes = [a_grant(access_expires_at=NOW) for _ in range(5)]
     await store.commit(Commit(rows=(an_app(), *codes)))
@@ -670,7 +670,7 @@ async def test_renewed_grants_outlive_what_was_known_of_them_at_first(backend: B
 
 
 async def test_collecting_takes_no_more_than_its_limit(backend: Backend) -> None:
-    wall = FakeTime(NOW)
+    wall = Clock(NOW)
     store = await backend.open(wall=wall)
     await store.commit(Commit(rows=(an_app(), *(a_grant() for _ in range(5)))))
     wall.time += 365 * DAY
@@ -678,7 +678,7 @@ async def test_collecting_takes_no_more_than_its_limit(backend: Backend) -> None
 
 
 async def test_deleted_app_goes_with_its_credentials_when_none_can_be_alive(backend: Backend) -> None:
-    wall = FakeTime(NOW)
+    wall = Clock(NOW)
     store = await backend.open(wall=wall)
     far = NOW + 1000 * DAY
     app = an_app(deleted=True, updated_at=NOW)
@@ -706,7 +706,7 @@ async def test_deleted_app_goes_with_its_credentials_when_none_can_be_alive(back
 
 
 async def test_collected_events_never_leave_a_gap_behind_a_cursor(backend: Backend) -> None:
-    wall = FakeTime(NOW)
+    wall = Clock(NOW)
     store = await backend.open(wall=wall)
     long = Revocation("long", NOW + DAY)
     lock = AppState(app_id=APP_ID, version=2, locked=True)
@@ -724,7 +724,7 @@ async def test_collected_events_never_leave_a_gap_behind_a_cursor(backend: Backe
 
 
 async def test_place_in_a_quiet_stream_outlives_every_event(backend: Backend) -> None:
-    wall = FakeTime(NOW)
+    wall = Clock(NOW)
     store = await backend.open(wall=wall)
     await store.commit(Commit(events=(Revocation("a", NOW + 5), Revocation("b", NOW + 5))))
     cursor = await store.cursor()
@@ -738,7 +738,7 @@ async def test_place_in_a_quiet_stream_outlives_every_event(backend: Backend) ->
 
 
 async def test_audit_chain_holds_from_the_oldest_record_kept(backend: Backend) -> None:
-    wall = FakeTime(NOW)
+    wall = Clock(NOW)
     store = await backend.open(wall=wall)
     for day in range(100):
         wall.time = NOW + day * DAY
@@ -772,7 +772,7 @@ def shared(levels: Sequence[SharedLevel]) -> dict[str, Level]:
 
 
 async def test_levels_add_up_over_processes_and_leak_away(backend: Backend) -> None:
-    time = FakeTime(NOW)
+    time = Clock(NOW)
     first, second = await backend.open(wall=time), await backend.open(wall=time)
     assert await first.share_levels([], since=0) == []
     levels = await first.share_levels([Charge("a", 4, 1.0), Charge("b", 1, 0.5)], since=0)
@@ -830,7 +830,7 @@ async def test_refusals_are_counted_by_app_reason_and_minute(backend: Backend) -
 async def test_a110_refusals_are_kept_for_days_and_bounded(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    time = FakeTime(NOW)
+    time = Clock(NOW)
     store = await backend.open(wall=time)
     minute = int(NOW // 60)
     await store.count_refusals([RefusalCount("", "R", minute - back, 1) for back in range(20)])

@@ -16,7 +16,6 @@ from server.storage.build import (
     ACCOUNT_ID,
     APP_ID,
     NOW,
-    FakeTime,
     a_consent,
     a_grant,
     a_session,
@@ -25,6 +24,7 @@ from server.storage.build import (
     an_identity,
     new_id,
 )
+from support.clock import Clock
 
 if TYPE_CHECKING:
     from server.storage.conftest import Backend
@@ -182,7 +182,7 @@ async def test_grants_of_a_user_to_one_app(store: Store) -> None:
 
 
 async def test_ended_sessions_and_forgotten_consents_are_collected(backend: Backend) -> None:
-    wall = FakeTime(NOW)
+    wall = Clock(NOW)
     store = await backend.open(wall=wall)
     kept = (a_session(), a_consent(expires_at=NOW + 11))
     gone = (
@@ -199,7 +199,7 @@ async def test_ended_sessions_and_forgotten_consents_are_collected(backend: Back
 
 
 async def test_consents_go_with_their_deleted_app(backend: Backend) -> None:
-    wall = FakeTime(NOW)
+    wall = Clock(NOW)
     store = await backend.open(wall=wall)
     app, consent = an_app(deleted=True, updated_at=NOW), a_consent(expires_at=NOW + 400 * DAY)
     await store.commit(Commit(rows=(app, consent)))

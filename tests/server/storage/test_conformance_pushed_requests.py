@@ -9,7 +9,8 @@ import pytest
 from rpz_auth_server.domain.pushed_request import use
 from rpz_auth_server.domain.refusal import Conflict
 from rpz_auth_server.storage.store import Commit, Store
-from server.storage.build import NOW, FakeTime, a_pushed_request, new_id
+from server.storage.build import NOW, a_pushed_request, new_id
+from support.clock import Clock
 
 if TYPE_CHECKING:
     from server.storage.conftest import Backend
@@ -34,7 +35,7 @@ async def test_r200_a128_of_simultaneous_uses_one_is_written(store: Store) -> No
 
 
 async def test_an_apps_requests_are_counted_until_they_expire(backend: Backend) -> None:
-    wall = FakeTime(NOW)
+    wall = Clock(NOW)
     store = await backend.open(wall=wall)
     pushed = [a_pushed_request(expires_at=NOW + number) for number in range(3)]
     await store.commit(Commit(rows=(*pushed, a_pushed_request(app_id=new_id()))))
@@ -47,7 +48,7 @@ async def test_an_apps_requests_are_counted_until_they_expire(backend: Backend) 
 async def test_a110_expired_requests_are_collected_used_or_not(
     backend: Backend, used_at: float | None
 ) -> None:
-    wall = FakeTime(NOW)
+    wall = Clock(NOW)
     store = await backend.open(wall=wall)
     gone = [a_pushed_request(expires_at=NOW + 10, used_at=used_at) for _ in range(3)]
     kept = a_pushed_request(expires_at=NOW + 11, used_at=used_at)

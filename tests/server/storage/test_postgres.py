@@ -20,7 +20,8 @@ from rpz_auth_server.storage.postgres.dialect import translate
 from rpz_auth_server.storage.postgres.session import Address
 from rpz_auth_server.storage.postgres.store import PostgresStore
 from rpz_auth_server.storage.store import Commit
-from server.storage.build import APP_ID, NOW, FakeTime, a_grant, an_app, new_id
+from server.storage.build import APP_ID, NOW, a_grant, an_app, new_id
+from support.clock import Clock
 from support.postgres import PostgresServer, running_postgres
 
 if TYPE_CHECKING:
@@ -299,7 +300,7 @@ async def test_stores_that_start_together_make_the_tables_once(postgres: Postgre
 
 
 async def test_time_is_the_servers(postgres: PostgresServer) -> None:
-    own = await PostgresStore.open(postgres.create_database(), monotonic=FakeTime(0.0))
+    own = await PostgresStore.open(postgres.create_database(), monotonic=Clock(0.0))
     ((server_now,),) = postgres.execute("SELECT extract(epoch FROM clock_timestamp())::float8")
     assert server_now - 60 < own.now() <= server_now
     await own.close()

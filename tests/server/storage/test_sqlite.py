@@ -24,7 +24,8 @@ from rpz_auth_server.storage.lock import FileLock
 from rpz_auth_server.storage.sqlite import SqliteStore
 from rpz_auth_server.storage.store import Commit
 from server.storage import worker
-from server.storage.build import APP_ID, NOW, FakeTime, a_grant, an_app
+from server.storage.build import APP_ID, NOW, a_grant, an_app
+from support.clock import Clock
 
 if TYPE_CHECKING:
     from server.storage.conftest import SqliteBackend
@@ -341,7 +342,7 @@ async def test_kill_under_load_loses_and_halves_nothing(sqlite_backend: SqliteBa
             acknowledged[grant_id] = int(generation)
             latest = max(latest, float(now))
         # A wall clock that is far behind, so that only the database can know the time.
-        store = await sqlite_backend.open(wall=FakeTime(0.0))
+        store = await sqlite_backend.open(wall=Clock(0.0))
         assert store.now() >= latest
         assert store._reader.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         events = await store.events_after(BEGINNING, limit=1_000_000)
