@@ -245,6 +245,20 @@ async def test_r131_credential_that_was_made_here_and_is_dead_is_slowed_down_by_
     assert await guess_secret(limited.anonymous, client.app_id, other.secret) is Reason.CLIENT_INVALID
 
 
+async def test_a109_client_that_calls_itself_by_somebody_elses_name_holds_up_nobody(
+    limited: TestAuthority,
+) -> None:
+    """People, and peers who come from an outside provider, are counted beside Apps."""
+    others = ["user bob", f"provider {OWNER}", "code abc"]
+    for name in others:
+        for number in range(APP_FAILURES):
+            stubs = seen_from(limited, f"198.51.{number}.1")
+            assert await guess_secret(stubs, name) in (Reason.CLIENT_INVALID, Reason.RATE_LIMITED)
+    for name in others:
+        with limited.authority.limiter.guarded(name, Peer(parse_address(OWNER))):
+            pass
+
+
 @pytest.mark.parametrize("kind", ["secret", "API token"])
 async def test_r131_credential_that_was_made_here_opens_no_way_to_ask_about_any_number_of_apps(
     limited: TestAuthority, kind: str

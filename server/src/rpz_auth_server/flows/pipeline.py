@@ -383,8 +383,10 @@ def limited(
     What it presents is genuine if all of it is; a client that presents nothing may be anybody.
     """
     genuine = [opened.id for opened in presented if opened is not None]
+    # What no App can be called may be what somebody else is counted by: a user name, a peer.
+    name = client.client_id if APP_ID.fullmatch(client.client_id) else ""
     return authority.limiter.guarded(
-        client.client_id, client.peer, genuine=genuine if len(genuine) == len(presented) else ()
+        name, client.peer, genuine=genuine if len(genuine) == len(presented) else ()
     )
 
 
