@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
+import os
 import socket
 import ssl
 import time
@@ -18,7 +20,7 @@ import pytest
 from rpz_auth.errors import ConfigurationError
 from rpz_auth_server.domain.refusal import RateLimited
 from rpz_auth_server.settings import Settings
-from rpz_auth_server.transport.http import guard, protocol, server
+from rpz_auth_server.transport.http import acceptor, guard, protocol, server
 from rpz_auth_server.transport.http.guard import Guard, peer_of
 from rpz_auth_server.transport.http.server import HttpServer
 from rpz_auth_server.transport.http.tls import server_context
@@ -287,24 +289,68 @@ async def test_a102_one_peer_does_not_take_all_connections(monkeypatch: pytest.M
             writer.close()
 
 
+async def test_a102_handshakes_that_do_not_come_are_counted_like_connections(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They cost nothing to begin, and each holds a descriptor."""
+    monkeypatch.setattr(server, "HANDSHAKE_TIMEOUT", 60.0)
+    monkeypatch.setattr(protocol, "MAX_OF_ONE_PEER", 2)
+    ensure_development_files(tmp_path)
+    async with serving(server_context(Settings.load({"data_dir": tmp_path}, {}))) as port:
+        held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        assert await asyncio.wait_for(raw(port, b""), 5) == b""
+        trusting = ssl.create_default_context(cafile=tmp_path / "tls" / "ca.pem")
+        _, other = await asyncio.open_connection("127.0.0.1", port, ssl=trusting, local_addr=("127.0.0.9", 0))
+        other.close()
+    for reader, writer in held:  # and a stop does not wait for them
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+        writer.close()
+
+
+class _Scarce(socket.socket):
+    """A socket of a process that may open no more files when it first has a connection."""
+
+    is_full = True
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        if self.is_full:
+            self.is_full = False
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return super().accept()
+
+
+async def test_a102_process_that_may_open_no_more_files_takes_the_next_connection_later(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(acceptor, "PAUSE", 0.01)
+    taken, served = _Scarce(fileno=socket.create_server(("127.0.0.1", 0)).detach()), asyncio.Event()
+
+    async def serve(accepted: socket.socket, _address: Any) -> None:
+        accepted.close()
+        served.set()
+
+    accepting = acceptor.Acceptor(taken, serve)
+    with socket.create_connection(taken.getsockname()):
+        await asyncio.wait_for(served.wait(), TIMEOUT)
+    accepting.close()
+    accepting.close()
+    assert capsys.readouterr().out.count("no connection can be taken") == 1
+
+
 def test_a102_connections_of_trusted_proxies_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "MAX_OF_ONE_PEER", 1)
     peers = protocol.Peers(["10.0.0.0/8"])
 
     def names(*places: Any) -> list[str | None]:
-        return [peers.enter(_At(place)) for place in places]
+        return [peers.enter(place) for place in places]
 
-    assert names(("10.0.0.1", 1), ("10.0.0.1", 2)) == ["", ""]
+    proxy = "trusted proxies"
+    assert names(("10.0.0.1", 1), ("10.0.0.1", 2)) == [proxy, proxy]
     assert names(("192.0.2.1", 1), ("192.0.2.1", 2), ("192.0.2.2", 1)) == ["192.0.2.1", None, "192.0.2.2"]
     assert names(("2001:db8::1", 1, 0, 0), ("2001:db8::2", 1, 0, 0)) == ["2001:db8::/64", None]
     assert names(None, ()) == [None, None]
     peers.leave("192.0.2.1")
     assert names(("192.0.2.1", 3)) == ["192.0.2.1"]
-
-
-class _At(asyncio.Transport):
-    def __init__(self, place: Any) -> None:
-        super().__init__({"peername": place})
 
 
 HOSTS = [

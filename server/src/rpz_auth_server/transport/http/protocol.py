@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import h11
@@ -18,6 +18,7 @@ from rpz_auth_server.transport.http.guard import SECURITY_HEADERS
 MAX_CONNECTIONS = 1000
 MAX_OF_ONE_PEER = 200
 """Connections of one address, or of 64 bits of an IPv6 address; a trusted proxy is all of its clients."""
+_PROXIES = "trusted proxies"
 HEAD_TIMEOUT = 10.0
 """Seconds from when a connection stands, or from its last answer, until the next request's head is there."""
 
@@ -26,21 +27,25 @@ class Peers:
     """Who is connected to one listener, and how often."""
 
     def __init__(self, trusted_proxies: Iterable[str] = ()) -> None:
-        """Count nobody yet, and never the connections of trusted proxies."""
+        """Count nobody yet, and the connections of trusted proxies in the sum only."""
         self._proxies = TrustedProxies(trusted_proxies)
         self._counts: Counter[str] = Counter()
 
-    def enter(self, transport: asyncio.Transport) -> str | None:
-        """Count a connection; return under which name, or None for one too many."""
-        place = transport.get_extra_info("peername")
+    def enter(self, address: Any) -> str | None:
+        """Count a connection; return under which name, or None for one too many, of all or of its peer.
+
+        Args:
+            address: Of its other end, as sockets have it.
+        """
         try:
-            peer = Peer(parse_address(place[0]))
+            peer = Peer(parse_address(address[0]))
         except (ValueError, TypeError, IndexError):  # gone already
             return None
-        if self._proxies.resolve(peer, ()) is UNKNOWN:
-            return ""
-        name = prefix_of(peer)
-        if self._counts[name] >= MAX_OF_ONE_PEER:
+        is_proxy = self._proxies.resolve(peer, ()) is UNKNOWN
+        name = _PROXIES if is_proxy else prefix_of(peer)
+        if self._counts.total() >= MAX_CONNECTIONS or (
+            self._counts[name] >= MAX_OF_ONE_PEER and not is_proxy
+        ):
             return None
         self._counts[name] += 1
         return name
@@ -56,20 +61,14 @@ class Protocol(H11Protocol):
     """One connection. h11 is strict where others guess: what it cannot read exactly is refused (A148)."""
 
     _deadline: asyncio.TimerHandle | None = None
-    _counted_as: str | None = None
 
-    def __init__(self, peers: Peers, *args: Any) -> None:
-        """Begin as uvicorn does; `peers` counts it."""
+    def __init__(self, leave: Callable[[], None], *args: Any) -> None:
+        """Begin as uvicorn does; `leave` is called at the end of a connection that has begun."""
         super().__init__(*args)
-        self._peers = peers
+        self._leave = leave
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin, unless there are too many already, of all peers or of this one."""
-        if len(self.connections) < MAX_CONNECTIONS:
-            self._counted_as = self._peers.enter(transport)
-        if self._counted_as is None:
-            transport.abort()
-            return
+        """Begin."""
         super().connection_made(transport)
         # Of this connection only: its requests get copies.
         self.app_state = {**self.app_state, "certificate_names": _names(transport)}
@@ -116,12 +115,9 @@ class Protocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the deadline with the connection."""
-        if self._counted_as is not None:
-            self._peers.leave(self._counted_as)
-            self._counted_as = None
+        self._leave()
         self._set_deadline(None)
-        if self.transport is not None:
-            super().connection_lost(exc)
+        super().connection_lost(exc)
 
     def _expect_head(self) -> None:
         self._set_deadline(self.loop.call_later(HEAD_TIMEOUT, self.transport.abort))

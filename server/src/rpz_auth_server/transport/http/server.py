@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 import ssl
 from collections.abc import Iterator, Sequence
@@ -15,11 +16,11 @@ from starlette.types import ASGIApp
 
 from rpz_auth_server.setting_values import split_address
 from rpz_auth_server.transport import sockets
+from rpz_auth_server.transport.http.acceptor import Acceptor
 from rpz_auth_server.transport.http.protocol import Peers, Protocol
 
 HANDSHAKE_TIMEOUT = 5.0
-"""Seconds; asyncio would wait for a minute. Connections are counted when their handshake is done: until then
-each takes a descriptor, and nothing but this bounds how many do."""
+"""Seconds; asyncio would wait for a minute."""
 _FAREWELL_TIMEOUT = 1.0
 """Seconds to wait for the end of TLS from a client that keeps its connection, unread, for the next request:
 half a minute by default, for which whoever stops would wait with it."""
@@ -100,8 +101,8 @@ class HttpServer:
         ends the wait.
         """
         ports = [taken.getsockname()[1] for _, taken in self._listeners]
-        for listener, taken in self._listeners:
-            listener.leave(taken)
+        for listener, _ in self._listeners:
+            listener.leave()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LEAVE):
                 while any(map(sockets.count_connections, ports)) and not hurry.is_set():  # noqa: ASYNC110 - as for gRPC
@@ -142,44 +143,48 @@ class _Listener(uvicorn.Server):
             )
         )
         self.ready = asyncio.Event()
-        self._taking: set[asyncio.Task[None]] = set()
+        self._acceptors: list[Acceptor] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, as uvicorn does but for the time that a handshake may take, and say when it is done."""
-        loop = asyncio.get_running_loop()
-        self.servers = [
-            await loop.create_server(
-                self._begin,
-                sock=taken,
-                **self._tls,
-            )
-            for taken in sockets or ()
-        ]
+        """Listen, and say when it is done."""
+        self._acceptors = [Acceptor(taken, self._serve_one) for taken in sockets or ()]
+        self.servers = []  # of asyncio, which would count nobody before the handshake
         self.started = True
         self.ready.set()
 
-    def leave(self, taken: socket.socket) -> None:
+    def leave(self) -> None:
         """Take no new connection, and ask those that are there to go with their next answer."""
         close = (b"connection", b"close")
         self.config.encoded_headers.append(close)  # from which uvicorn makes the other once a second
         self.server_state.default_headers.append(close)
-        # Those whom the kernel has accepted would be reset with the socket.
-        with contextlib.suppress(OSError):
-            while True:
-                accepted, _ = taken.accept()
-                accepted.setblocking(False)
-                task = asyncio.create_task(self._take(accepted))
-                self._taking.add(task)
-                task.add_done_callback(self._taking.discard)
-        for server in self.servers:
-            server.close()
+        for acceptor in self._acceptors:
+            while acceptor.take():  # those whom the kernel has accepted would be reset with the socket
+                pass
+            acceptor.close()
 
-    async def _take(self, accepted: socket.socket) -> None:
-        with contextlib.suppress(OSError):  # it was closed, or its handshake failed, as in any other
-            await asyncio.get_running_loop().connect_accepted_socket(self._begin, accepted, **self._tls)
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more connections, and let the requests in flight finish."""
+        for acceptor in self._acceptors:
+            acceptor.close()
+        await super().shutdown(sockets)
+        for acceptor in self._acceptors:
+            await acceptor.abandon()
 
-    def _begin(self) -> asyncio.Protocol:
-        return Protocol(self._peers, self.config, self.server_state, self.lifespan.state)
+    async def _serve_one(self, accepted: socket.socket, address: Any) -> None:
+        """Count a connection, and let it begin when its handshake is done."""
+        name = self._peers.enter(address)
+        if name is None:
+            accepted.close()
+            return
+        leave = functools.partial(self._peers.leave, name)
+        protocol = Protocol(leave, self.config, self.server_state, self.lifespan.state)
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: protocol, accepted, **self._tls)
+        except OSError:  # it was closed, or its handshake failed
+            pass
+        finally:
+            if protocol.transport is None:  # it has not begun, and will not
+                leave()
 
     @property
     def _tls(self) -> dict[str, Any]:
