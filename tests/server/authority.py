@@ -38,7 +38,7 @@ from rpz_auth.errors import Reason
 from rpz_auth.status import DOMAIN, TABLE
 from rpz_auth_server import bootstrap, log
 from rpz_auth_server.domain.event import AuditRecord
-from rpz_auth_server.flows.pipeline import Authority
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.live.hub import TASK_NAME, Hub
 from rpz_auth_server.serving import describe_connection, open_authority
 from rpz_auth_server.settings import Settings

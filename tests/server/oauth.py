@@ -15,8 +15,8 @@ from rpz_auth import credentials
 from rpz_auth_server.domain.app import App
 from rpz_auth_server.domain.authorization import AuthorizationRequest
 from rpz_auth_server.flows import consents
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.person import Person
-from rpz_auth_server.flows.pipeline import Authority
 from server.authority import CODE_VERIFIER, REDIRECT_URI, Client, TestAuthority, challenge_of
 from server.people import a_person, hurried
 from starlette.requests import Request

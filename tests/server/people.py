@@ -11,8 +11,8 @@ from rpz_auth_server.crypto.passwords import Passwords
 from rpz_auth_server.domain.account import Role
 from rpz_auth_server.flows import accounts, passwords, sign_in
 from rpz_auth_server.flows.accounts import AccountFields
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.person import Person
-from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.flows.sign_in import Browser, SignedIn
 
 PASSWORD = "correct horse battery staple"

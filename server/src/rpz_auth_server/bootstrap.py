@@ -24,7 +24,8 @@ from rpz_auth_server.domain.event import Audit
 from rpz_auth_server.domain.issuer import Issuer
 from rpz_auth_server.domain.refusal import Conflict
 from rpz_auth_server.flows.api_tokens import verify_api_token
-from rpz_auth_server.flows.pipeline import Authority, retry_conflicts, revocation_of
+from rpz_auth_server.flows.authority import Authority, revocation_of
+from rpz_auth_server.flows.conflicts import retry_conflicts
 from rpz_auth_server.settings import Settings
 from rpz_auth_server.storage.lock import FileLock
 from rpz_auth_server.storage.store import Commit, Store

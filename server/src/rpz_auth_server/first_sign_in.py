@@ -16,7 +16,7 @@ from rpz_auth_server.domain.account import Account, Role
 from rpz_auth_server.domain.refusal import RequestInvalid
 from rpz_auth_server.flows import accounts, passwords
 from rpz_auth_server.flows.accounts import AccountFields, Invited
-from rpz_auth_server.flows.pipeline import Authority
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.sign_in import SignInRefused
 from rpz_auth_server.transport.console.sign_in import WELCOME
 

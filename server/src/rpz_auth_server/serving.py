@@ -20,8 +20,8 @@ from rpz_auth_server.crypto.keyring import ENVIRONMENT_VARIABLE as KEYRING_VARIA
 from rpz_auth_server.crypto.passwords import Passwords
 from rpz_auth_server.crypto.signing import SigningKeyring
 from rpz_auth_server.domain.refusal import DatabaseMoved
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.limits import Limiter
-from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.handover import end_when_moved, patiently, wait_for_move
 from rpz_auth_server.live.collector import collect_forever
 from rpz_auth_server.live.dns import Dns

@@ -22,8 +22,8 @@ from rpz_auth_server.domain.refusal import (
 from rpz_auth_server.flows import accounts, apps, passwords, sign_in
 from rpz_auth_server.flows.accounts import SETUP_LIFETIME, AccountFields
 from rpz_auth_server.flows.apps import AppFields
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.person import Person
-from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.flows.sign_in import Browser, SignedIn, SignInRefused
 from rpz_auth_server.storage.store import Commit
 from server.authority import ORDERS, FakeTime, TestAuthority, running_authority

@@ -7,7 +7,7 @@ from rpz_auth.errors import Reason
 from rpz_auth_server.domain.account import CONSENT_LIFETIME, Consent, consent_id
 from rpz_auth_server.domain.refusal import NotFound
 from rpz_auth_server.flows import consents
-from rpz_auth_server.flows.pipeline import Authority
+from rpz_auth_server.flows.authority import Authority
 from server.authority import ORDERS, STOCK, TestAuthority, refusal
 from server.people import a_person, hurried
 

@@ -7,8 +7,8 @@ import pytest
 from rpz_auth_server.domain.account import identity_id
 from rpz_auth_server.domain.refusal import RequestInvalid
 from rpz_auth_server.flows import external_identities
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.external_identities import OutsideIdentity
-from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.flows.sign_in import SignedIn, SignInRefused
 from rpz_auth_server.storage.store import Commit
 from server.authority import TestAuthority

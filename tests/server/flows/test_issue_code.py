@@ -8,9 +8,9 @@ from rpz.auth.v1 import app_service_pb2 as app_pb
 from rpz_auth.errors import Reason
 from rpz_auth_server.domain.refusal import RightsInsufficient
 from rpz_auth_server.flows import accounts, consents
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.issue_code import IssueCode, issue_code
 from rpz_auth_server.flows.person import Person
-from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.storage.store import Commit
 from server.authority import (
     CODE_VERIFIER,

@@ -7,7 +7,7 @@ from rpz.auth.v1 import token_service_pb2 as pb
 from rpz_auth.access_token import LEEWAY
 from rpz_auth.errors import Reason
 from rpz_auth_server.domain.grant import AFTER_EXPIRY, MAX_ACCESS_TOKEN_LIFETIME
-from rpz_auth_server.flows.pipeline import Authority
+from rpz_auth_server.flows.authority import Authority
 from server.authority import ORDERS, START, Client, TestAuthority, basic, bearer, outcome, refusal
 
 DONE = pb.RevokeTokenResponse()

@@ -10,8 +10,8 @@ from rpz_auth_server.crypto.passwords import Passwords
 from rpz_auth_server.domain.account import Role
 from rpz_auth_server.domain.refusal import NotFound
 from rpz_auth_server.flows import sign_in
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.limits import SLOW_AT_ONCE
-from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.flows.sign_in import ABSOLUTE_LIFETIME, IDLE_LIFETIME, MAX_SESSIONS, SignInRefused
 from rpz_auth_server.storage.store import Commit
 from server.authority import TestAuthority

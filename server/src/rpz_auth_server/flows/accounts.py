@@ -25,8 +25,9 @@ from rpz_auth_server.domain.refusal import (
     ScopeInvalid,
 )
 from rpz_auth_server.domain.uri import check_resource
+from rpz_auth_server.flows.authority import Authority
+from rpz_auth_server.flows.conflicts import retry_conflicts
 from rpz_auth_server.flows.person import Person
-from rpz_auth_server.flows.pipeline import Authority, retry_conflicts
 from rpz_auth_server.flows.revoke_subject import revoke_subject
 from rpz_auth_server.flows.rights import is_administrator
 from rpz_auth_server.flows.sign_in import sessions_to_end

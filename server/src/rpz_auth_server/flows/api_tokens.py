@@ -30,9 +30,11 @@ from rpz_auth_server.domain.refusal import (
     TargetInvalid,
     TokenUndecided,
 )
+from rpz_auth_server.flows.authority import Authority, revocation_of
+from rpz_auth_server.flows.conflicts import retry_conflicts
 from rpz_auth_server.flows.creations import may_show_again, read_request
 from rpz_auth_server.flows.credentials import CredentialFields, Replacement, change, check_deadline
-from rpz_auth_server.flows.pipeline import Authority, retry_conflicts, revocation_of, try_open
+from rpz_auth_server.flows.pipeline import try_open
 from rpz_auth_server.flows.rights import check_grantable, commit_change, find_app
 from rpz_auth_server.storage.store import Commit
 

@@ -16,8 +16,8 @@ from rpz_auth_server.domain.refusal import RequestInvalid, RightsInsufficient
 from rpz_auth_server.domain.resolution import MAX_NAMES, names_in
 from rpz_auth_server.domain.uri import check_redirect_uri, check_resource
 from rpz_auth_server.domain.whitelist import read_entry
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.names import with_names_resolved
-from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.flows.rights import check_grantable, is_administrator
 
 _MAX_LIST = 100

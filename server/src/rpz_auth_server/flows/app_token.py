@@ -10,7 +10,8 @@ from rpz_auth.caller import APP_SUBJECT_PREFIX
 from rpz_auth_server.crypto.handles import new_id
 from rpz_auth_server.crypto.signing import AccessTokenClaims
 from rpz_auth_server.domain.app import App
-from rpz_auth_server.flows.pipeline import Authority, Selection
+from rpz_auth_server.flows.authority import Authority
+from rpz_auth_server.flows.pipeline import Selection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

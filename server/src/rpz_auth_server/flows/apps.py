@@ -17,8 +17,9 @@ from rpz_auth_server.domain.refusal import Conflict, RequestInvalid, RightsInsuf
 from rpz_auth_server.flows.app_fields import NO_SIGN_IN as NO_SIGN_IN
 from rpz_auth_server.flows.app_fields import AppFields as AppFields
 from rpz_auth_server.flows.app_fields import apply
+from rpz_auth_server.flows.authority import Authority
+from rpz_auth_server.flows.conflicts import retry_conflicts
 from rpz_auth_server.flows.creations import read_request
-from rpz_auth_server.flows.pipeline import Authority, retry_conflicts
 from rpz_auth_server.flows.rights import commit_change, find_app, is_administrator
 from rpz_auth_server.storage.store import Commit
 

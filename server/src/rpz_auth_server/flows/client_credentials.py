@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from rpz_auth_server.domain import scope
 from rpz_auth_server.domain.refusal import GrantTypeNotAllowed
 from rpz_auth_server.flows.app_token import sign_app_token
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.pipeline import (
-    Authority,
     ClientCredentials,
     Selection,
     TokenSet,

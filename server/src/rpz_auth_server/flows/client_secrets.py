@@ -13,9 +13,10 @@ from rpz_auth_server.domain.creation import Creation
 from rpz_auth_server.domain.event import Audit
 from rpz_auth_server.domain.name import check_name
 from rpz_auth_server.domain.refusal import NotFound, RequestInvalid
+from rpz_auth_server.flows.authority import Authority, revocation_of
+from rpz_auth_server.flows.conflicts import retry_conflicts
 from rpz_auth_server.flows.creations import may_show_again, read_request
 from rpz_auth_server.flows.credentials import CredentialFields, Replacement, change, check_deadline
-from rpz_auth_server.flows.pipeline import Authority, retry_conflicts, revocation_of
 from rpz_auth_server.flows.rights import check_grantable, commit_change, find_app
 from rpz_auth_server.storage.store import Commit, Row
 

@@ -10,8 +10,9 @@ from rpz_auth.caller import APP_ID
 from rpz_auth_server.domain.account import Consent, consent_id, covers, extend
 from rpz_auth_server.domain.event import Audit
 from rpz_auth_server.domain.refusal import Conflict, NotFound
+from rpz_auth_server.flows.authority import Authority
+from rpz_auth_server.flows.conflicts import retry_conflicts
 from rpz_auth_server.flows.person import Person
-from rpz_auth_server.flows.pipeline import Authority, retry_conflicts
 from rpz_auth_server.flows.revoke_token import revocation_commit
 from rpz_auth_server.storage.store import Commit
 

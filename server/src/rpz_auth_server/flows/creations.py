@@ -11,7 +11,7 @@ from rpz_auth.caller import Caller
 
 from rpz_auth_server.domain.creation import TEXT_KEPT, Creation
 from rpz_auth_server.domain.refusal import RequestInvalid
-from rpz_auth_server.flows.pipeline import Authority
+from rpz_auth_server.flows.authority import Authority
 
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", re.ASCII)
 

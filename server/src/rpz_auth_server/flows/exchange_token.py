@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from rpz_auth_server.crypto.handles import HandleKind
 from rpz_auth_server.domain.app import App
 from rpz_auth_server.domain.grant import Grant, Issued, Lifetimes, Reused, redeem
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.pipeline import (
-    Authority,
     ClientCredentials,
     Selection,
     TokenSet,

@@ -11,8 +11,9 @@ from rpz_auth_server.domain.event import Audit
 from rpz_auth_server.domain.refusal import Conflict, NotFound, RequestInvalid
 from rpz_auth_server.flows import accounts
 from rpz_auth_server.flows.accounts import AccountFields
+from rpz_auth_server.flows.authority import Authority
+from rpz_auth_server.flows.conflicts import retry_conflicts
 from rpz_auth_server.flows.person import Person
-from rpz_auth_server.flows.pipeline import Authority, retry_conflicts
 from rpz_auth_server.flows.sign_in import Browser, SignedIn, SignInRefused, start_session
 from rpz_auth_server.storage.store import Commit
 

@@ -9,7 +9,8 @@ from rpz_auth.caller import Caller
 
 from rpz_auth_server.domain.grant import Grant, GrantState
 from rpz_auth_server.domain.refusal import NotFound, RequestInvalid, RightsInsufficient
-from rpz_auth_server.flows.pipeline import Authority, retry_conflicts
+from rpz_auth_server.flows.authority import Authority
+from rpz_auth_server.flows.conflicts import retry_conflicts
 from rpz_auth_server.flows.revoke_token import revocation_commit
 from rpz_auth_server.flows.rights import find_app, is_administrator
 

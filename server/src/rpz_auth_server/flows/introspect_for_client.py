@@ -6,8 +6,9 @@ from rpz_auth.caller import APP_SUBJECT_PREFIX, Caller, How, Verdict
 
 from rpz_auth_server.domain import scope
 from rpz_auth_server.domain.refusal import ClientInvalid
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.introspect_token import introspect_token
-from rpz_auth_server.flows.pipeline import Authority, ClientCredentials, authenticate_client
+from rpz_auth_server.flows.pipeline import ClientCredentials, authenticate_client
 
 
 async def introspect_for_client(

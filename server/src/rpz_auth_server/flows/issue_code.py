@@ -21,8 +21,8 @@ from rpz_auth_server.domain.refusal import (
     TargetInvalid,
 )
 from rpz_auth_server.domain.uri import redirect_uri_is
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.person import Person
-from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.flows.rights import is_administrator, take_change
 from rpz_auth_server.storage.store import Commit, Row
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rpz_auth_server.domain.key import NEVER, drop, start_signing
-from rpz_auth_server.flows.pipeline import Authority, retry_conflicts
+from rpz_auth_server.flows.authority import Authority
+from rpz_auth_server.flows.conflicts import retry_conflicts
 from rpz_auth_server.flows.signing_keys import Author, keys_commit, read_issuer
 
 

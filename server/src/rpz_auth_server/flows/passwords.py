@@ -12,8 +12,9 @@ from rpz_auth.address import Peer
 from rpz_auth_server.domain.account import Account, check_password, hash_setup_code
 from rpz_auth_server.domain.event import Audit
 from rpz_auth_server.domain.refusal import ClientInvalid, Conflict
+from rpz_auth_server.flows.authority import Authority
+from rpz_auth_server.flows.conflicts import retry_conflicts
 from rpz_auth_server.flows.person import Person
-from rpz_auth_server.flows.pipeline import Authority, retry_conflicts
 from rpz_auth_server.flows.sign_in import (
     Browser,
     SignedIn,

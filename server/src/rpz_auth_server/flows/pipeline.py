@@ -7,67 +7,26 @@ commit. A flow brings the decision and nothing else.
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import structlog
 from rpz_auth.address import Peer
 from rpz_auth.caller import APP_ID
-from rpz_auth.view import Revocation, View
 from rpz_auth.whitelist import Whitelist
 
-from rpz_auth_server.crypto.handles import HandleInvalid, HandleKind, Handles, OpenedHandle, check_key, new_id
-from rpz_auth_server.crypto.keyring import KeyRing
-from rpz_auth_server.crypto.passwords import Passwords
-from rpz_auth_server.crypto.signing import AccessTokenClaims, SigningKeyring
+from rpz_auth_server.crypto.handles import HandleInvalid, HandleKind, OpenedHandle, check_key, new_id
+from rpz_auth_server.crypto.signing import AccessTokenClaims
 from rpz_auth_server.domain.app import App, ClientSecret, is_live
-from rpz_auth_server.domain.bound import Bounds
 from rpz_auth_server.domain.event import Audit
-from rpz_auth_server.domain.grant import MARGIN, Grant, Issued, Lifetimes, Reused
-from rpz_auth_server.domain.key import KeyTimes
-from rpz_auth_server.domain.query_token import QueryTokenRule
-from rpz_auth_server.domain.refusal import ClientInvalid, Conflict, GrantInvalid, ScopeInvalid, TargetInvalid
-from rpz_auth_server.flows.limits import Limiter
-from rpz_auth_server.flows.owners import Owners
-from rpz_auth_server.flows.uses import Uses
-from rpz_auth_server.storage.store import Commit, Store
+from rpz_auth_server.domain.grant import Grant, Issued, Lifetimes, Reused
+from rpz_auth_server.domain.refusal import ClientInvalid, GrantInvalid, ScopeInvalid, TargetInvalid
+from rpz_auth_server.flows.authority import Authority, revocation_of
+from rpz_auth_server.flows.conflicts import retry_conflicts
+from rpz_auth_server.storage.store import Commit
 
 _log = structlog.get_logger("rpz_auth_server")
-T = TypeVar("T")
-
-_MAX_ATTEMPTS = 16
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Authority:
-    """What every flow works with; made once, at start-up."""
-
-    store: Store
-    keyring: KeyRing
-    handles: Handles
-    signing: SigningKeyring
-    passwords: Passwords
-    view: View
-    """The authority's own, kept up to date like any verifier's."""
-    issuer: str
-    lifetimes: Lifetimes
-    limiter: Limiter
-    bounds: Bounds = field(default_factory=Bounds)
-    key_times: KeyTimes = field(default_factory=KeyTimes)
-    restored_at: float | None = None
-    """As in `Issuer`; a restore needs a start, so it stays as it was read."""
-    query_tokens: QueryTokenRule = field(default_factory=QueryTokenRule)
-    uses: Uses = field(default_factory=Uses)
-    owners: Owners = field(default_factory=Owners)
-    expiry_warning: float = 14 * 86400
-    """In seconds; from when on before its deadline a credential is warned of."""
-
-    @staticmethod
-    def forget_at(now: float) -> float:
-        """Until when a revocation made now must be remembered."""
-        return now + MARGIN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,25 +228,6 @@ async def load_grant(authority: Authority, opened: OpenedHandle) -> Grant:
     except HandleInvalid:
         raise GrantInvalid from None
     return grant
-
-
-async def retry_conflicts(attempt: Callable[[], Awaitable[T]]) -> T:
-    """Read, decide and write again for as long as somebody else was faster.
-
-    Raises:
-        Conflict: Somebody else was faster every time.
-    """
-    for _ in range(_MAX_ATTEMPTS - 1):
-        try:
-            return await attempt()
-        except Conflict:
-            continue
-    return await attempt()
-
-
-def revocation_of(authority: Authority, identifier: str, now: float) -> Revocation:
-    """The event that ends what carries an identifier."""
-    return Revocation(identifier, authority.forget_at(now))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -14,7 +14,8 @@ from rpz_auth_server.domain.authorization import (
 )
 from rpz_auth_server.domain.pushed_request import PushedRequest
 from rpz_auth_server.domain.refusal import RateLimited, RequestInvalid, ScopeInvalid, TargetInvalid
-from rpz_auth_server.flows.pipeline import Authority, ClientCredentials, authenticate_client
+from rpz_auth_server.flows.authority import Authority
+from rpz_auth_server.flows.pipeline import ClientCredentials, authenticate_client
 from rpz_auth_server.storage.store import Commit
 
 _MAX_LENGTH = 8192

@@ -8,8 +8,8 @@ from rpz_auth_server.crypto.handles import HandleKind
 from rpz_auth_server.domain.app import App
 from rpz_auth_server.domain.grant import Grant, Issued, Lifetimes, Reused
 from rpz_auth_server.domain.grant import refresh as renew
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.pipeline import (
-    Authority,
     ClientCredentials,
     Selection,
     TokenSet,

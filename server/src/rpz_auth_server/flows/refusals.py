@@ -8,7 +8,7 @@ from rpz_auth.caller import Caller
 
 from rpz_auth_server.domain.limits import RefusalCount
 from rpz_auth_server.domain.refusal import RightsInsufficient
-from rpz_auth_server.flows.pipeline import Authority
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.rights import find_app, is_administrator
 
 NEWEST = (2**62, "", "")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from rpz_auth.caller import Caller
 
 from rpz_auth_server.domain.refusal import Conflict
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.issue_code import check_subject
-from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.flows.revoke_token import revocation_commit
 
 _BATCH = 100

@@ -14,15 +14,9 @@ from rpz_auth_server.domain.event import Audit
 from rpz_auth_server.domain.grant import AFTER_EXPIRY, Grant, GrantState, revoke
 from rpz_auth_server.domain.refusal import GrantInvalid
 from rpz_auth_server.flows.api_tokens import find_api_token, token_revocation_commit
-from rpz_auth_server.flows.pipeline import (
-    Authority,
-    ClientCredentials,
-    authenticate_client,
-    load_grant,
-    open_handle,
-    retry_conflicts,
-    revocation_of,
-)
+from rpz_auth_server.flows.authority import Authority, revocation_of
+from rpz_auth_server.flows.conflicts import retry_conflicts
+from rpz_auth_server.flows.pipeline import ClientCredentials, authenticate_client, load_grant, open_handle
 from rpz_auth_server.storage.store import Commit
 
 

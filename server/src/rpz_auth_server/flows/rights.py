@@ -8,8 +8,8 @@ from rpz_auth.errors import ScopeInsufficient, TokenInvalid
 from rpz_auth_server.domain import scope
 from rpz_auth_server.domain.app import App
 from rpz_auth_server.domain.refusal import NotFound, RightsInsufficient
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.person import Person
-from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.storage.store import Commit
 
 

@@ -15,8 +15,9 @@ from rpz_auth_server.crypto.passwords import PasswordInvalid
 from rpz_auth_server.domain.account import Account, Session, is_signed_in, read_user_name
 from rpz_auth_server.domain.event import Audit
 from rpz_auth_server.domain.refusal import ClientInvalid, Conflict, NotFound, RequestInvalid
+from rpz_auth_server.flows.authority import Authority
+from rpz_auth_server.flows.conflicts import retry_conflicts
 from rpz_auth_server.flows.person import Person, person
-from rpz_auth_server.flows.pipeline import Authority, retry_conflicts
 from rpz_auth_server.storage.store import Commit
 
 IDLE_LIFETIME = 8 * 3600.0

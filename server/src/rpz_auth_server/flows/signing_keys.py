@@ -12,7 +12,8 @@ from rpz_auth_server.domain.event import KEYS_CHANGED, Audit
 from rpz_auth_server.domain.issuer import Issuer
 from rpz_auth_server.domain.key import NEVER, SealedKey, drop, drop_ended, is_due, succeed
 from rpz_auth_server.domain.refusal import Conflict
-from rpz_auth_server.flows.pipeline import Authority, retry_conflicts
+from rpz_auth_server.flows.authority import Authority
+from rpz_auth_server.flows.conflicts import retry_conflicts
 from rpz_auth_server.storage.store import Commit, Store
 
 _log = structlog.get_logger("rpz_auth_server")

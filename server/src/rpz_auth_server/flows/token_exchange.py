@@ -9,8 +9,8 @@ from rpz_auth_server.domain.app import ApiToken, App
 from rpz_auth_server.domain.refusal import ClientInvalid, GrantInvalid, RequestInvalid
 from rpz_auth_server.flows.api_tokens import verify_api_token
 from rpz_auth_server.flows.app_token import sign_app_token
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.pipeline import (
-    Authority,
     ClientCredentials,
     Selection,
     authenticate,

@@ -15,7 +15,7 @@ from rpz_auth.errors import BackendUnavailable
 from rpz_auth_server.domain.app import deadline, id_of
 from rpz_auth_server.domain.grant import MARGIN
 from rpz_auth_server.domain.refusal import Conflict
-from rpz_auth_server.flows.pipeline import Authority, revocation_of
+from rpz_auth_server.flows.authority import Authority, revocation_of
 from rpz_auth_server.storage.store import Commit
 
 _log = structlog.get_logger("rpz_auth_server")

@@ -8,7 +8,7 @@ import structlog
 from rpz_auth.errors import BackendUnavailable
 
 from rpz_auth_server.domain.refusal import Conflict
-from rpz_auth_server.flows.pipeline import Authority
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.signing_keys import keep_signing_keys
 
 _log = structlog.get_logger("rpz_auth_server")

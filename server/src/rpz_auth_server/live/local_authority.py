@@ -11,7 +11,7 @@ from rpz_auth.errors import BackendUnavailable
 from rpz_auth.view import SigningKeys, Standing, View
 
 from rpz_auth_server.flows.api_tokens import authenticate_api_token
-from rpz_auth_server.flows.pipeline import Authority
+from rpz_auth_server.flows.authority import Authority
 
 
 class LocalAuthority:

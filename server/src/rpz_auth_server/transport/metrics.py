@@ -11,7 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from rpz_auth.errors import BackendUnavailable, ConfigurationError
 
-from rpz_auth_server.flows.pipeline import Authority
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.live.hub import Hub
 from rpz_auth_server.live.verifiers import Verifiers
 

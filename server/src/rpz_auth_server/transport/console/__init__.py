@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from rpz_auth_server.flows.pipeline import Authority
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.transport.console.account import AccountPages
 from rpz_auth_server.transport.console.apps import AppPages
 from rpz_auth_server.transport.console.authorizations import AuthorizationPages

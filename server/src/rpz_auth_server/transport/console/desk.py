@@ -15,8 +15,8 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from rpz_auth_server.domain.refusal import RequestInvalid, RightsInsufficient, ScopeInvalid, TargetInvalid
 from rpz_auth_server.flows import sign_in
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.person import Person
-from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.flows.rights import is_administrator
 from rpz_auth_server.flows.sign_in import SignInRefused
 from rpz_auth_server.transport.console import cookies, show

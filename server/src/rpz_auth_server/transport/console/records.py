@@ -13,8 +13,8 @@ from rpz_auth_server.domain.app import App
 from rpz_auth_server.domain.event import AuditRecord
 from rpz_auth_server.flows import apps, refusals
 from rpz_auth_server.flows.audit_records import NEWEST, AuditFilter, list_newest_audit_records
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.grants import list_grants, revoke_grant
-from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.transport.console.desk import HOME, Desk, Visit
 
 _GRANTS = 100

@@ -18,8 +18,8 @@ from rpz_auth_server.flows.audit_records import (
     list_audit_records,
     list_newest_audit_records,
 )
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.issuer import lock_issuer, unlock_issuer
-from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.flows.signing_keys import Author, list_signing_keys, rotate_signing_key
 from rpz_auth_server.live.hub import Hub
 from rpz_auth_server.live.verifiers import Verifier, Verifiers

@@ -15,8 +15,8 @@ from rpz_auth_server.domain.refusal import RequestInvalid
 from rpz_auth_server.flows import apps, client_secrets, refusals
 from rpz_auth_server.flows.app_fields import DEFAULT_LIFETIME, NO_SIGN_IN, AppFields
 from rpz_auth_server.flows.apps import AppQuery
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.credentials import expiry_warnings
-from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.transport.grpc import messages
 
 _PLACE = re.compile(r"([0-9]{1,18})\.([0-9a-f-]*)\.([A-Z_]+)", re.ASCII)

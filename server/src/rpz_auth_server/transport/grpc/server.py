@@ -23,8 +23,8 @@ from rpz_auth.errors import ConfigurationError, Refusal
 
 from rpz_auth_server.domain import scope
 from rpz_auth_server.domain.refusal import ApiTokenInvalid, RateLimited
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.limits import Limiter
-from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.live.hub import Hub
 from rpz_auth_server.live.local_authority import LocalAuthority
 from rpz_auth_server.live.verifiers import MOST, Verifiers

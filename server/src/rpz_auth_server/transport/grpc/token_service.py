@@ -10,12 +10,12 @@ from rpz.auth.v1 import token_service_pb2 as pb
 from rpz.auth.v1 import token_service_pb2_grpc as pb_grpc
 
 from rpz_auth_server.flows import api_tokens, grants
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.credentials import expiry_warnings
 from rpz_auth_server.flows.exchange_token import ExchangeToken, exchange_token
 from rpz_auth_server.flows.explain_credential import explain_credential
 from rpz_auth_server.flows.introspect_token import introspect_token
 from rpz_auth_server.flows.issue_code import IssueCode, issue_code
-from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.flows.refresh import Refresh, refresh
 from rpz_auth_server.flows.revoke_subject import revoke_subject
 from rpz_auth_server.flows.revoke_token import RevokeToken, revoke_token

@@ -23,9 +23,9 @@ from rpz_auth_server.domain.authorization import (
 )
 from rpz_auth_server.domain.pushed_request import PushedRequest, is_usable, request_id
 from rpz_auth_server.domain.refusal import Conflict, RequestInvalid
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.issue_code import IssueCode, issue_code
 from rpz_auth_server.flows.person import Person
-from rpz_auth_server.flows.pipeline import Authority
 from rpz_auth_server.flows.push_request import use_up
 from rpz_auth_server.transport.oauth.form import read_form
 from rpz_auth_server.transport.oauth.people import People

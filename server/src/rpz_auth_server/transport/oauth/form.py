@@ -14,7 +14,8 @@ from starlette.responses import Response
 from rpz_auth_server.domain import scope
 from rpz_auth_server.domain.authorization import Parameters, only, parse_query
 from rpz_auth_server.domain.refusal import ClientInvalid, RequestInvalid, TargetInvalid
-from rpz_auth_server.flows.pipeline import Authority, ClientCredentials
+from rpz_auth_server.flows.authority import Authority
+from rpz_auth_server.flows.pipeline import ClientCredentials
 from rpz_auth_server.transport.clients import read_client
 from rpz_auth_server.transport.http.answers import BASIC_CHALLENGE, refused
 from rpz_auth_server.transport.http.guard import peer_of

@@ -16,9 +16,10 @@ from starlette.responses import JSONResponse, Response
 from rpz_auth_server.crypto.handles import HandleKind
 from rpz_auth_server.domain import scope
 from rpz_auth_server.domain.refusal import ApiTokenInvalid, RateLimited
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.introspect_for_client import introspect_for_client
 from rpz_auth_server.flows.introspect_token import introspect_token
-from rpz_auth_server.flows.pipeline import Authority, ClientCredentials
+from rpz_auth_server.flows.pipeline import ClientCredentials
 from rpz_auth_server.live.local_authority import LocalAuthority
 from rpz_auth_server.transport.http.answers import refused
 from rpz_auth_server.transport.http.guard import peer_of

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from rpz_auth_server.flows.pipeline import Authority
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.transport.oauth import paths
 from rpz_auth_server.transport.oauth.token import GRANT_TYPES
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from rpz_auth_server.flows.pipeline import Authority, ClientCredentials
+from rpz_auth_server.flows.authority import Authority
+from rpz_auth_server.flows.pipeline import ClientCredentials
 from rpz_auth_server.flows.revoke_token import RevokeToken, revoke_token
 from rpz_auth_server.transport.oauth.form import Answer, Form
 

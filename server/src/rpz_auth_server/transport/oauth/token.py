@@ -8,9 +8,10 @@ from typing import TypeAlias
 from starlette.responses import JSONResponse, Response
 
 from rpz_auth_server.domain.refusal import GrantTypeUnknown, RequestInvalid
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.client_credentials import GrantClientCredentials, grant_client_credentials
 from rpz_auth_server.flows.exchange_token import ExchangeToken, exchange_token
-from rpz_auth_server.flows.pipeline import Authority, ClientCredentials, TokenSet
+from rpz_auth_server.flows.pipeline import ClientCredentials, TokenSet
 from rpz_auth_server.flows.refresh import Refresh, refresh
 from rpz_auth_server.flows.token_exchange import ACCESS_TOKEN_TYPE, TokenExchange, token_exchange
 from rpz_auth_server.transport.oauth.form import Answer, Form
