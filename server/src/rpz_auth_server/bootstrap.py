@@ -20,11 +20,11 @@ from rpz_auth_server.crypto.keyring import ENVIRONMENT_VARIABLE, KeyRing
 from rpz_auth_server.crypto.signing import SigningKeyring
 from rpz_auth_server.domain import scope
 from rpz_auth_server.domain.app import ApiToken, App, AppKind, is_live
-from rpz_auth_server.domain.event import Audit
+from rpz_auth_server.domain.event import Audit, revocation_of
 from rpz_auth_server.domain.issuer import Issuer
 from rpz_auth_server.domain.refusal import Conflict
 from rpz_auth_server.flows.api_tokens import verify_api_token
-from rpz_auth_server.flows.authority import Authority, revocation_of
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.conflicts import retry_conflicts
 from rpz_auth_server.settings import Settings
 from rpz_auth_server.storage.lock import FileLock
@@ -218,7 +218,7 @@ async def _succeed(authority: Authority, token: ApiToken, now: float) -> Commit:
         app_id=older.app_id,
         details={"api_token_id": older.api_token_id},
     )
-    event = revocation_of(authority, older.api_token_id, now)
+    event = revocation_of(older.api_token_id, now)
     return Commit(rows=(successor, revoked), events=(event,), audit=(audit,))
 
 

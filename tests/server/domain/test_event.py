@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rpz_auth_server.domain.event import BEGINNING, Cursor
+from rpz_auth_server.domain.event import BEGINNING, Cursor, revocation_of
+from rpz_auth_server.domain.grant import MAX_ACCESS_TOKEN_LIFETIME
 
 NONCE = "0123456789abcdef" * 2
 
@@ -45,3 +46,8 @@ def test_anything_else_is_no_cursor(text: str) -> None:
 def test_a120_any_text_is_a_cursor_or_none(text: str) -> None:
     cursor = Cursor.parse(text)
     assert cursor is None or 0 <= cursor.sequence < 10**18
+
+
+def test_revocation_is_remembered_for_the_longest_lifetime_that_may_be_set() -> None:
+    """It may have been longer before the last start, and a token that was issued then be alive."""
+    assert revocation_of("A", 1000.0).forget_at >= 1000 + MAX_ACCESS_TOKEN_LIFETIME + 300

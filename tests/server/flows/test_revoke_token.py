@@ -6,8 +6,7 @@ from rpz.auth.v1 import app_service_pb2 as app_pb
 from rpz.auth.v1 import token_service_pb2 as pb
 from rpz_auth.access_token import LEEWAY
 from rpz_auth.errors import Reason
-from rpz_auth_server.domain.grant import AFTER_EXPIRY, MAX_ACCESS_TOKEN_LIFETIME
-from rpz_auth_server.flows.authority import Authority
+from rpz_auth_server.domain.grant import AFTER_EXPIRY
 from server.authority import ORDERS, START, Client, TestAuthority, basic, bearer, outcome, refusal
 
 DONE = pb.RevokeTokenResponse()
@@ -125,11 +124,6 @@ async def test_revoked_access_token_is_forgotten_when_it_has_been_expired_for_a_
     (revocation,) = (await authority.store.inner.snapshot()).revocations
     assert revocation.forget_at == expires_at + AFTER_EXPIRY
     assert AFTER_EXPIRY >= LEEWAY + 300
-
-
-def test_revocation_is_remembered_for_the_longest_lifetime_that_may_be_set() -> None:
-    """It may have been longer before the last start, and a token that was issued then be alive."""
-    assert Authority.forget_at(1000.0) >= 1000 + MAX_ACCESS_TOKEN_LIFETIME + 300
 
 
 @pytest.mark.parametrize("hint", ["", "refresh_token", "access_token"])

@@ -17,6 +17,7 @@ from rpz.auth.v1 import verification_service_pb2 as pb
 from rpz_auth.connection.messages import read_snapshot
 from rpz_auth.errors import Reason
 from rpz_auth.view import Revocation
+from rpz_auth_server.domain.event import revocation_of
 from rpz_auth_server.domain.grant import MARGIN
 from rpz_auth_server.storage.store import Commit
 from rpz_auth_server.transport.grpc.messages import require_time
@@ -212,7 +213,7 @@ async def test_stream_begins_with_everything_and_a_heartbeat(authority: TestAuth
     assert apps[client.app_id] == pb.AppState(app_id=client.app_id, version=2, whitelist=["127.0.0.1"])
     assert apps[locked.app_id] == pb.AppState(app_id=locked.app_id, version=3, locked=True, epoch=1)
     (revocation,) = read_snapshot(parts).revocations
-    remembered_until = authority.authority.forget_at(authority.store.now())
+    remembered_until = revocation_of("A", authority.store.now()).forget_at
     assert remembered_until <= revocation.forget_at < remembered_until + 60  # never too early
     (key,) = json.loads(parts[-1].keys.jwks)["keys"]
     assert set(key) == {"alg", "crv", "kid", "kty", "use", "x", "y"}

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from rpz_auth.view import AppState, Change, Revocation, SigningKeys
 
+from rpz_auth_server.domain.grant import MARGIN
+
 _CURSOR = re.compile(r"([0-9]{1,18})\.([0-9a-f]{32})", re.ASCII)
 
 
@@ -34,6 +36,11 @@ class Cursor:
 
 BEGINNING = Cursor(0, "0" * 32)
 """Before the first event of a database."""
+
+
+def revocation_of(identifier: str, now: float) -> Revocation:
+    """What ends all that carries an identifier, until no access token that carries it can be alive."""
+    return Revocation(identifier, now + MARGIN)
 
 
 KEYS_CHANGED = SigningKeys("")

@@ -20,7 +20,7 @@ from rpz_auth_server.domain import scope
 from rpz_auth_server.domain.app import ApiToken, App, deadline, is_live, retire
 from rpz_auth_server.domain.bound import ApiTokensOfApp
 from rpz_auth_server.domain.creation import Creation
-from rpz_auth_server.domain.event import Audit
+from rpz_auth_server.domain.event import Audit, revocation_of
 from rpz_auth_server.domain.name import check_name
 from rpz_auth_server.domain.refusal import (
     ApiTokenInvalid,
@@ -30,7 +30,7 @@ from rpz_auth_server.domain.refusal import (
     TargetInvalid,
     TokenUndecided,
 )
-from rpz_auth_server.flows.authority import Authority, revocation_of
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.conflicts import retry_conflicts
 from rpz_auth_server.flows.creations import may_show_again, read_request
 from rpz_auth_server.flows.credentials import CredentialFields, Replacement, change, check_deadline
@@ -118,7 +118,7 @@ async def rotate_api_token(
         scopes, resources = old.scopes & app.scopes, old.resources & app.resources
         token = await _new(authority, caller, app, name, scopes, resources, wanted.expires_at)
         retired, told = retire(old, now + wanted.overlap), _ask_anew(app)
-        ended = () if is_live(retired, now) else (revocation_of(authority, api_token_id, now),)
+        ended = () if is_live(retired, now) else (revocation_of(api_token_id, now),)
         await commit_change(
             authority,
             caller,
@@ -272,7 +272,7 @@ def token_revocation_commit(authority: Authority, token: ApiToken, *, actor: str
     now = authority.store.now()
     return Commit(
         rows=(replace(token, revoked_at=now, version=token.version + 1),),
-        events=(revocation_of(authority, token.api_token_id, now),),
+        events=(revocation_of(token.api_token_id, now),),
         audit=(_audit(actor, peer, "api_token.revoke", token),),
     )
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rpz_auth.view import Revocation, View
+from rpz_auth.view import View
 
 from rpz_auth_server.crypto.handles import Handles
 from rpz_auth_server.crypto.keyring import KeyRing
 from rpz_auth_server.crypto.passwords import Passwords
 from rpz_auth_server.crypto.signing import SigningKeyring
 from rpz_auth_server.domain.bound import Bounds
-from rpz_auth_server.domain.grant import MARGIN, Lifetimes
+from rpz_auth_server.domain.grant import Lifetimes
 from rpz_auth_server.domain.key import KeyTimes
 from rpz_auth_server.domain.query_token import QueryTokenRule
 from rpz_auth_server.flows.limits import Limiter
@@ -43,13 +43,3 @@ class Authority:
     owners: Owners = field(default_factory=Owners)
     expiry_warning: float = 14 * 86400
     """In seconds; from when on before its deadline a credential is warned of."""
-
-    @staticmethod
-    def forget_at(now: float) -> float:
-        """Until when a revocation made now must be remembered."""
-        return now + MARGIN
-
-
-def revocation_of(authority: Authority, identifier: str, now: float) -> Revocation:
-    """The event that ends what carries an identifier."""
-    return Revocation(identifier, authority.forget_at(now))

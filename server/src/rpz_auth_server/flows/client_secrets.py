@@ -10,10 +10,10 @@ from rpz_auth.caller import Caller
 from rpz_auth_server.crypto.handles import HandleKind, new_id, new_salt
 from rpz_auth_server.domain.app import App, AppKind, ClientSecret, deadline, is_live, retire
 from rpz_auth_server.domain.creation import Creation
-from rpz_auth_server.domain.event import Audit
+from rpz_auth_server.domain.event import Audit, revocation_of
 from rpz_auth_server.domain.name import check_name
 from rpz_auth_server.domain.refusal import NotFound, RequestInvalid
-from rpz_auth_server.flows.authority import Authority, revocation_of
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.conflicts import retry_conflicts
 from rpz_auth_server.flows.creations import may_show_again, read_request
 from rpz_auth_server.flows.credentials import CredentialFields, Replacement, change, check_deadline
@@ -92,9 +92,7 @@ async def rotate_client_secret(
             await _check_room(authority, app_id, now)
         secret = _new(authority, app, wanted.display_name, wanted.expires_at, now)
         retired = tuple(retire(each, now + wanted.overlap) for each in old)
-        ended = tuple(
-            revocation_of(authority, each.secret_id, now) for each in retired if not is_live(each, now)
-        )
+        ended = tuple(revocation_of(each.secret_id, now) for each in retired if not is_live(each, now))
         rows: tuple[Row, ...] = (_with_secret(app), secret, *retired, *request.rows(secret.secret_id, now))
         audit = (
             _audit(caller, "client_secret.create", secret),
@@ -235,7 +233,7 @@ async def revoke_client_secret(authority: Authority, caller: Caller, app_id: str
         await authority.store.commit(
             Commit(
                 rows=(revoked,),
-                events=(revocation_of(authority, secret_id, now),),
+                events=(revocation_of(secret_id, now),),
                 audit=(_audit(caller, "client_secret.revoke", secret),),
             )
         )

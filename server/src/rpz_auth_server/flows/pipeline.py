@@ -19,10 +19,10 @@ from rpz_auth.whitelist import Whitelist
 from rpz_auth_server.crypto.handles import HandleInvalid, HandleKind, OpenedHandle, check_key, new_id
 from rpz_auth_server.crypto.signing import AccessTokenClaims
 from rpz_auth_server.domain.app import App, ClientSecret, is_live
-from rpz_auth_server.domain.event import Audit
+from rpz_auth_server.domain.event import Audit, revocation_of
 from rpz_auth_server.domain.grant import Grant, Issued, Lifetimes, Reused
 from rpz_auth_server.domain.refusal import ClientInvalid, GrantInvalid, ScopeInvalid, TargetInvalid
-from rpz_auth_server.flows.authority import Authority, revocation_of
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.conflicts import retry_conflicts
 from rpz_auth_server.storage.store import Commit
 
@@ -177,7 +177,7 @@ async def _issue(
                 _token_set(authority, outcome.grant, app, flow.select(grant, app), now), outcome.recovered
             )
         )
-        await authority.store.commit(_commit(authority, outcome, client.peer, now))
+        await authority.store.commit(_commit(outcome, client.peer, now))
         return answer
 
     answer = await retry_conflicts(attempt)
@@ -266,7 +266,7 @@ def choose_resource(requested: str, granted: frozenset[str], allowed: frozenset[
     return next(iter(candidates))
 
 
-def _commit(authority: Authority, outcome: Issued | Reused, peer: Peer, now: float) -> Commit:
+def _commit(outcome: Issued | Reused, peer: Peer, now: float) -> Commit:
     grant = outcome.grant
 
     def audit(action: str) -> Audit:
@@ -280,7 +280,7 @@ def _commit(authority: Authority, outcome: Issued | Reused, peer: Peer, now: flo
 
     match outcome:
         case Reused():
-            event = revocation_of(authority, grant.grant_id, now)
+            event = revocation_of(grant.grant_id, now)
             return Commit(rows=(grant,), events=(event,), audit=(audit("grant.reuse"),))
         case Issued(recovered=True):
             return Commit(rows=(grant,), audit=(audit("grant.recovered"),))

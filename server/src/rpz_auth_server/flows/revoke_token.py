@@ -10,11 +10,11 @@ from rpz_auth.view import Revocation
 
 from rpz_auth_server.crypto.handles import HandleKind
 from rpz_auth_server.domain.app import App
-from rpz_auth_server.domain.event import Audit
+from rpz_auth_server.domain.event import Audit, revocation_of
 from rpz_auth_server.domain.grant import AFTER_EXPIRY, Grant, GrantState, revoke
 from rpz_auth_server.domain.refusal import GrantInvalid
 from rpz_auth_server.flows.api_tokens import find_api_token, token_revocation_commit
-from rpz_auth_server.flows.authority import Authority, revocation_of
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.conflicts import retry_conflicts
 from rpz_auth_server.flows.pipeline import ClientCredentials, authenticate_client, load_grant, open_handle
 from rpz_auth_server.storage.store import Commit
@@ -107,5 +107,5 @@ def revocation_commit(authority: Authority, grant: Grant, *, actor: str, peer: s
         peer=peer,
         details={"grant_id": grant.grant_id},
     )
-    event = revocation_of(authority, grant.grant_id, authority.store.now())
+    event = revocation_of(grant.grant_id, authority.store.now())
     return Commit(rows=(revoke(grant),), events=(event,), audit=(audit,))

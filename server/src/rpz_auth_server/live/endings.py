@@ -13,9 +13,10 @@ import structlog
 from rpz_auth.errors import BackendUnavailable
 
 from rpz_auth_server.domain.app import deadline, id_of
+from rpz_auth_server.domain.event import revocation_of
 from rpz_auth_server.domain.grant import MARGIN
 from rpz_auth_server.domain.refusal import Conflict
-from rpz_auth_server.flows.authority import Authority, revocation_of
+from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.storage.store import Commit
 
 _log = structlog.get_logger("rpz_auth_server")
@@ -51,7 +52,7 @@ async def tell(authority: Authority, since: float, *, most: int = _MOST) -> floa
         untold = [each for each in ended if not authority.view.is_revoked(id_of(each))]
         if untold:
             rows = tuple(replace(each, version=each.version + 1) for each in untold)
-            events = tuple(revocation_of(authority, id_of(each), now) for each in untold)
+            events = tuple(revocation_of(id_of(each), now) for each in untold)
             try:
                 await authority.store.commit(Commit(rows=rows, events=events))
             except Conflict:
