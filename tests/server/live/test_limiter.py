@@ -1,18 +1,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rpz_auth.address import Peer, parse_address
 from rpz_auth.errors import BackendUnavailable
 from rpz_auth_server.domain.limits import Limits
-from rpz_auth_server.domain.refusal import ClientInvalid, RateLimited
+from rpz_auth_server.domain.refusal import ClientInvalid, RateLimited, RightsInsufficient
 from rpz_auth_server.flows.limits import Limiter
 from rpz_auth_server.live.limiter import Sharing
 from server.authority import HeldStore
 from server.storage.build import NOW
-from server.storage.conftest import SqliteBackend
+from server.storage.conftest import PostgresBackend, SqliteBackend
 from support.clock import Clock
+from support.postgres import PostgresServer
 
 PEER = Peer(parse_address("198.51.100.1"))
 LIMITS = Limits(failures=0, peer_failures=8, app_failures=0, uses=8)
@@ -21,7 +23,7 @@ LIMITS = Limits(failures=0, peer_failures=8, app_failures=0, uses=8)
 class Process:
     """One of several on a database."""
 
-    def __init__(self, store: HeldStore, limits: Limits = LIMITS) -> None:
+    def __init__(self, store: Any, limits: Limits = LIMITS) -> None:
         self.store = store
         self.limiter = Limiter(limits, store.now)
         self.sharing = Sharing(store, self.limiter)
@@ -72,6 +74,26 @@ async def test_r131_budget_holds_over_all_processes(processes: Processes) -> Non
     await third.sharing.share()
     assert third.fails(5) == 0
     await processes.backend.close()
+
+
+async def test_r131_name_that_no_database_takes_does_not_end_what_processes_tell_each_other(
+    postgres: PostgresServer,
+) -> None:
+    """Whoever is guessed at is named by strangers; on PostgreSQL no text has a NUL."""
+    limits, backend = Limits(failures=2, peer_failures=8), PostgresBackend(postgres.create_database())
+    first, second = [Process(await backend.open(), limits) for _ in range(2)]
+    for _ in range(2):
+        with pytest.raises(ClientInvalid), first.limiter.guarded("user \0", PEER):
+            _refuse()
+        with pytest.raises(RightsInsufficient), first.limiter.guarded_against_misuse("app", "\0"):
+            raise RightsInsufficient
+    await first.sharing.share()
+    await second.sharing.share()
+    with pytest.raises(RateLimited), second.limiter.guarded("user \0", PEER):
+        pass
+    with pytest.raises(RateLimited), second.limiter.guarded_against_misuse("app", "\0"):
+        pass
+    await backend.close()
 
 
 async def test_what_was_charged_while_it_was_shared_is_not_lost(processes: Processes) -> None:

@@ -14,7 +14,7 @@ import pytest
 from rpz_auth.errors import BackendUnavailable, ConfigurationError, Reason
 from rpz_auth.view import Revocation
 from rpz_auth_server.domain.event import BEGINNING
-from rpz_auth_server.domain.refusal import Conflict, Overloaded
+from rpz_auth_server.domain.refusal import Conflict, Overloaded, RequestInvalid
 from rpz_auth_server.storage.postgres import reader, writer
 from rpz_auth_server.storage.postgres.dialect import translate
 from rpz_auth_server.storage.postgres.session import Address
@@ -89,6 +89,22 @@ async def test_text_that_postgresql_cannot_hold_finds_nothing_and_harms_no_look_
 
 
 # Grouping
+
+
+async def test_a120_text_that_postgresql_cannot_hold_is_refused_and_costs_no_connection(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be a way for anybody who lists its own to take the connections from all others."""
+
+    async def connect(_address: Address) -> Any:
+        raise AssertionError("the connection was given up")
+
+    await store.api_tokens(APP_ID, after="", limit=1)
+    monkeypatch.setattr(Address, "connect", connect)
+    for _ in range(2 * reader.LANES):
+        with pytest.raises(RequestInvalid):
+            await store.api_tokens(APP_ID, after="\0", limit=1)
+    assert await store.api_tokens(APP_ID, after="", limit=1) == []
 
 
 async def test_commits_that_wait_together_share_one_transaction(

@@ -132,8 +132,7 @@ class Limiter:
         Raises:
             RateLimited: Too many failures; nothing was asked.
         """
-        if len(name) > _LONGEST_NAME:
-            name = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+        name = _plain(name)
         prefix = prefix_of(peer)
         pair = f"{name} {prefix}"
         guesses = [f"guess {pair}", f"peer {prefix}"]
@@ -189,7 +188,7 @@ class Limiter:
         Raises:
             RateLimited: It asked too often for what it may not; nothing was looked up.
         """
-        keys = [f"misuse {app_id} {name[:_LONGEST_NAME]}"]
+        keys = [f"misuse {app_id} {_plain(name)}"]
         self._refuse(self._held(keys))  # counted where callers are known
         try:
             yield
@@ -364,6 +363,13 @@ class Limiter:
         else:
             self._entries.move_to_end(key)
         return entry
+
+
+def _plain(name: str) -> str:
+    """A name, or what stands for one that is long, or of characters that not every database takes."""
+    if len(name) <= _LONGEST_NAME and name.isprintable():
+        return name
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def prefix_of(peer: Peer) -> str:

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import psycopg
 from rpz_auth.errors import BackendUnavailable
 
+from rpz_auth_server.domain.refusal import RequestInvalid
 from rpz_auth_server.storage.postgres.dialect import translate
 from rpz_auth_server.storage.postgres.session import Session, delays
 from rpz_auth_server.storage.rows import R, Table
@@ -201,6 +202,8 @@ class _Lane:
             except (psycopg.OperationalError, psycopg.InterfaceError, OSError):
                 await self.close()
                 await asyncio.sleep(next(waits))
+            except psycopg.DataError:  # a NUL, which the driver refuses: the connection is good
+                work.fail(RequestInvalid("the request has a character that no text here can have"))
             except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for an answer
                 await self.close()
                 work.fail(unavailable(error) if isinstance(error, psycopg.Error) else error)
