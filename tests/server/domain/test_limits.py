@@ -56,10 +56,17 @@ def test_clock_that_steps_back_gives_nothing_away(steps: list[tuple[float, bool]
 
 def test_zero_switches_a_limit_off() -> None:
     limits = Limits(
-        failures=0, peer_failures=0, app_failures=0, uses=0, verifications=0, revocations=0, changes=0
+        failures=0,
+        peer_failures=0,
+        app_failures=0,
+        uses=0,
+        verifications=0,
+        revocations=0,
+        changes=0,
+        pushes=0,
     )
     assert limits.by_kind() == {}
-    kinds = {"guess", "misuse", "genuine", "peer", "app", "grant", "verifier", "revocation", "change"}
+    kinds = {"guess", "misuse", "genuine", "peer", "app", "grant", "verifier", "revocation", "change", "push"}
     assert set(Limits().by_kind()) == kinds
 
 
