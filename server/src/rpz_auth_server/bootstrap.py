@@ -23,9 +23,9 @@ from rpz_auth_server.domain.app import ApiToken, App, AppKind, is_live
 from rpz_auth_server.domain.event import Audit, revocation_of
 from rpz_auth_server.domain.issuer import Issuer
 from rpz_auth_server.domain.refusal import Conflict
-from rpz_auth_server.flows.api_tokens import verify_api_token
 from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.conflicts import retry_conflicts
+from rpz_auth_server.flows.verify_api_token import verify_api_token
 from rpz_auth_server.settings import Settings
 from rpz_auth_server.storage.lock import FileLock
 from rpz_auth_server.storage.store import Commit, Store

@@ -13,9 +13,9 @@ from rpz_auth_server.crypto.keyring import KeyRing
 from rpz_auth_server.domain.app import ApiToken, ClientSecret
 from rpz_auth_server.domain.grant import Grant, GrantState
 from rpz_auth_server.domain.refusal import ClientInvalid, GrantInvalid
-from rpz_auth_server.flows.api_tokens import find_api_token
 from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.pipeline import ClientCredentials, authenticate_client, load_grant
+from rpz_auth_server.flows.verify_api_token import find_api_token
 from rpz_auth_server.storage.store import Commit
 from server.authority import TestAuthority, basic, refusal
 

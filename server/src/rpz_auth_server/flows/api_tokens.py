@@ -1,18 +1,14 @@
-"""API tokens of Apps: made, replaced, changed, listed, revoked, verified."""
+"""API tokens of Apps: made, replaced, changed, listed, revoked."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
-from rpz_auth.address import Peer
 from rpz_auth.caller import Caller
 
 from rpz_auth_server.crypto.handles import (
-    HandleInvalid,
     HandleKind,
-    KeyUnknown,
-    check_key,
     new_id,
     new_salt,
 )
@@ -23,18 +19,15 @@ from rpz_auth_server.domain.creation import Creation
 from rpz_auth_server.domain.event import Audit, revocation_of
 from rpz_auth_server.domain.name import check_name
 from rpz_auth_server.domain.refusal import (
-    ApiTokenInvalid,
     NotFound,
     RequestInvalid,
     ScopeInvalid,
     TargetInvalid,
-    TokenUndecided,
 )
 from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.conflicts import retry_conflicts
 from rpz_auth_server.flows.creations import may_show_again, read_request
 from rpz_auth_server.flows.credentials import CredentialFields, Replacement, change, check_deadline
-from rpz_auth_server.flows.pipeline import try_open
 from rpz_auth_server.flows.rights import check_grantable, commit_change, find_app
 from rpz_auth_server.storage.store import Commit
 
@@ -107,10 +100,9 @@ async def rotate_api_token(
     request = read_request(caller, "api_token.rotate", wanted.request_id, content)
 
     async def attempt() -> MadeToken:
-        app = await find_app(authority, caller, app_id)
+        app, old = await _find(authority, caller, app_id, api_token_id)
         if earlier := await request.find(authority):
             return await _repeat(authority, caller, earlier)
-        old = await _find(authority, caller, app_id, api_token_id)
         now = authority.store.now()
         if not is_live(old, now):
             raise RequestInvalid("this API token has ended; create another")
@@ -150,8 +142,7 @@ async def update_api_token(
     """
 
     async def attempt() -> ApiToken:
-        app = await find_app(authority, caller, app_id)
-        token = await _find(authority, caller, app_id, api_token_id)
+        app, token = await _find(authority, caller, app_id, api_token_id)
         changed = change(token, fields, authority.store.now())
         if deadline(changed) > deadline(token):
             await check_grantable(authority, caller, token.scopes, token.resources)
@@ -182,12 +173,12 @@ def _ask_anew(app: App) -> App:
     return replace(app, version=app.version + 1)
 
 
-async def _find(authority: Authority, caller: Caller, app_id: str, api_token_id: str) -> ApiToken:
-    await find_app(authority, caller, app_id)
+async def _find(authority: Authority, caller: Caller, app_id: str, api_token_id: str) -> tuple[App, ApiToken]:
+    app = await find_app(authority, caller, app_id)
     token = await authority.store.api_token(api_token_id)
     if token is None or token.app_id != app_id:
         raise NotFound
-    return token
+    return app, token
 
 
 async def _new(
@@ -257,7 +248,7 @@ async def revoke_api_token(authority: Authority, caller: Caller, app_id: str, ap
     """
 
     async def attempt() -> None:
-        token = await _find(authority, caller, app_id, api_token_id)
+        _, token = await _find(authority, caller, app_id, api_token_id)
         if token.revoked_at is not None:
             return
         await authority.store.commit(
@@ -275,95 +266,6 @@ def token_revocation_commit(authority: Authority, token: ApiToken, *, actor: str
         events=(revocation_of(token.api_token_id, now),),
         audit=(_audit(actor, peer, "api_token.revoke", token),),
     )
-
-
-async def find_api_token(authority: Authority, text: str) -> ApiToken | None:
-    """The record of the API token that a text is, whether it is live or not; None for a forgery."""
-    try:
-        opened = authority.handles.open(HandleKind.API_TOKEN, text)
-        token = await authority.store.api_token(opened.id)
-        if token is None:
-            return None
-        authority.handles.verify(opened, token.salt)
-        check_key(opened, key_number=token.key_number)
-    except HandleInvalid:
-        return None
-    return token
-
-
-async def authenticate_api_token(
-    authority: Authority, app_id: str, text: str, peer: Peer, *, for_authority: bool = False
-) -> ApiToken:
-    """Find the live API token that somebody presents for itself; `verify_api_token` is for those who ask.
-
-    Raises:
-        TokenInvalid: It is good for nothing.
-        RateLimited: The peer failed too often.
-    """
-    opened = try_open(authority, HandleKind.API_TOKEN, text)
-    with authority.limiter.guarded(app_id, peer, genuine=() if opened is None else (opened.id,)):
-        token = await verify_api_token(authority, app_id, text, for_authority=for_authority)
-        if token is None:
-            raise ApiTokenInvalid
-        authority.uses.note(token.api_token_id, at=authority.store.now(), place=str(peer))
-        return token
-
-
-def may_be_api_token(authority: Authority, text: str, app_id: str | None = None) -> bool:
-    """Tell without the database whether what somebody asks about can be an API token of this authority.
-
-    Args:
-        authority: The authority.
-        text: As presented.
-        app_id: Whose it is said to be; None for whoever's.
-
-    Raises:
-        TokenUndecided: It names a master key that this process does not have.
-    """
-    try:
-        opened = try_open(authority, HandleKind.API_TOKEN, text)
-    except KeyUnknown:
-        raise TokenUndecided from None
-    if opened is None:
-        return False
-    # Who has one API token can make up any number of Apps for it; one of them is looked for.
-    return app_id is None or authority.owners.may_own(app_id, opened.id)
-
-
-async def verify_api_token(
-    authority: Authority, app_id: str | None, text: str, *, for_authority: bool = False
-) -> ApiToken | None:
-    """Find the live API token that a text is.
-
-    Args:
-        authority: The authority.
-        app_id: Whose it is said to be; None for whoever's.
-        text: As presented.
-        for_authority: Whether it is presented for a call to the authority itself.
-
-    Returns:
-        Its record, with what of its scopes and resources is still the App's. None for anything that is
-        good for nothing: forged, unknown, expired, revoked, another App's, of a locked or deleted App, and
-        while the issuer is locked all but what is needed to undo that.
-    """
-    token = await find_api_token(authority, text)
-    if token is None:
-        return None
-    if app_id not in (None, token.app_id):
-        authority.owners.note(token.api_token_id, token.app_id)
-        return None
-    if not is_live(token, authority.store.now()):
-        return None
-    app = await authority.store.app(token.app_id)
-    if app is None or app.locked or app.deleted:
-        return None
-    # What was taken from the App since is taken from its tokens.
-    scopes = token.scopes & app.scopes
-    if authority.view.locked:
-        scopes = scope.left_while_locked(scopes) if for_authority else frozenset()
-        if not scopes:
-            return None
-    return replace(token, scopes=scopes, resources=token.resources & app.resources)
 
 
 def _audit_of(caller: Caller, action: str, token: ApiToken) -> Audit:

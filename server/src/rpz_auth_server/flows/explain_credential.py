@@ -19,10 +19,10 @@ from rpz_auth.whitelist import ORIGIN, SAN
 from rpz_auth_server.crypto.handles import HandleKind
 from rpz_auth_server.domain.app import ApiToken, App
 from rpz_auth_server.domain.refusal import NotFound, RequestInvalid
-from rpz_auth_server.flows.api_tokens import find_api_token
 from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.pipeline import compiled
 from rpz_auth_server.flows.rights import is_administrator
+from rpz_auth_server.flows.verify_api_token import find_api_token
 
 _MAX_LENGTH = credentials.MAX_LENGTH
 _SHOWN = 5

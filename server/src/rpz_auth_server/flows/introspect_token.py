@@ -9,8 +9,8 @@ from rpz_auth.caller import APP_SUBJECT_PREFIX, Caller, How, Verdict
 from rpz_auth.errors import TokenExpired, TokenInvalid
 
 from rpz_auth_server.crypto.handles import HandleKind
-from rpz_auth_server.flows.api_tokens import may_be_api_token, verify_api_token
 from rpz_auth_server.flows.authority import Authority
+from rpz_auth_server.flows.verify_api_token import may_be_api_token, verify_api_token
 
 
 async def introspect_token(authority: Authority, caller: Caller, token: str) -> Verdict | None:

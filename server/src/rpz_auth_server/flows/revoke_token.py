@@ -13,10 +13,11 @@ from rpz_auth_server.domain.app import App
 from rpz_auth_server.domain.event import Audit, revocation_of
 from rpz_auth_server.domain.grant import AFTER_EXPIRY, Grant, GrantState, revoke
 from rpz_auth_server.domain.refusal import GrantInvalid
-from rpz_auth_server.flows.api_tokens import find_api_token, token_revocation_commit
+from rpz_auth_server.flows.api_tokens import token_revocation_commit
 from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.conflicts import retry_conflicts
 from rpz_auth_server.flows.pipeline import ClientCredentials, authenticate_client, load_grant, open_handle
+from rpz_auth_server.flows.verify_api_token import find_api_token
 from rpz_auth_server.storage.store import Commit
 
 

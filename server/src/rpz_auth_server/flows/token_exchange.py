@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from rpz_auth_server.crypto.handles import HandleKind
 from rpz_auth_server.domain.app import ApiToken, App
 from rpz_auth_server.domain.refusal import ClientInvalid, GrantInvalid, RequestInvalid
-from rpz_auth_server.flows.api_tokens import verify_api_token
 from rpz_auth_server.flows.app_token import sign_app_token
 from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.pipeline import (
@@ -19,6 +18,7 @@ from rpz_auth_server.flows.pipeline import (
     limited,
     try_open,
 )
+from rpz_auth_server.flows.verify_api_token import verify_api_token
 
 API_TOKEN_TYPE = "urn:rpz:token-type:api_token"  # noqa: S105 - the name of a kind
 ACCESS_TOKEN_TYPE = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - the name of a kind

@@ -10,8 +10,8 @@ from rpz_auth.decide import Answer, Question, StandingQuestion
 from rpz_auth.errors import BackendUnavailable
 from rpz_auth.view import SigningKeys, Standing, View
 
-from rpz_auth_server.flows.api_tokens import authenticate_api_token
 from rpz_auth_server.flows.authority import Authority
+from rpz_auth_server.flows.verify_api_token import authenticate_api_token
 
 
 class LocalAuthority:

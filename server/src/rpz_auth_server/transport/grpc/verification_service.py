@@ -15,9 +15,9 @@ from rpz_auth_server.domain import scope
 from rpz_auth_server.domain.event import Cursor, Event, StoredSnapshot
 from rpz_auth_server.domain.refusal import RequestInvalid, RightsInsufficient
 from rpz_auth_server.domain.use import read_place
-from rpz_auth_server.flows.api_tokens import may_be_api_token, verify_api_token
 from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.rights import check_still_held
+from rpz_auth_server.flows.verify_api_token import may_be_api_token, verify_api_token
 from rpz_auth_server.live.hub import Beat, Hub, News
 from rpz_auth_server.live.verifiers import Verifiers
 from rpz_auth_server.transport.grpc import messages, watching
