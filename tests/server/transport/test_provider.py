@@ -186,6 +186,28 @@ async def test_provider_whose_metadata_are_none_signs_nobody_in(tmp_path: Path, 
         assert (await Visitor(authority).get("/sign-in/provider")).status_code == 401
 
 
+async def test_provider_whose_answer_has_no_end_is_not_listened_to_for_long(
+    both: tuple[TestAuthority, SmallProvider],
+) -> None:
+    """It would fill the memory of the authority."""
+    authority, provider = both
+    hung_up = asyncio.Event()
+
+    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b" " * 65536)
+                await writer.drain()
+        hung_up.set()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as endless, asyncio.timeout(10):
+        host, port = endless.sockets[0].getsockname()
+        provider.metadata = {"token_endpoint": f"http://{host}:{port}/token"}
+        assert (await arrive(Visitor(authority))).status_code == 401
+        await hung_up.wait()
+
+
 @pytest.mark.parametrize("name", ["authorization_endpoint", "token_endpoint", "jwks_uri"])
 async def test_endpoints_of_a_provider_with_tls_have_tls_too(
     monkeypatch: pytest.MonkeyPatch, name: str

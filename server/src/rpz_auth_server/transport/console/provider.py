@@ -36,6 +36,8 @@ _CACHED = 3600.0
 _TIMEOUT = 10.0
 _LEEWAY = 60
 _MAX_ANSWER = 256 * 1024
+_PLAIN = {"Accept-Encoding": "identity"}
+"""What is compressed could become any number of bytes."""
 _RETRY_AFTER = 5.0
 """Seconds for which a provider that could not be reached is not asked again, however many want to sign in."""
 _COOKIE = re.compile(rf"[A-Za-z0-9_-]{{1,{LONGEST}}}", re.ASCII)
@@ -205,15 +207,31 @@ class Provider:
 
     async def _ask(self, method: str, url: str, **request: Any) -> dict[str, Any]:
         try:
-            async with httpx.AsyncClient(timeout=_TIMEOUT, follow_redirects=False) as client:
-                answer = await client.request(method, url, **request)
-            if method == "POST" and answer.status_code == httpx.codes.BAD_REQUEST:  # invalid_grant
-                raise NotBelieved("it knows no such code")
-            if answer.status_code != httpx.codes.OK or len(answer.content) > _MAX_ANSWER:
-                raise ProviderFailed(f"it answered {answer.status_code}")
-            content = answer.json()
+            async with (
+                httpx.AsyncClient(timeout=_TIMEOUT, follow_redirects=False, headers=_PLAIN) as client,
+                client.stream(method, url, **request) as answer,
+            ):
+                if method == "POST" and answer.status_code == httpx.codes.BAD_REQUEST:  # invalid_grant
+                    raise NotBelieved("it knows no such code")
+                if answer.status_code != httpx.codes.OK:
+                    raise ProviderFailed(f"it answered {answer.status_code}")
+                content = json.loads(await _read(answer))
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, RecursionError) as error:
             raise ProviderFailed("it cannot be reached, or does not speak JSON") from error
         if not isinstance(content, dict):
             raise ProviderFailed("it answered with something else than an object")
         return content
+
+
+async def _read(answer: httpx.Response) -> bytes:
+    """The bytes of an answer as they travelled.
+
+    Raises:
+        ProviderFailed: They are too many; the rest is not read.
+    """
+    content = b""
+    async for part in answer.aiter_raw():
+        content += part
+        if len(content) > _MAX_ANSWER:
+            raise ProviderFailed("its answer is too long")
+    return content
