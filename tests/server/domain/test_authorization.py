@@ -59,3 +59,30 @@ def test_scopes_of_the_authority_are_not_for_people_to_give() -> None:
     answer = judge(an_app(scopes=frozenset({"orders.read", "rpz.admin"})), scope="orders.read rpz.admin")
     assert isinstance(answer, AuthorizationError)
     assert answer.error == "invalid_scope"
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"scope": "orders.read orders.write"}, "invalid_scope"),
+        ({"scope": ""}, "invalid_scope"),
+        ({"resource": "https://stock"}, "invalid_target"),
+        ({"code_challenge": "c" * 42}, "invalid_request"),
+        ({"code_challenge": "", "code_challenge_method": ""}, "invalid_request"),
+        ({"code_challenge_method": "plain"}, "invalid_request"),
+        ({"response_type": ""}, "invalid_request"),
+        ({"response_type": "token"}, "unsupported_response_type"),
+        ({"response_mode": "fragment"}, "invalid_request"),
+        ({"request": "e30.e30."}, "request_not_supported"),
+    ],
+)
+def test_what_is_wrong_is_told_to_the_app(changes: dict[str, str], error: str) -> None:
+    answer = judge(an_app(), **changes)
+    assert isinstance(answer, AuthorizationError)
+    assert (answer.error, answer.redirect_uri) == (error, REDIRECT_URI)
+
+
+def test_app_that_pushes_its_requests_has_no_other_taken() -> None:
+    answer = judge(an_app(require_pushed_authorization_requests=True))
+    assert isinstance(answer, AuthorizationError)
+    assert answer.error == "invalid_request"
