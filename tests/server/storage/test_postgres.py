@@ -14,7 +14,7 @@ import pytest
 from rpz_auth.errors import BackendUnavailable, ConfigurationError, Reason
 from rpz_auth.view import Revocation
 from rpz_auth_server.domain.event import BEGINNING
-from rpz_auth_server.domain.refusal import Conflict, Overloaded, RequestInvalid
+from rpz_auth_server.domain.refusal import Conflict, DatabaseMoved, Overloaded, RequestInvalid
 from rpz_auth_server.storage.postgres import reader, writer
 from rpz_auth_server.storage.postgres.dialect import translate
 from rpz_auth_server.storage.postgres.session import Address
@@ -303,6 +303,34 @@ async def test_server_that_does_not_wait_for_its_replicas_any_more_leaves_the_ou
         await store.heartbeat()
         assert await store.app(APP_ID) == an_app(version=2, display_name="x")
         await store.close()
+
+
+async def test_transaction_that_has_failed_is_not_taken_for_committed(
+    postgres_backend: PostgresBackend,
+) -> None:
+    session = await Address(postgres_backend.url).connect()
+    await session.connection.execute("BEGIN")
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        await session.connection.execute("SELECT 1 / 0")
+    with pytest.raises(psycopg.errors.InFailedSqlTransaction):
+        await session.commit()
+    await session.close()
+
+
+async def test_database_that_was_moved_takes_no_more_writes(
+    store: PostgresStore, admin: psycopg.Connection[tuple[Any, ...]]
+) -> None:
+    admin.execute("UPDATE meta SET moved_to = 'elsewhere'")
+    with pytest.raises(DatabaseMoved):
+        await store.commit(Commit(rows=(an_app(),)))
+    assert admin.execute("SELECT count(*) FROM apps").fetchone() == (0,)
+
+
+async def test_nothing_is_queued_behind_the_end(store: PostgresStore) -> None:
+    await store.close()
+    with pytest.raises(BackendUnavailable):
+        await store.commit(Commit(rows=(an_app(),)))
+    assert store.write_load().waiting == 0
 
 
 # Starting

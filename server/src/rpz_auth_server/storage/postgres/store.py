@@ -52,7 +52,6 @@ class PostgresStore(SqlStore):
         self._server_time = server_time
         self._instance = instance
         self._era = 0
-        self._closed = False
         self._reader = Reader(self._connect, lambda: self._era)
         self._listener = Listener(address.connect, self.cursor)
         self._writer = Writer(
@@ -128,9 +127,6 @@ class PostgresStore(SqlStore):
 
     async def close(self) -> None:
         """See `Store.close`."""
-        if self._closed:
-            return
-        self._closed = True
         await self._writer.stop()
         await self._listener.stop()
         await self._reader.stop()
