@@ -98,4 +98,4 @@ def test_server_on_sqlite_imports_nothing_that_only_others_need(tmp_path: Path) 
         assert authority.stop() == 0
     found = imported(authority.log.read_text())
     assert {"grpc", "sqlite_utils", "starlette", "uvloop", "rpz_auth_server.serving"} <= found
-    assert not found & {"httpx", "prometheus_client", "psycopg", "rpz_auth_server.move_command"}
+    assert not found & {"httpx", "prometheus_client", "psycopg", "rpz_auth_server.commands.move"}

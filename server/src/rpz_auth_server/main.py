@@ -14,22 +14,22 @@ app = typer.Typer(
     name="rpz-auth-server", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
 )
 for _name, _place, _summary in (
-    ("serve", "serve_command:serve", "Run the authority until SIGTERM or Ctrl-C."),
+    ("serve", "commands.serve:serve", "Run the authority until SIGTERM or Ctrl-C."),
     (
         "bootstrap",
-        "bootstrap_command:make_administrator",
+        "commands.bootstrap:make_administrator",
         "Make a new administrator file, as the first start did.",
     ),
     (
         "sign-in-link",
-        "sign_in_link_command:make_sign_in_link",
+        "commands.sign_in_link:make_sign_in_link",
         "Make a one-time link to the console for who is locked out.",
     ),
     ("doctor", "doctor.command:doctor", "Look an authority over, and say what is wrong."),
-    ("backup", "backup_command:backup", "Copy the database, also while the authority runs."),
-    ("restore", "backup_command:restore", "Put a backup in the place of a stopped authority's database."),
-    ("move", "move_command:move", "Move the authority from SQLite to PostgreSQL while it runs."),
-    ("keys", "keys_command:app", "The master keys."),
+    ("backup", "commands.backup:backup", "Copy the database, also while the authority runs."),
+    ("restore", "commands.backup:restore", "Put a backup in the place of a stopped authority's database."),
+    ("move", "commands.move:move", "Move the authority from SQLite to PostgreSQL while it runs."),
+    ("keys", "commands.keys:app", "The master keys."),
 ):
     defer(app, _name, f"rpz_auth_server.{_place}", _summary)
 

@@ -16,14 +16,7 @@ from rich.console import Console
 from rpz_auth.errors import BackendUnavailable, ConfigurationError, Refusal
 
 from rpz_auth_server.cli import output
-from rpz_auth_server.doctor.certificates import check_certificates
-from rpz_auth_server.doctor.configuration import check_settings
-from rpz_auth_server.doctor.database import check_store, inspect
-from rpz_auth_server.doctor.files import check_files, is_own
-from rpz_auth_server.doctor.finding import Check, Finding, State
-from rpz_auth_server.doctor.keys import check_keys, open_ring
-from rpz_auth_server.doctor.reach import check_reachability
-from rpz_auth_server.offline import (
+from rpz_auth_server.commands.offline import (
     ConfigOption,
     DatabaseOption,
     DataDirOption,
@@ -35,6 +28,13 @@ from rpz_auth_server.offline import (
     load_as_started,
     opened_store,
 )
+from rpz_auth_server.doctor.certificates import check_certificates
+from rpz_auth_server.doctor.configuration import check_settings
+from rpz_auth_server.doctor.database import check_store, inspect
+from rpz_auth_server.doctor.files import check_files, is_own
+from rpz_auth_server.doctor.finding import Check, Finding, State
+from rpz_auth_server.doctor.keys import check_keys, open_ring
+from rpz_auth_server.doctor.reach import check_reachability
 from rpz_auth_server.settings import Settings
 
 _SETTINGS = Check("settings")

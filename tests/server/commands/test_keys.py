@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rpz.auth.v1 import app_service_pb2 as app_pb
+from rpz_auth_server.commands.keys import app
 from rpz_auth_server.crypto.keyring import ENVIRONMENT_VARIABLE, KeyRing
-from rpz_auth_server.keys_command import app
 from support.authority import AuthorityProcess, running_authority
 from typer.testing import CliRunner
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from rpz_auth.errors import ConfigurationError
 
 from rpz_auth_server import bootstrap, log
-from rpz_auth_server.offline import (
+from rpz_auth_server.commands.offline import (
     ConfigOption,
     DatabaseOption,
     DataDirOption,

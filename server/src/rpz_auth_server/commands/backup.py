@@ -13,12 +13,7 @@ import typer
 from rpz_auth.errors import ConfigurationError
 
 from rpz_auth_server import bootstrap
-from rpz_auth_server.crypto.keyring import KeyRing
-from rpz_auth_server.crypto.signing import SigningKeyring
-from rpz_auth_server.domain.event import KEYS_CHANGED
-from rpz_auth_server.domain.key import NEVER, drop
-from rpz_auth_server.flows.signing_keys import Author
-from rpz_auth_server.offline import (
+from rpz_auth_server.commands.offline import (
     ConfigOption,
     DatabaseOption,
     DataDirOption,
@@ -29,7 +24,12 @@ from rpz_auth_server.offline import (
     load_settings,
     say,
 )
-from rpz_auth_server.progress import showing
+from rpz_auth_server.commands.progress import showing
+from rpz_auth_server.crypto.keyring import KeyRing
+from rpz_auth_server.crypto.signing import SigningKeyring
+from rpz_auth_server.domain.event import KEYS_CHANGED
+from rpz_auth_server.domain.key import NEVER, drop
+from rpz_auth_server.flows.signing_keys import Author
 from rpz_auth_server.storage import backup as copies
 from rpz_auth_server.storage.sqlite import SqliteStore
 from rpz_auth_server.storage.store import Commit

@@ -11,9 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 import uvloop
 
-from rpz_auth_server.domain.refusal import DatabaseMoved
-from rpz_auth_server.handover import Stopped
-from rpz_auth_server.offline import (
+from rpz_auth_server.commands.offline import (
     ConfigOption,
     DatabaseOption,
     DataDirOption,
@@ -21,6 +19,8 @@ from rpz_auth_server.offline import (
     IssuerOption,
     failing,
 )
+from rpz_auth_server.domain.refusal import DatabaseMoved
+from rpz_auth_server.handover import Stopped
 from rpz_auth_server.setting_values import OFF
 from rpz_auth_server.settings import Settings
 from rpz_auth_server.worker import MOVED

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from rpz_auth.errors import ConfigurationError
+from rpz_auth_server.commands.offline import load_as_started
 from rpz_auth_server.main import app
-from rpz_auth_server.offline import load_as_started
 from server.authority import running_authority
 from typer.testing import CliRunner
 

@@ -16,11 +16,7 @@ from typing import Annotated, Any
 import typer
 from rpz_auth.errors import ConfigurationError
 
-from rpz_auth_server.crypto.keyring import ENVIRONMENT_VARIABLE, KeyRing
-from rpz_auth_server.crypto.signing import SigningKeyring
-from rpz_auth_server.domain.key import KeyUse
-from rpz_auth_server.flows.signing_keys import Author, reseal_signing_keys
-from rpz_auth_server.offline import (
+from rpz_auth_server.commands.offline import (
     ConfigOption,
     DatabaseOption,
     DataDirOption,
@@ -30,6 +26,10 @@ from rpz_auth_server.offline import (
     opened_store,
     say,
 )
+from rpz_auth_server.crypto.keyring import ENVIRONMENT_VARIABLE, KeyRing
+from rpz_auth_server.crypto.signing import SigningKeyring
+from rpz_auth_server.domain.key import KeyUse
+from rpz_auth_server.flows.signing_keys import Author, reseal_signing_keys
 from rpz_auth_server.settings import Settings
 from rpz_auth_server.storage.lock import FileLock
 

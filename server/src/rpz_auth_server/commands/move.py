@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rpz_auth.errors import ConfigurationError
 
-from rpz_auth_server.offline import (
+from rpz_auth_server.commands.offline import (
     ConfigOption,
     DatabaseOption,
     DataDirOption,
@@ -19,7 +19,7 @@ from rpz_auth_server.offline import (
     load_settings,
     say,
 )
-from rpz_auth_server.progress import showing
+from rpz_auth_server.commands.progress import showing
 from rpz_auth_server.settings import ENVIRONMENT_PREFIX
 from rpz_auth_server.storage.file import prepare
 from rpz_auth_server.storage.lock import FileLock

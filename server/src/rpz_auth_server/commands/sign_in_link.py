@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from rpz_auth_server import first_sign_in, log
-from rpz_auth_server.offline import (
+from rpz_auth_server.commands.offline import (
     ConfigOption,
     DatabaseOption,
     DataDirOption,

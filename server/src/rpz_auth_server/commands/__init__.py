@@ -1,0 +1,1 @@
+"""The commands of `rpz-auth-server`, which work on the files of an authority."""
