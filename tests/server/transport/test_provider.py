@@ -74,7 +74,7 @@ async def linked(authority: TestAuthority) -> Visitor:
     """Somebody who has linked the provider's identity."""
     visitor = await Visitor.of(authority)
     await visitor.get(ACCOUNT)
-    answer = await visitor.get(await travel(visitor, await visitor.send(f"{ACCOUNT}/link")))
+    answer = await visitor.get(await travel(visitor, await visitor.send(f"{ACCOUNT}/link", current=PASSWORD)))
     assert answer.headers["location"] == f"{ACCOUNT}?said=linked"
     return visitor
 
@@ -345,7 +345,7 @@ async def test_identity_is_linked_to_one_account_and_unlinked_by_its_owner(
     authority, provider = both
     bob, eve = await linked(authority), await Visitor.of(authority, "eve")
     await eve.get(ACCOUNT)
-    refused = await eve.get(await travel(eve, await eve.send(f"{ACCOUNT}/link")))
+    refused = await eve.get(await travel(eve, await eve.send(f"{ACCOUNT}/link", current=PASSWORD)))
     assert refused.status_code == 400
     (identity,) = await authority.store.external_identities(bob.person.account.account_id)
     unlink = f"{ACCOUNT}/identities/{identity.identity_id}/unlink"
@@ -355,7 +355,7 @@ async def test_identity_is_linked_to_one_account_and_unlinked_by_its_owner(
     assert (await bob.send(unlink)).status_code == 303
     assert (await arrive(Visitor(authority))).status_code == 401
     await eve.get(ACCOUNT)
-    await eve.get(await travel(eve, await eve.send(f"{ACCOUNT}/link")))
+    await eve.get(await travel(eve, await eve.send(f"{ACCOUNT}/link", current=PASSWORD)))
     assert (await arrive(Visitor(authority))).status_code == 303
     assert (await authority.store.external_identities(eve.person.account.account_id))[
         0
@@ -369,10 +369,51 @@ async def test_a140_link_needs_a_genuine_form_and_who_is_signed_in(
     visitor = await Visitor.of(authority)
     await visitor.get(ACCOUNT)
     assert (await visitor.send(f"{ACCOUNT}/link", csrf="x")).status_code == 403
-    place = await travel(visitor, await visitor.send(f"{ACCOUNT}/link"))
+    place = await travel(visitor, await visitor.send(f"{ACCOUNT}/link", current=PASSWORD))
     await visitor.send("/sign-out")
     assert (await visitor.get(place)).status_code == 401
     assert await authority.store.external_identities(visitor.person.account.account_id) == []
+
+
+async def test_a143_session_alone_links_no_identity_that_would_outlive_it(
+    both: tuple[TestAuthority, SmallProvider],
+) -> None:
+    """Whoever has it for a moment would come back after the password was changed."""
+    authority, _ = both
+    visitor = await Visitor.of(authority)
+    await visitor.get(ACCOUNT)
+    for current in ({}, {"current": ""}, {"current": "wrong"}):
+        answer = await visitor.send(f"{ACCOUNT}/link", **current)
+        assert answer.status_code == 403
+        assert "current password is another" in visitor.page
+    await visitor.get(ACCOUNT)
+    assert (await visitor.send(f"{ACCOUNT}/link", current=PASSWORD)).status_code == 303
+
+
+async def test_a143_link_that_nobody_gave_the_password_for_is_not_made_by_changing_cookies(
+    both: tuple[TestAuthority, SmallProvider],
+) -> None:
+    """The browser keeps what its journey is for, and who has stolen a session knows its name."""
+    authority, _ = both
+    visitor = await Visitor.of(authority)
+    left = await visitor.client.get("/sign-in/provider", params={"next": ACCOUNT})
+    name = f"{cookies.JOURNEY}-0"
+    journey = Journey.of_cookie(visitor.client.cookies[name])
+    assert journey is not None
+    forged = replace(journey, session_id=visitor.person.session.session_id)
+    visitor.client.cookies.delete(name)
+    visitor.client.cookies.set(name, forged.to_cookie(), domain="127.0.0.1", path="/")
+    answer = await visitor.get(await travel(visitor, left))
+    assert answer.status_code == 403
+    assert await authority.authority.store.external_identities(visitor.person.account.account_id) == []
+
+
+async def test_who_has_no_password_links_another_identity_without_one(tmp_path: Path) -> None:
+    async with running(tmp_path / "authority", oidc_sign_up=True) as (authority, _):
+        visitor = Visitor(authority)
+        await arrive(visitor)
+        await visitor.get(ACCOUNT)
+        assert (await visitor.send(f"{ACCOUNT}/link")).status_code == 303
 
 
 async def test_a140_a143_link_that_one_session_began_is_finished_in_no_other(
@@ -381,7 +422,7 @@ async def test_a140_a143_link_that_one_session_began_is_finished_in_no_other(
     authority, _ = both
     visitor = await Visitor.of(authority, "eve")
     await visitor.get(ACCOUNT)
-    place = await travel(visitor, await visitor.send(f"{ACCOUNT}/link"))
+    place = await travel(visitor, await visitor.send(f"{ACCOUNT}/link", current=PASSWORD))
     bob = await signed_in(authority.authority, "bob")
     visitor.take_session(bob.token)  # at the same browser, with the cookies of the journey
     assert (await visitor.get(place)).status_code == 403
@@ -390,7 +431,7 @@ async def test_a140_a143_link_that_one_session_began_is_finished_in_no_other(
         assert await authority.store.external_identities(account.account_id) == []
     # Nor in a later session of the same person: whoever knows that it is meant begins again.
     await visitor.get(ACCOUNT)
-    place = await travel(visitor, await visitor.send(f"{ACCOUNT}/link"))
+    place = await travel(visitor, await visitor.send(f"{ACCOUNT}/link", current=PASSWORD))
     visitor.take_session((await sign_in_again(authority.authority)).token)
     assert (await visitor.get(place)).status_code == 403
 
@@ -425,7 +466,7 @@ def encoded(text: str) -> str:
 
 def altered(number: int, value: str) -> str:
     """A journey's cookie with the JSON of one of its fields replaced."""
-    fields = [*['"x"'] * 5, "9999999999"]
+    fields = [*['"x"'] * 6, "9999999999"]
     fields[number] = value
     return encoded(f"[{','.join(fields)}]")
 
@@ -435,8 +476,8 @@ def altered(number: int, value: str) -> str:
     [
         *("", "x", "{}", "W10", "é" * 9, "A" * 15_000),
         *(encoded("[" * 9000), encoded("9" * 5000)),
-        *(altered(number, value) for number in range(5) for value in (r'"\ud800"', "1", "[]", "true")),
-        *(altered(5, value) for value in ("1e400", "-1e400", "NaN", "null", "[]", '"9999999999"')),
+        *(altered(number, value) for number in range(6) for value in (r'"\ud800"', "1", "[]", "true")),
+        *(altered(6, value) for value in ("1e400", "-1e400", "NaN", "null", "[]", '"9999999999"')),
     ],
 )
 def test_cookie_that_is_no_journey_is_none(value: str) -> None:
@@ -451,7 +492,7 @@ def test_cookie_has_one_spelling() -> None:
 
 def test_cookie_that_is_altered_to_the_same_is_a_journey() -> None:
     assert Journey.of_cookie(altered(4, "null")) == Journey(
-        state="x", nonce="x", code_verifier="x", back="x", session_id=None, until=9999999999
+        state="x", nonce="x", code_verifier="x", back="x", session_id=None, proof="x", until=9999999999
     )
 
 

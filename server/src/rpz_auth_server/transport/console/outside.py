@@ -15,7 +15,7 @@ from rpz_auth_server.domain.refusal import ClientInvalid
 from rpz_auth_server.flows import external_identities
 from rpz_auth_server.flows.external_identities import OutsideIdentity
 from rpz_auth_server.flows.limits import prefix_of
-from rpz_auth_server.flows.sign_in import SignInRefused
+from rpz_auth_server.flows.sign_in import SignInRefused, check_current_password
 from rpz_auth_server.transport.console import cookies
 from rpz_auth_server.transport.console.desk import HOME, Desk, Visit
 from rpz_auth_server.transport.console.provider import (
@@ -45,6 +45,7 @@ _ANOTHER = (
     "Somebody else has signed in at this browser since the linking was begun. Nothing was linked. "
     "Begin again under Account."
 )
+_NOT_PROVED = "The current password is another. Nothing was linked. Begin again under Account."
 _STRANGER = (
     "No account is linked with this identity. Sign in with your password and link it under Account, "
     "or ask an administrator for an invitation."
@@ -78,9 +79,20 @@ class OutsidePages:
         return await self._leave(request, Journey.begin(back=back))
 
     async def link(self, visit: Visit) -> Response:
-        """Send somebody who is signed in to the provider, to link who it says that it is."""
-        session_id = visit.person.session.session_id
-        return await self._leave(visit.request, Journey.begin(back=HOME + "/account", session_id=session_id))
+        """Send somebody who is signed in to the provider, to link who it says that it is.
+
+        With the password: what is linked outlives the session, and would do so for whoever has stolen that.
+        """
+        person = visit.person
+        if person.account.password_hash is not None:
+            try:
+                await check_current_password(self.desk.authority, person, visit.form.one("current"))
+            except SignInRefused:
+                return self._wrong(visit.request, _NOT_PROVED, status=403)
+        journey = Journey.begin(
+            back=HOME + "/account", session_id=person.session.session_id, account=person.account
+        )
+        return await self._leave(visit.request, journey)
 
     async def unlink(self, visit: Visit) -> Response:
         """Take a link away."""
@@ -132,6 +144,8 @@ class OutsidePages:
         person = await self.desk.who(request)
         if person.session.session_id != journey.session_id:
             return self._wrong(request, _ANOTHER, status=403)
+        if not journey.is_proved(person.account):
+            return self._wrong(request, _NOT_PROVED, status=403)
         await external_identities.link(self.desk.authority, person, identity)
         return self.desk.go(HOME + "/account", said="linked")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import hmac
 import json
 import re
 import secrets
@@ -23,6 +24,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 from rpz_auth.errors import RpzAuthError
 
+from rpz_auth_server.domain.account import Account
 from rpz_auth_server.flows.external_identities import OutsideIdentity
 from rpz_auth_server.transport.console.cookies import LONGEST
 from rpz_auth_server.transport.console.provider_settings import ProviderSettings
@@ -65,14 +67,24 @@ class Journey:
     session_id: str | None
     """The session that the identity is to be linked to, and no other: whoever signs in at this browser
     meanwhile has not asked for it. None for somebody who signs in."""
+    proof: str = field(default="", repr=False)
+    """That its person has given the password to link; the browser keeps all else without being believed."""
     until: int
 
     @classmethod
-    def begin(cls, *, back: str, session_id: str | None = None) -> Journey:
-        """Draw what the answer must fit."""
+    def begin(cls, *, back: str, session_id: str | None = None, account: Account | None = None) -> Journey:
+        """Draw what the answer must fit.
+
+        Args:
+            back: Where to go on.
+            session_id: That the identity is to be linked to.
+            account: Whose person has given the password to link it.
+        """
         draw = secrets.token_urlsafe
+        state = draw(32)
         return cls(
-            state=draw(32),
+            state=state,
+            proof="" if account is None else _proof(account, state),
             nonce=draw(32),
             code_verifier=draw(48),
             back=back,
@@ -80,9 +92,16 @@ class Journey:
             until=int(time.time()) + LIFETIME,
         )
 
+    def is_proved(self, account: Account) -> bool:
+        """Tell whether the identity may be linked to an account: its password, if it has one, was given."""
+        return hmac.compare_digest(self.proof.encode(), _proof(account, self.state).encode())
+
     def to_cookie(self) -> str:
         """As the cookie's value."""
-        fields = [self.state, self.nonce, self.code_verifier, self.back, self.session_id, self.until]
+        fields = [
+            *(self.state, self.nonce, self.code_verifier, self.back),
+            *(self.session_id, self.proof, self.until),
+        ]
         return base64.urlsafe_b64encode(json.dumps(fields).encode()).rstrip(b"=").decode()
 
     @classmethod
@@ -92,8 +111,8 @@ class Journey:
             return None
         try:
             fields = json.loads(base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)))
-            state, nonce, code_verifier, back, session_id, until = fields
-            texts = [state, nonce, code_verifier, back, "" if session_id is None else session_id]
+            state, nonce, code_verifier, back, session_id, proof, until = fields
+            texts = [state, nonce, code_verifier, back, proof, "" if session_id is None else session_id]
             "".join(texts).encode()  # a TypeError for what is no text, a ValueError for half a character
         except (ValueError, TypeError, RecursionError):
             return None
@@ -105,8 +124,16 @@ class Journey:
             code_verifier=code_verifier,
             back=back,
             session_id=session_id,
+            proof=proof,
             until=until,
         )
+
+
+def _proof(account: Account, state: str) -> str:
+    """What only the authority can make: nobody else has the hash of the password."""
+    if account.password_hash is None:
+        return ""
+    return hmac.digest(account.password_hash.encode(), f"rpz-auth link {state}".encode(), "sha256").hex()
 
 
 class Provider:
