@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from rpz_auth_server.domain.account import identity_id
-from rpz_auth_server.domain.refusal import RequestInvalid
+from rpz_auth_server.domain.refusal import Conflict, RequestInvalid
 from rpz_auth_server.flows import external_identities
 from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.external_identities import OutsideIdentity
@@ -47,6 +47,23 @@ async def test_account_and_link_of_somebody_new_are_one_commit(
     assert (jane.account.display_name, jane.account.password_hash) == ("Jane Doe", None)
     assert (await arrive(flows, may_sign_up=False)).person.subject == jane.subject
     assert (await authority.actions())[-4:-1] == ["account.create", "account.link", "account.sign_in"]
+
+
+async def test_a143_who_signs_in_while_the_link_is_taken_away_is_refused(
+    authority: TestAuthority, flows: Authority
+) -> None:
+    bob = await a_person(flows)
+    await external_identities.link(flows, bob, JANE)
+    linked_id = identity_id(JANE.issuer, JANE.subject)
+
+    async def unlink_first(_commit: Commit) -> None:
+        authority.store.before.clear()
+        await external_identities.unlink(flows, bob, linked_id)
+
+    authority.store.before["commit"] = unlink_first
+    with pytest.raises(Conflict):
+        await arrive(flows)
+    assert len(await flows.store.sessions(bob.account.account_id)) == 1
 
 
 async def test_two_windows_of_somebody_new_make_one_account(

@@ -36,22 +36,29 @@ async def sign_in_with(
     Raises:
         SignInRefused: To nobody, or the account is disabled.
     """
-    account = await _account_of(authority, identity)
-    if account is None and may_sign_up:
-        account = await _sign_up(authority, identity, peer=str(browser.peer))
-    if account is None:
+    known = await _find_linked(authority, identity)
+    if known is None and may_sign_up:
+        known = await _sign_up(authority, identity, peer=str(browser.peer))
+    if known is None:
         raise SignInRefused
-    return await start_session(authority, account, browser, how=identity.issuer)
+    account, linked = known
+    return await start_session(authority, account, browser, how=identity.issuer, by=(linked,))
 
 
-async def _account_of(authority: Authority, identity: OutsideIdentity) -> Account | None:
+async def _find_linked(
+    authority: Authority, identity: OutsideIdentity
+) -> tuple[Account, ExternalIdentity] | None:
+    """The account that an identity is linked to, and the link."""
     known = await authority.store.external_identity(identity_id(identity.issuer, identity.subject))
     if known is None or known.account_id is None:
         return None
-    return await authority.store.account(known.account_id)
+    account = await authority.store.account(known.account_id)
+    return None if account is None else (account, known)
 
 
-async def _sign_up(authority: Authority, identity: OutsideIdentity, *, peer: str) -> Account | None:
+async def _sign_up(
+    authority: Authority, identity: OutsideIdentity, *, peer: str
+) -> tuple[Account, ExternalIdentity] | None:
     """Make an account and its link, both or neither; None if the account is there and was unlinked."""
     known_id = identity_id(identity.issuer, identity.subject)
     known = await authority.store.external_identity(known_id)
@@ -70,8 +77,8 @@ async def _sign_up(authority: Authority, identity: OutsideIdentity, *, peer: str
     try:
         await authority.store.commit(Commit(rows=(account, linked), audit=audit))
     except Conflict:  # two windows of one person, or the link was taken away
-        return await _account_of(authority, identity)
-    return account
+        return await _find_linked(authority, identity)
+    return account, linked
 
 
 async def link(authority: Authority, caller: Person, identity: OutsideIdentity) -> None:

@@ -18,7 +18,7 @@ from rpz_auth_server.domain.refusal import ClientInvalid, Conflict, NotFound, Re
 from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.conflicts import retry_conflicts
 from rpz_auth_server.flows.person import Person, person
-from rpz_auth_server.storage.store import Commit
+from rpz_auth_server.storage.store import Commit, Row
 
 IDLE_LIFETIME = 8 * 3600.0
 """Seconds after which a session that nobody uses ends."""
@@ -106,11 +106,21 @@ async def _verify(authority: Authority, account: Account | None, password: str) 
     return account
 
 
-async def start_session(authority: Authority, account: Account, browser: Browser, *, how: str) -> SignedIn:
+async def start_session(
+    authority: Authority, account: Account, browser: Browser, *, how: str, by: tuple[Row, ...] = ()
+) -> SignedIn:
     """Open a session for somebody who has proved who they are.
+
+    Args:
+        authority: The authority.
+        account: The person's.
+        browser: Where.
+        how: For the audit record.
+        by: Rows beside the account's that it was proved by, and that must be as they were.
 
     Raises:
         SignInRefused: The account was disabled or changed meanwhile.
+        Conflict: What it was proved by was.
     """
     proved = account.password_hash
 
@@ -133,7 +143,7 @@ async def start_session(authority: Authority, account: Account, browser: Browser
         signed_in = replace(found, signed_in_at=now, version=found.version + 1)
         ended = await _superseded(authority, found, browser, now)
         audit = Audit(actor=found.subject, action="account.sign_in", peer=session.peer, details={"how": how})
-        await authority.store.commit(Commit(rows=(signed_in, session, *ended), audit=(audit,)))
+        await authority.store.commit(Commit(rows=(signed_in, session, *ended), unchanged=by, audit=(audit,)))
         return SignedIn(person(signed_in, session, browser.peer), token)
 
     async def again() -> SignedIn:
