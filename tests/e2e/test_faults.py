@@ -27,7 +27,7 @@ from rpz.auth.v1.verification_service_pb2_grpc import VerificationServiceStub
 from rpz_auth.caller import Verdict
 from rpz_auth.connection.questions import Questions
 from rpz_auth.connection_file import VerifierFile
-from rpz_auth.decide import Answer, Question
+from rpz_auth.question import Answer, Question
 from support.authority import AuthorityProcess, Client, running_authority
 from support.service import Service, access_token, api_token
 from support.tcp_proxy import TcpProxy, running_proxy

@@ -18,18 +18,10 @@ from rpz_auth import credentials, decide
 from rpz_auth.address import UNKNOWN, Peer, TrustedProxies, parse_peer
 from rpz_auth.caller import Admission, Caller, How, Verdict
 from rpz_auth.client import Credential
-from rpz_auth.decide import (
-    Answer,
-    ApiTokenQuestion,
-    Decider,
-    Metadata,
-    Question,
-    StandingQuestion,
-    run,
-    run_async,
-)
+from rpz_auth.decide import Decider, Metadata, run, run_async
 from rpz_auth.errors import BackendUnavailable, Reason, Refusal, ScopeInsufficient, TokenInvalid
 from rpz_auth.policy import CLIENT, PUBLIC, Policy, scopes
+from rpz_auth.question import Answer, ApiTokenQuestion, Question, StandingQuestion
 from rpz_auth.staleness import CHECK, REFUSE, WhenStale
 from rpz_auth.testing import APP_ID, FakeAuthority
 from rpz_auth.view import SigningKeys

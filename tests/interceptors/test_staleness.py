@@ -11,9 +11,10 @@ import pytest
 import rpz_auth
 from rpz_auth.address import parse_peer
 from rpz_auth.caller import Admission
-from rpz_auth.decide import KEY_COOLDOWN, Answer, ApiTokenQuestion, Decider, Question, StandingQuestion, run
+from rpz_auth.decide import KEY_COOLDOWN, Decider, run
 from rpz_auth.errors import BackendUnavailable, ConfigurationError, Reason, Refusal
 from rpz_auth.policy import Policy, scopes
+from rpz_auth.question import Answer, ApiTokenQuestion, Question, StandingQuestion
 from rpz_auth.staleness import CHECK, REFUSE, WhenStale, WhenStaleTable, serve
 from rpz_auth.testing import APP_ID, FakeAuthority
 from rpz_auth.view import AppState, Moment, Revocation, SigningKeys, Snapshot, Standing

@@ -18,7 +18,7 @@ import rpz_auth
 from orders.v1 import orders_pb2, orders_pb2_grpc
 from rpz_auth import AccessToken, ApiToken, AuthInterceptor, Reason, TokenInvalid
 from rpz_auth.caller import Verdict
-from rpz_auth.decide import ApiTokenQuestion
+from rpz_auth.question import ApiTokenQuestion
 from rpz_auth.testing import APP_ID, ISSUER, FakeAuthority
 from support.clock import Clock
 

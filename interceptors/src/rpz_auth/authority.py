@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from rpz_auth.address import TrustedProxies
-from rpz_auth.decide import Answer, Decider, Question
+from rpz_auth.decide import Decider
 from rpz_auth.errors import ConfigurationError
+from rpz_auth.question import Answer, Question
 from rpz_auth.view import View
 
 

@@ -13,11 +13,11 @@ import re
 import threading
 import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from rpz_auth import access_token, credentials
-from rpz_auth.address import UNKNOWN, Peer, TrustedProxies, with_origin
+from rpz_auth.address import Peer, TrustedProxies, with_origin
 from rpz_auth.cache import BoundedCache
 from rpz_auth.caller import APP_ID, Admission, Caller, How, Verdict
 from rpz_auth.errors import (
@@ -30,8 +30,9 @@ from rpz_auth.errors import (
     TokenInvalid,
 )
 from rpz_auth.policy import Demand, Policy
+from rpz_auth.question import Answer, ApiTokenQuestion, Question, StandingQuestion
 from rpz_auth.staleness import CHECK, Mode, WhenStale
-from rpz_auth.view import Moment, Standing, View
+from rpz_auth.view import Standing, View
 
 T = TypeVar("T")
 Metadata = Sequence[tuple[str, str | bytes]]
@@ -51,39 +52,6 @@ _CACHE_SIZE = 16_384
 _REFUSAL_CACHE_SIZE = 4_096
 
 _API_TOKEN = re.compile(r"rpzt_[A-Za-z0-9_-]{64}", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class ApiTokenQuestion:
-    """Is this API token good, and for what? The answer is a `Verdict`, or `TokenInvalid`."""
-
-    app_id: str
-    api_token: str = field(repr=False)
-    peer: Peer = field(default=UNKNOWN, compare=False)
-    """Who presents it. The answer does not depend on it; its App's owner will see it as *last used*."""
-    version: tuple[int, int] = (0, 0)
-    """Of the App when this was asked: who asks after a change must not share an answer from before it."""
-
-
-@dataclass(frozen=True, slots=True)
-class StandingQuestion:
-    """Which of these hold, and what keys are published? The answer is a `Standing`."""
-
-    app_ids: tuple[str, ...] = ()
-    ids: tuple[str, ...] = ()
-    """Of grants, tokens and secrets."""
-    asked: Moment | None = None
-    """What was known when this was asked, for the reason that `ApiTokenQuestion.version` has."""
-
-    @classmethod
-    def about(cls, *verdicts: Verdict) -> StandingQuestion:
-        """Ask whether verified credentials still hold."""
-        ids = {name for v in verdicts for name in (v.token_id, v.grant_id, v.secret_id) if name is not None}
-        return cls(tuple(sorted({verdict.app_id for verdict in verdicts})), tuple(sorted(ids)))
-
-
-Question = ApiTokenQuestion | StandingQuestion
-Answer = Verdict | Standing
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,8 @@ from joserfc.jwk import ECKey
 from rpz_auth import access_token
 from rpz_auth.caller import APP_SUBJECT_PREFIX, How, Verdict
 from rpz_auth.client import AccessToken, ApiToken, Credential
-from rpz_auth.decide import Answer, Question, StandingQuestion
 from rpz_auth.errors import BackendUnavailable, TokenInvalid
+from rpz_auth.question import Answer, Question, StandingQuestion
 from rpz_auth.view import AppState, Revocation, SigningKeys, Snapshot, Standing, View
 from rpz_auth.whitelist import normalise
 

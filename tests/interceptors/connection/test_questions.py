@@ -14,8 +14,8 @@ from rpz.auth.v1 import verification_service_pb2 as pb
 from rpz.auth.v1 import verification_service_pb2_grpc as pb_grpc
 from rpz_auth.connection.clock import AuthorityClock
 from rpz_auth.connection.questions import Questions
-from rpz_auth.decide import ApiTokenQuestion, Question, StandingQuestion
 from rpz_auth.errors import BackendUnavailable, Reason, Refusal, TokenInvalid
+from rpz_auth.question import ApiTokenQuestion, Question, StandingQuestion
 from rpz_auth.status import rpc_status
 from rpz_auth.view import Moment, Standing
 

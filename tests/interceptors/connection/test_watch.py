@@ -16,7 +16,7 @@ import rpz_auth
 from rpz.auth.v1 import app_service_pb2 as app_pb
 from rpz.auth.v1 import token_service_pb2 as token_pb
 from rpz_auth.caller import Verdict
-from rpz_auth.decide import ApiTokenQuestion
+from rpz_auth.question import ApiTokenQuestion
 from rpz_auth.view import View
 from support.authority import RESOURCE, AuthorityProcess, running_authority
 from support.service import Service, access_token, api_token

@@ -14,13 +14,13 @@ from typing import Any
 import grpc
 import pytest
 import rpz_auth
-from rpz_auth import decide
 from rpz_auth.address import UNKNOWN
 from rpz_auth.caller import Verdict
-from rpz_auth.decide import ApiTokenQuestion, Decider, Decision, Question, StandingQuestion, run
+from rpz_auth.decide import Decider, Decision, run
 from rpz_auth.errors import Reason, Refusal
 from rpz_auth.grpc.aio_context import CallContext
 from rpz_auth.grpc.handlers import behaviour_of
+from rpz_auth.question import ApiTokenQuestion, Question, StandingQuestion
 from rpz_auth.service.running import RunningStreams
 from rpz_auth.service.timers import Timers
 from rpz_auth.testing import APP_ID, FakeAuthority
@@ -597,7 +597,7 @@ class Telling(FakeAuthority):
 
     standing: Standing
 
-    def ask(self, question: Question) -> decide.Answer:
+    def ask(self, question: Question) -> Verdict | Standing:
         return self.standing if isinstance(question, StandingQuestion) else super().ask(question)
 
     def tell(self, *revocations: Revocation, **state: Any) -> None:
@@ -670,7 +670,7 @@ class Changing(FakeAuthority):
         self.answering.set()
         self.deaf = False
 
-    def ask(self, question: Question) -> decide.Answer:
+    def ask(self, question: Question) -> Verdict | Standing:
         self.asked.put(question)
         assert self.answering.wait(TIMEOUT)
         if self.deaf:

@@ -13,9 +13,10 @@ from rpz.auth.v1 import verification_service_pb2 as verification_pb
 from rpz_auth import credentials
 from rpz_auth.address import Peer, parse_address
 from rpz_auth.caller import How, Verdict
-from rpz_auth.decide import Answer, ApiTokenQuestion, Decider, Question, run_async
+from rpz_auth.decide import Decider, run_async
 from rpz_auth.errors import Reason, Refusal, TokenInvalid
 from rpz_auth.policy import Demand, Policy
+from rpz_auth.question import Answer, ApiTokenQuestion, Question
 from rpz_auth.staleness import CHECK
 from rpz_auth.view import SigningKeys, Snapshot, Standing, View
 from server.authority import (

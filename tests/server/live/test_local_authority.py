@@ -3,8 +3,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from rpz_auth.decide import StandingQuestion
 from rpz_auth.errors import BackendUnavailable
+from rpz_auth.question import StandingQuestion
 from rpz_auth_server.live.local_authority import LocalAuthority
 from server.authority import TestAuthority
 

@@ -23,8 +23,8 @@ from rpz.auth.v1 import verification_service_pb2_grpc as pb_grpc
 from rpz_auth.caller import APP_SUBJECT_PREFIX, How, Verdict
 from rpz_auth.connection import messages
 from rpz_auth.connection.clock import AuthorityClock
-from rpz_auth.decide import Answer, ApiTokenQuestion, Question
 from rpz_auth.errors import BackendUnavailable, Reason, TokenInvalid
+from rpz_auth.question import Answer, ApiTokenQuestion, Question
 from rpz_auth.status import reason_in
 from rpz_auth.view import Standing
 

@@ -22,8 +22,8 @@ from rpz_auth.connection import messages
 from rpz_auth.connection.clock import AuthorityClock
 from rpz_auth.connection.questions import Questions
 from rpz_auth.connection_file import VerifierFile
-from rpz_auth.decide import Answer, Question
 from rpz_auth.errors import BackendUnavailable, ConfigurationError
+from rpz_auth.question import Answer, Question
 from rpz_auth.view import View
 
 _log = logging.getLogger("rpz_auth")

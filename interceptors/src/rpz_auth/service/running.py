@@ -16,8 +16,9 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
 from rpz_auth.caller import Caller, How
-from rpz_auth.decide import Answer, Decider, Decision, Question, StandingQuestion, run
+from rpz_auth.decide import Decider, Decision, run
 from rpz_auth.errors import BackendUnavailable, Internal, Refusal
+from rpz_auth.question import Answer, Question, StandingQuestion
 from rpz_auth.service.batches import Batches
 from rpz_auth.service.timers import Timers
 from rpz_auth.staleness import CHECK, Mode, WhenStale

@@ -6,8 +6,8 @@ import asyncio
 import math
 
 from rpz_auth.caller import APP_SUBJECT_PREFIX, How, Verdict
-from rpz_auth.decide import Answer, Question, StandingQuestion
 from rpz_auth.errors import BackendUnavailable
+from rpz_auth.question import Answer, Question, StandingQuestion
 from rpz_auth.view import SigningKeys, Standing, View
 
 from rpz_auth_server.flows.authority import Authority
