@@ -51,7 +51,7 @@ class AccountPages:
 
     async def withdraw(self, visit: Visit) -> Response:
         """Withdraw what the person allowed one App."""
-        await consents.withdraw(self.desk.authority, visit.person, visit.request.path_params["app_id"])
+        await consents.withdraw(self.desk.authority, visit.person, visit.named("app_id"))
         return self.desk.go(HOME + "/allowed", said="withdrawn")
 
     async def account(self, visit: Visit) -> Response:
@@ -77,7 +77,7 @@ class AccountPages:
 
     async def end(self, visit: Visit) -> Response:
         """Sign one browser out."""
-        session_id = visit.request.path_params["session_id"]
+        session_id = visit.named("session_id")
         await sign_in.end_session(self.desk.authority, visit.person, session_id)
         return self.desk.go(HOME + "/account", said="session-ended")
 

@@ -101,13 +101,13 @@ class AppPages:
 
     async def overview(self, visit: Visit) -> Response:
         """Show an App, and the lines to call with."""
-        app = await self._find(visit)
+        app = await self.desk.app(visit)
         lines = lines_for(app, self.desk.connection)
         return self.desk.show(visit, "overview.html", app=app, tab="overview", lines=lines)
 
     async def settings(self, visit: Visit) -> Response:
         """Change what an App is called, where it may send people back to, and what it may ask for."""
-        app = await self._find(visit)
+        app = await self.desk.app(visit)
         form = visit.form
         if visit.request.method == "GET":
             return self._settings(visit, app)
@@ -154,25 +154,25 @@ class AppPages:
 
     async def lock(self, visit: Visit) -> Response:
         """Stop everything that an App holds."""
-        app_id = visit.request.path_params["app_id"]
+        app_id = visit.named("app_id")
         await apps.lock_app(self.desk.authority, visit.person, app_id)
         return self.desk.go(f"{HOME}/apps/{app_id}", said="locked")
 
     async def unlock(self, visit: Visit) -> Response:
         """Let an App call again."""
-        app_id = visit.request.path_params["app_id"]
+        app_id = visit.named("app_id")
         await apps.unlock_app(self.desk.authority, visit.person, app_id)
         return self.desk.go(f"{HOME}/apps/{app_id}", said="unlocked")
 
     async def end_tokens(self, visit: Visit) -> Response:
         """End the access tokens that an App holds."""
-        app_id = visit.request.path_params["app_id"]
+        app_id = visit.named("app_id")
         await apps.end_all_tokens(self.desk.authority, visit.person, app_id)
         return self.desk.go(f"{HOME}/apps/{app_id}/settings", said="ended")
 
     async def delete(self, visit: Visit) -> Response:
         """Delete an App whose name was typed."""
-        app = await self._find(visit)
+        app = await self.desk.app(visit)
         if visit.form.one("confirm").strip() != app.display_name:
             return self._settings_after(visit, app)
         await apps.delete_app(self.desk.authority, visit.person, app.app_id)
@@ -181,9 +181,6 @@ class AppPages:
     def _settings_after(self, visit: Visit, app: App) -> Response:
         blank = Visit(request=visit.request, person=visit.person, csrf=visit.csrf)
         return self._settings(blank, app, wrong="type the App's name exactly to delete it")
-
-    async def _find(self, visit: Visit) -> App:
-        return await apps.get_app(self.desk.authority, visit.person, visit.request.path_params["app_id"])
 
 
 def _kind(text: str) -> AppKind:

@@ -10,7 +10,7 @@ from starlette.routing import BaseRoute, Route
 
 from rpz_auth_server.domain.app import App, is_live
 from rpz_auth_server.domain.refusal import RequestInvalid
-from rpz_auth_server.flows import api_tokens, apps, client_secrets
+from rpz_auth_server.flows import api_tokens, client_secrets
 from rpz_auth_server.flows.credentials import Replacement
 from rpz_auth_server.transport.console.desk import HOME, MENDABLE, Desk, Visit
 
@@ -58,11 +58,11 @@ class AuthorizationPages:
 
     async def list(self, visit: Visit) -> Response:
         """Show both sections."""
-        return await self._show(visit, await self._find(visit))
+        return await self._show(visit, await self.desk.app(visit))
 
     async def new_secret(self, visit: Visit) -> Response:
         """Make an OAuth 2 secret and show it this once."""
-        app, form = await self._find(visit), visit.form
+        app, form = await self.desk.app(visit), visit.form
         try:
             made = await client_secrets.create_client_secret(
                 self.desk.authority,
@@ -78,7 +78,7 @@ class AuthorizationPages:
 
     async def new_token(self, visit: Visit) -> Response:
         """Make an API token and show it this once."""
-        app, form = await self._find(visit), visit.form
+        app, form = await self.desk.app(visit), visit.form
         try:
             made = await api_tokens.create_api_token(
                 self.desk.authority,
@@ -96,7 +96,7 @@ class AuthorizationPages:
 
     async def rotate_secret(self, visit: Visit) -> Response:
         """Make a secret's successor, and put a deadline on the old one."""
-        app, secret_id = await self._find(visit), visit.request.path_params["secret_id"]
+        app, secret_id = await self.desk.app(visit), visit.named("secret_id")
         try:
             made = await client_secrets.rotate_client_secret(
                 self.desk.authority, visit.person, app.app_id, secret_id, _replacement(visit)
@@ -107,7 +107,7 @@ class AuthorizationPages:
 
     async def rotate_token(self, visit: Visit) -> Response:
         """Make an API token's successor, and put a deadline on the old one."""
-        app, token_id = await self._find(visit), visit.request.path_params["token_id"]
+        app, token_id = await self.desk.app(visit), visit.named("token_id")
         try:
             made = await api_tokens.rotate_api_token(
                 self.desk.authority, visit.person, app.app_id, token_id, _replacement(visit)
@@ -118,13 +118,13 @@ class AuthorizationPages:
 
     async def revoke_secret(self, visit: Visit) -> Response:
         """Stop a secret."""
-        app_id, secret_id = (visit.request.path_params[name] for name in ("app_id", "secret_id"))
+        app_id, secret_id = visit.named("app_id"), visit.named("secret_id")
         await client_secrets.revoke_client_secret(self.desk.authority, visit.person, app_id, secret_id)
         return self.desk.go(f"{HOME}/apps/{app_id}/authorizations", said="revoked")
 
     async def revoke_token(self, visit: Visit) -> Response:
         """Stop an API token."""
-        app_id, token_id = (visit.request.path_params[name] for name in ("app_id", "token_id"))
+        app_id, token_id = visit.named("app_id"), visit.named("token_id")
         await api_tokens.revoke_api_token(self.desk.authority, visit.person, app_id, token_id)
         return self.desk.go(f"{HOME}/apps/{app_id}/authorizations", said="revoked")
 
@@ -166,9 +166,6 @@ class AuthorizationPages:
             ),
             ended_tokens=[token for token in tokens if not is_live(token, now)],
         )
-
-    async def _find(self, visit: Visit) -> App:
-        return await apps.get_app(self.desk.authority, visit.person, visit.request.path_params["app_id"])
 
 
 def _replacement(visit: Visit) -> Replacement:

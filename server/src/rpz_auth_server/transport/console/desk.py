@@ -13,8 +13,9 @@ from rpz_auth.status import TABLE
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from rpz_auth_server.domain.app import App
 from rpz_auth_server.domain.refusal import RequestInvalid, RightsInsufficient, ScopeInvalid, TargetInvalid
-from rpz_auth_server.flows import sign_in
+from rpz_auth_server.flows import apps, sign_in
 from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.person import Person
 from rpz_auth_server.flows.rights import is_administrator
@@ -68,6 +69,11 @@ class Visit:
         now: float = self.request.state.now
         return now
 
+    def named(self, name: str) -> str:
+        """What the path names, by the word that its route has for it."""
+        value: str = self.request.path_params[name]
+        return value
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Desk:
@@ -113,6 +119,14 @@ class Desk:
                 return self.refused(request, refusal, person=person)
 
         return endpoint
+
+    async def app(self, visit: Visit) -> App:
+        """Find the App that the path names.
+
+        Raises:
+            NotFound: It is missing, or not the person's.
+        """
+        return await apps.get_app(self.authority, visit.person, visit.named("app_id"))
 
     async def who(self, request: Request) -> Person:
         """Find out who is signed in.

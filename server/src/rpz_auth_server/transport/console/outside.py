@@ -96,7 +96,7 @@ class OutsidePages:
 
     async def unlink(self, visit: Visit) -> Response:
         """Take a link away."""
-        linked_id = visit.request.path_params["identity_id"]
+        linked_id = visit.named("identity_id")
         await external_identities.unlink(self.desk.authority, visit.person, linked_id)
         return self.desk.go(HOME + "/account", said="unlinked")
 

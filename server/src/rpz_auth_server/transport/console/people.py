@@ -61,7 +61,7 @@ class PeoplePages:
 
     async def edit(self, visit: Visit) -> Response:
         """Change what somebody may do."""
-        authority, account_id = self.desk.authority, visit.request.path_params["account_id"]
+        authority, account_id = self.desk.authority, visit.named("account_id")
         account = await accounts.get_account(authority, visit.person, account_id)
         if visit.request.method == "GET":
             return self._form(visit, account)
@@ -73,20 +73,20 @@ class PeoplePages:
 
     async def invite(self, visit: Visit) -> Response:
         """Make another one-time link."""
-        account_id = visit.request.path_params["account_id"]
+        account_id = visit.named("account_id")
         return self._invited(
             visit, await accounts.invite_again(self.desk.authority, visit.person, account_id)
         )
 
     async def disable(self, visit: Visit) -> Response:
         """Sign somebody out for good."""
-        account_id = visit.request.path_params["account_id"]
+        account_id = visit.named("account_id")
         await accounts.disable_account(self.desk.authority, visit.person, account_id)
         return self.desk.go(f"{HOME}/people/{account_id}", said="disabled")
 
     async def enable(self, visit: Visit) -> Response:
         """Let somebody in again."""
-        account_id = visit.request.path_params["account_id"]
+        account_id = visit.named("account_id")
         await accounts.enable_account(self.desk.authority, visit.person, account_id)
         return self.desk.go(f"{HOME}/people/{account_id}", said="enabled")
 

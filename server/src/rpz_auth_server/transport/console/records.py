@@ -9,9 +9,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from rpz_auth_server.domain.account import SUBJECT_PREFIX
-from rpz_auth_server.domain.app import App
 from rpz_auth_server.domain.event import AuditRecord
-from rpz_auth_server.flows import apps, refusals
+from rpz_auth_server.flows import refusals
 from rpz_auth_server.flows.audit_records import NEWEST, AuditFilter, list_newest_audit_records
 from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.grants import list_grants, revoke_grant
@@ -42,7 +41,7 @@ class RecordPages:
 
     async def grants(self, visit: Visit) -> Response:
         """Show which users allowed the App something."""
-        app = await self._find(visit)
+        app = await self.desk.app(visit)
         after = visit.request.query_params.get("after", "")
         found = await list_grants(
             self.desk.authority, visit.person, client_id=app.app_id, subject="", after=after, limit=_GRANTS
@@ -53,13 +52,13 @@ class RecordPages:
 
     async def revoke(self, visit: Visit) -> Response:
         """End one user's grant."""
-        app_id, grant_id = (visit.request.path_params[name] for name in ("app_id", "grant_id"))
+        app_id, grant_id = visit.named("app_id"), visit.named("grant_id")
         await revoke_grant(self.desk.authority, visit.person, grant_id)
         return self.desk.go(f"{HOME}/apps/{app_id}/grants", said="revoked")
 
     async def audit(self, visit: Visit) -> Response:
         """Show what was done to the App, and which of its calls were refused."""
-        app = await self._find(visit)
+        app = await self.desk.app(visit)
         records, older = await _newest_records(self.desk.authority, AuditFilter(app_id=app.app_id), visit)
         refused = await refusals.list_refusals(
             self.desk.authority, visit.person, app.app_id, before=refusals.NEWEST, limit=_REFUSALS
@@ -87,9 +86,6 @@ class RecordPages:
         return self.desk.show(
             visit, "whole_audit.html", records=records, older=older, action=action, names=names
         )
-
-    async def _find(self, visit: Visit) -> App:
-        return await apps.get_app(self.desk.authority, visit.person, visit.request.path_params["app_id"])
 
 
 async def _newest_records(

@@ -41,11 +41,11 @@ class WhitelistPages:
 
     async def list(self, visit: Visit) -> Response:
         """Show the entries."""
-        return await self._show(visit, await self._find(visit))
+        return await self._show(visit, await self.desk.app(visit))
 
     async def check(self, visit: Visit) -> Response:
         """Say what an entry means, or what to type instead; nothing is changed."""
-        app = await self._find(visit)
+        app = await self.desk.app(visit)
         typed = visit.form.one("entry").strip()[:_MAX_TYPED]
         try:
             entry = normalise(as_meant(app, typed), allow_any=True)
@@ -57,7 +57,7 @@ class WhitelistPages:
 
     async def add(self, visit: Visit) -> Response:
         """Add an entry."""
-        app = await self._find(visit)
+        app = await self.desk.app(visit)
         typed = visit.form.one("entry").strip()
         entries = (*app.whitelist, as_meant(app, typed))
         try:
@@ -75,7 +75,7 @@ class WhitelistPages:
 
     async def remove(self, visit: Visit) -> Response:
         """Take an entry away; the last one only on purpose."""
-        app = await self._find(visit)
+        app = await self.desk.app(visit)
         entry = visit.form.one("entry")
         entries = [kept for kept in app.whitelist if kept != entry]
         await apps.update_app(
@@ -103,9 +103,6 @@ class WhitelistPages:
             most=MAX_ENTRIES,
             peer=str(visit.person.peer),
         )
-
-    async def _find(self, visit: Visit) -> App:
-        return await apps.get_app(self.desk.authority, visit.person, visit.request.path_params["app_id"])
 
 
 def as_meant(app: App, typed: str) -> str:
