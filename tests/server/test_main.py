@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,16 @@ def test_second_server_on_the_same_port_fails_with_a_clear_error(tmp_path: Path)
         result = run("serve", "--data-dir", str(tmp_path / "two"), "--grpc-address", first.address)
         assert_refused(result, f"cannot listen on {first.address}", "another program has the port")
         first.apps.ListApps(app_pb.ListAppsRequest())
+
+
+@pytest.mark.parametrize("flag", ["--grpc-address", "--http-address", "--console-address"])
+def test_server_that_finds_a_port_taken_founds_no_authority(tmp_path: Path, flag: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = f"127.0.0.1:{other.getsockname()[1]}"
+        free = ("--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0")
+        result = run("serve", "--data-dir", str(tmp_path / "new"), *free, flag, taken)
+    assert_refused(result, f"cannot listen on {taken}", f"choose another with {flag}")
+    assert not (tmp_path / "new").exists()  # with an issuer that names the port that it cannot have
 
 
 def test_second_server_that_fails_leaves_the_first_ones_files_alone(tmp_path: Path) -> None:

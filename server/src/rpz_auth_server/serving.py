@@ -38,7 +38,7 @@ from rpz_auth_server.settings import Settings
 from rpz_auth_server.storage import postgres
 from rpz_auth_server.storage.sqlite import SqliteStore
 from rpz_auth_server.storage.store import Store
-from rpz_auth_server.transport import descriptors
+from rpz_auth_server.transport import descriptors, ports
 from rpz_auth_server.transport.console.running import Running
 from rpz_auth_server.transport.console.try_it import Connection
 from rpz_auth_server.transport.grpc.server import GrpcServer
@@ -86,6 +86,9 @@ async def run(settings: Settings, environ: Mapping[str, str], *, control: int | 
             if settings.is_embedded
             else await wait_for_move(settings.database, life.wait_on, life.stopping)
         )
+        if control is None and not patience:  # a supervisor has looked
+            # Before the founding: the issuer is derived from a port, and never changes.
+            ports.refuse_taken(settings.listens_on)
         take: _Take = partial(patiently, patience, life.stopping)
         authority, hub = await open_authority(settings, environ, cleanup, traces=traces)
         server = GrpcServer(

@@ -261,6 +261,14 @@ class Settings(BaseModel):
             raise _error(_explain(error)) from None
 
     @property
+    def listens_on(self) -> dict[str, str]:
+        """The addresses that an authority must have to itself, by the flags that name them."""
+        addresses = {"--grpc-address": self.grpc_address, "--http-address": self.http_address}
+        if self.console_address != OFF:
+            addresses["--console-address"] = self.console_address
+        return addresses
+
+    @property
     def is_embedded(self) -> bool:
         """Whether the database is a file on this machine."""
         return self.database.startswith(SQLITE)

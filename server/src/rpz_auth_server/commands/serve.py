@@ -21,7 +21,6 @@ from rpz_auth_server.commands.offline import (
 )
 from rpz_auth_server.domain.refusal import DatabaseMoved
 from rpz_auth_server.handover import Stopped
-from rpz_auth_server.setting_values import OFF
 from rpz_auth_server.settings import Settings
 from rpz_auth_server.worker import MOVED
 
@@ -94,13 +93,10 @@ def serve(  # noqa: PLR0913, PLR0917 - one for each setting
 
 def _supervise(settings: Settings) -> NoReturn:
     """Become the supervisor: another program in this process, since this one has imported grpc."""
-    addresses = {"--grpc-address": settings.grpc_address, "--http-address": settings.http_address}
-    if settings.console_address != OFF:
-        addresses["--console-address"] = settings.console_address
     plan = {
         "command": [sys.executable, "-m", "rpz_auth_server.main", *sys.argv[1:]],
         "workers": settings.workers,
-        "addresses": addresses,
+        "addresses": settings.listens_on,
         "log_format": settings.log_format,
         "log_level": settings.log_level,
     }

@@ -19,7 +19,7 @@ from rpz.auth.v1 import (
     verification_service_pb2_grpc,
 )
 from rpz_auth.address import Peer
-from rpz_auth.errors import ConfigurationError, Refusal
+from rpz_auth.errors import Refusal
 
 from rpz_auth_server.domain import scope
 from rpz_auth_server.domain.refusal import ApiTokenInvalid, RateLimited
@@ -28,7 +28,7 @@ from rpz_auth_server.flows.limits import Limiter
 from rpz_auth_server.live.hub import Hub
 from rpz_auth_server.live.local_authority import LocalAuthority
 from rpz_auth_server.live.verifiers import MOST, Verifiers
-from rpz_auth_server.transport import sockets
+from rpz_auth_server.transport import ports, sockets
 from rpz_auth_server.transport.descriptors import left_for_grpc
 from rpz_auth_server.transport.grpc.administration_service import AdministrationService
 from rpz_auth_server.transport.grpc.app_service import AppService
@@ -170,11 +170,7 @@ class GrpcServer:
             else:
                 self._port = self._server.add_secure_port(address, credentials)
         except RuntimeError:
-            raise ConfigurationError(
-                f"cannot listen on {address}: another program has the port, or the address is not this "
-                "machine's; stop that program, or choose another with --grpc-address"
-            ) from None
-
+            raise ports.not_to_be_had(address, "--grpc-address") from None
         return self._port
 
     async def start(self) -> None:

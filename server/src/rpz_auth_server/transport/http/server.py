@@ -11,11 +11,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import uvicorn
-from rpz_auth.errors import ConfigurationError
 from starlette.types import ASGIApp
 
-from rpz_auth_server.setting_values import split_address
-from rpz_auth_server.transport import sockets
+from rpz_auth_server.transport import ports, sockets
 from rpz_auth_server.transport.http.acceptor import Acceptor
 from rpz_auth_server.transport.http.protocol import Peers, Protocol
 
@@ -66,19 +64,10 @@ class HttpServer:
         Raises:
             ConfigurationError: It is taken.
         """
-        host, port = split_address(address)
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            family, _, _, _, place = found[0]
-            everywhere = family == socket.AF_INET6 and place[0] == "::"
-            taken = socket.create_server(
-                place[:2], family=family, dualstack_ipv6=everywhere, reuse_port=share_port
-            )
+            taken = ports.take(address, share=share_port)
         except OSError:
-            raise ConfigurationError(
-                f"cannot listen on {address}: another program has the port, or the address is not this "
-                f"machine's; stop that program, or choose another with {flag}"
-            ) from None
+            raise ports.not_to_be_had(address, flag) from None
         self._listeners.append((_Listener(self._app, context, Peers(self._trusted_proxies)), taken))
         return int(taken.getsockname()[1])
 
@@ -100,12 +89,12 @@ class HttpServer:
         its next answer (`Connection: close`), and those that ask nothing end by their usual time. `hurry`
         ends the wait.
         """
-        ports = [taken.getsockname()[1] for _, taken in self._listeners]
+        numbers = [taken.getsockname()[1] for _, taken in self._listeners]
         for listener, _ in self._listeners:
             listener.leave()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LEAVE):
-                while any(map(sockets.count_connections, ports)) and not hurry.is_set():  # noqa: ASYNC110 - as for gRPC
+                while any(map(sockets.count_connections, numbers)) and not hurry.is_set():  # noqa: ASYNC110 - as for gRPC
                     await asyncio.sleep(0.05)
 
     async def stop(self) -> None:
