@@ -610,6 +610,40 @@ async def test_r211_person_rotates_with_overlap_and_sends_a_form_once(authority:
     assert "1 ended" in visitor.page
 
 
+@pytest.mark.parametrize(("kind", "prefix"), [("secrets", "rpzs"), ("tokens", "rpzt")])
+async def test_form_that_is_sent_again_shows_the_same_credential_with_the_same_deadline(
+    authority: TestAuthority, kind: str, prefix: str
+) -> None:
+    visitor = await Visitor.of(authority, scopes=["orders.read"], resources=[ORDERS])
+    app_id = await owned_app(authority, visitor, scopes=["orders.read"])
+    place = f"/console/apps/{app_id}/{kind}"
+    await visitor.get(f"/console/apps/{app_id}/authorizations")
+    fields = {"days": "90", "scope": "orders.read", "resource": ORDERS, "overlap": "3600"}
+
+    async def send_twice(act: str) -> str:
+        once = {**fields, "request_id": str(uuid.uuid4())}
+        texts = []
+        for _ in range(2):  # a reload, or the other half of a double click
+            texts += re.findall(prefix + r"_[\w-]{64}", (await visitor.send(act, **once)).text)
+            await authority.advance(1)
+        assert len(texts) == 2
+        assert texts[0] == texts[1]
+        otherwise = await visitor.send(act, **{**once, "days": "365"})
+        assert otherwise.status_code == 400
+        assert "request_id was used" in otherwise.text
+        return texts[0]
+
+    made = await send_twice(place)
+    if kind == "secrets":
+        (secret,) = await authority.store.client_secrets(app_id)
+        made_id, expires_at, created_at = secret.secret_id, secret.expires_at, secret.created_at
+    else:
+        (token,) = await authority.store.api_tokens(app_id, after="", limit=5)
+        made_id, expires_at, created_at = token.api_token_id, token.expires_at, token.created_at
+    assert expires_at == created_at + 90 * 86400
+    assert await send_twice(f"{place}/{made_id}/rotate") != made
+
+
 async def test_a127_credential_is_in_no_log_and_no_address(authority: TestAuthority) -> None:
     visitor = await Visitor.of(authority)
     app_id = await owned_app(authority, visitor, scopes=[], resources=[])

@@ -27,7 +27,14 @@ from rpz_auth_server.domain.refusal import (
 from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.conflicts import retry_conflicts
 from rpz_auth_server.flows.creations import may_show_again, read_request
-from rpz_auth_server.flows.credentials import CredentialFields, Replacement, change, check_deadline
+from rpz_auth_server.flows.credentials import (
+    CredentialFields,
+    Ends,
+    Replacement,
+    as_asked,
+    change,
+    deadline_of,
+)
 from rpz_auth_server.flows.rights import check_grantable, commit_change, find_app
 from rpz_auth_server.storage.store import Commit
 
@@ -50,7 +57,7 @@ async def create_api_token(
     display_name: str,
     scopes: Collection[str],
     resources: Collection[str],
-    expires_at: float | None,
+    expires_at: Ends,
     request_id: str = "",
 ) -> MadeToken:
     """Make an API token; the text is returned this once.
@@ -62,7 +69,7 @@ async def create_api_token(
         RightsInsufficient: More than the caller may grant.
         RequestInvalid: A deadline that has passed, or too many tokens.
     """
-    content = [app_id, display_name, sorted(scopes), sorted(resources), expires_at]
+    content = [app_id, display_name, sorted(scopes), sorted(resources), as_asked(expires_at)]
     request = read_request(caller, "api_token", request_id, content)
 
     async def attempt() -> MadeToken:
@@ -96,7 +103,7 @@ async def rotate_api_token(
         ScopeInvalid, TargetInvalid: Nothing of what the token allowed is the App's any more.
         RightsInsufficient: More than the caller may grant.
     """
-    content = [app_id, api_token_id, wanted.overlap, wanted.display_name, wanted.expires_at]
+    content = [app_id, api_token_id, wanted.overlap, wanted.display_name, as_asked(wanted.expires_at)]
     request = read_request(caller, "api_token.rotate", wanted.request_id, content)
 
     async def attempt() -> MadeToken:
@@ -188,7 +195,7 @@ async def _new(
     display_name: str,
     scopes: Collection[str],
     resources: Collection[str],
-    expires_at: float | None,
+    expires_at: Ends,
 ) -> ApiToken:
     wanted, places = scope.check_scopes(scopes), frozenset(resources)
     if not wanted or not wanted <= app.scopes:
@@ -197,7 +204,6 @@ async def _new(
         raise TargetInvalid("name resources that are registered for the App; there is no default")
     await check_grantable(authority, caller, wanted, places)
     now = authority.store.now()
-    check_deadline(expires_at, now)
     return ApiToken(
         api_token_id=new_id(),
         app_id=app.app_id,
@@ -207,7 +213,7 @@ async def _new(
         salt=new_salt(),
         key_number=authority.keyring.minting_number,
         created_at=now,
-        expires_at=expires_at,
+        expires_at=deadline_of(expires_at, now),
     )
 
 

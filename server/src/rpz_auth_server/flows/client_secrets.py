@@ -16,7 +16,14 @@ from rpz_auth_server.domain.refusal import NotFound, RequestInvalid
 from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.conflicts import retry_conflicts
 from rpz_auth_server.flows.creations import may_show_again, read_request
-from rpz_auth_server.flows.credentials import CredentialFields, Replacement, change, check_deadline
+from rpz_auth_server.flows.credentials import (
+    CredentialFields,
+    Ends,
+    Replacement,
+    as_asked,
+    change,
+    deadline_of,
+)
 from rpz_auth_server.flows.rights import check_grantable, commit_change, find_app
 from rpz_auth_server.storage.store import Commit, Row
 
@@ -39,7 +46,7 @@ async def create_client_secret(
     app_id: str,
     *,
     display_name: str,
-    expires_at: float | None,
+    expires_at: Ends,
     request_id: str = "",
 ) -> MadeSecret:
     """Make an OAuth 2 secret; the text is returned this once.
@@ -49,7 +56,7 @@ async def create_client_secret(
         RightsInsufficient: The App has more than the caller may grant.
         RequestInvalid: A frontend App, too many secrets, or a deadline that has passed.
     """
-    request = read_request(caller, "client_secret", request_id, [app_id, display_name, expires_at])
+    request = read_request(caller, "client_secret", request_id, [app_id, display_name, as_asked(expires_at)])
 
     async def attempt() -> MadeSecret:
         app = await find_app(authority, caller, app_id)
@@ -78,7 +85,7 @@ async def rotate_client_secret(
         RightsInsufficient: The App has more than the caller may grant.
         RequestInvalid: The secret has ended, or the successor cannot be made.
     """
-    content = [app_id, secret_id, wanted.overlap, wanted.display_name, wanted.expires_at]
+    content = [app_id, secret_id, wanted.overlap, wanted.display_name, as_asked(wanted.expires_at)]
     request = read_request(caller, "client_secret.rotate", wanted.request_id, content)
 
     async def attempt() -> MadeSecret:
@@ -160,12 +167,9 @@ async def _to_replace(
     return found
 
 
-def _new(
-    authority: Authority, app: App, display_name: str, expires_at: float | None, now: float
-) -> ClientSecret:
+def _new(authority: Authority, app: App, display_name: str, expires_at: Ends, now: float) -> ClientSecret:
     if app.kind is AppKind.FRONTEND:
         raise RequestInvalid("a frontend App runs where nothing can be kept secret; it uses PKCE alone")
-    check_deadline(expires_at, now)
     return ClientSecret(
         secret_id=new_id(),
         app_id=app.app_id,
@@ -173,7 +177,7 @@ def _new(
         salt=new_salt(),
         key_number=authority.keyring.minting_number,
         created_at=now,
-        expires_at=expires_at,
+        expires_at=deadline_of(expires_at, now),
     )
 
 

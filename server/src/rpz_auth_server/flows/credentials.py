@@ -13,6 +13,17 @@ MAX_OVERLAP = 3650 * 86400
 """Seconds; a deadline beyond the year 9999 could be stored, and never be shown as a Timestamp."""
 
 
+@dataclass(frozen=True, slots=True)
+class Lifetime:
+    """A deadline that is told from the creation on: whoever repeats one asks for the same, and not for a later."""
+
+    seconds: float
+
+
+Ends = float | Lifetime | None
+"""When a credential that is asked for ends; None for never."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replacement:
     """What is asked for when a credential is replaced."""
@@ -20,7 +31,7 @@ class Replacement:
     overlap: float
     """In seconds; for how long the old one goes on."""
     display_name: str = ""
-    expires_at: float | None = None
+    expires_at: Ends = None
     request_id: str = ""
 
     def __post_init__(self) -> None:
@@ -62,6 +73,22 @@ def change(credential: C, fields: CredentialFields, now: float) -> C:
         expires_at=fields.expires_at if fields.sets_deadline else credential.expires_at,
         version=credential.version + 1,
     )
+
+
+def as_asked(ends: Ends) -> object:
+    """What is compared when a creation is repeated, as JSON can hold it."""
+    return {"lifetime": ends.seconds} if isinstance(ends, Lifetime) else ends
+
+
+def deadline_of(ends: Ends, now: float) -> float | None:
+    """The deadline of a credential that is made now.
+
+    Raises:
+        RequestInvalid: It has passed.
+    """
+    at = now + ends.seconds if isinstance(ends, Lifetime) else ends
+    check_deadline(at, now)
+    return at
 
 
 def check_deadline(expires_at: float | None, now: float) -> None:

@@ -11,7 +11,7 @@ from starlette.routing import BaseRoute, Route
 from rpz_auth_server.domain.app import App, is_live
 from rpz_auth_server.domain.refusal import RequestInvalid
 from rpz_auth_server.flows import api_tokens, client_secrets
-from rpz_auth_server.flows.credentials import Replacement
+from rpz_auth_server.flows.credentials import Lifetime, Replacement
 from rpz_auth_server.transport.console.desk import HOME, MENDABLE, Desk, Visit
 
 LIFETIMES = {"7": "1 week", "30": "30 days", "90": "90 days", "365": "1 year", "": "no end"}
@@ -69,7 +69,7 @@ class AuthorizationPages:
                 visit.person,
                 app.app_id,
                 display_name=form.one("display_name").strip(),
-                expires_at=_deadline(form.one("days"), visit.now),
+                expires_at=_lifetime(form.one("days")),
                 request_id=form.one("request_id"),
             )
         except MENDABLE as refusal:
@@ -87,7 +87,7 @@ class AuthorizationPages:
                 display_name=form.one("display_name").strip(),
                 scopes=form.all("scope"),
                 resources=form.all("resource"),
-                expires_at=_deadline(form.one("days"), visit.now),
+                expires_at=_lifetime(form.one("days")),
                 request_id=form.one("request_id"),
             )
         except MENDABLE as refusal:
@@ -174,12 +174,12 @@ def _replacement(visit: Visit) -> Replacement:
         raise RequestInvalid("choose for how long the old one goes on")
     return Replacement(
         overlap=float(overlap),
-        expires_at=_deadline(visit.form.one("days"), visit.now),
+        expires_at=_lifetime(visit.form.one("days")),
         request_id=visit.form.one("request_id"),
     )
 
 
-def _deadline(days: str, now: float) -> float | None:
+def _lifetime(days: str) -> Lifetime | None:
     if days not in LIFETIMES:
         raise RequestInvalid("choose how long it is good for")
-    return now + float(days) * _DAY if days else None
+    return Lifetime(float(days) * _DAY) if days else None
