@@ -97,3 +97,16 @@ def test_rotation_shows_the_successor_and_until_when_the_old_one_goes_on(cli: Cl
     assert (new["display_name"], new["scopes"], new["resources"]) == ("ci", old["scopes"], old["resources"])
     moved = cli.json("api-tokens", "update", app_id, new["api_token_id"], "--expires-in", "1h")
     assert "expire_time" in moved["api_token"]
+
+
+def test_token_with_a_deadline_is_followed_by_one_without_only_on_request(cli: Cli) -> None:
+    app_id = cli.create_app()
+    old = cli.json("api-tokens", "create", app_id, *RIGHTS, "--expires-in", "90d")["record"]["api_token_id"]
+    endless = cli.json("api-tokens", "create", app_id, *RIGHTS)["record"]["api_token_id"]
+    refused = cli("api-tokens", "rotate", app_id, old)
+    assert (refused.code, refused.out) == (2, "")
+    assert "has a deadline; say when its successor ends, or --never-expires" in refused.err
+    assert "expire_time" not in cli.json("api-tokens", "rotate", app_id, endless)["record"]
+    assert "expire_time" in cli.json("api-tokens", "rotate", app_id, old, "--expires-in", "90d")["record"]
+    rotated = cli("api-tokens", "rotate", app_id, old, "--never-expires", "--overlap", "0s")
+    assert re.search(rf"^{old} has ended$", rotated.out, re.MULTILINE)

@@ -101,7 +101,8 @@ def test_rotation_shows_the_successor_and_until_when_the_old_one_goes_on(cli: Cl
     assert re.search(r"^rpzs_\S{64}$", rotated.out, re.MULTILINE)
     assert re.search(rf"^{old} goes on until \d{{4}}-\d\d-\d\d \d\d:\d\d UTC$", rotated.out, re.MULTILINE)
     path = tmp_path / "secret"
-    again = cli.json("secrets", "rotate", app_id, old, "--overlap", "0s", "--output", str(path))
+    command = ("secrets", "rotate", app_id, old, "--never-expires", "--overlap", "0s", "--output", str(path))
+    again = cli.json(*command)
     assert [each["secret_id"] for each in again["replaced"]] == [old]
     assert (again["output"], "client_secret" in again) == (str(path), False)
     assert path.read_text().startswith("rpzs_")
@@ -125,3 +126,32 @@ def test_repeated_creation_by_its_request_id_makes_nothing_new(cli: Cli) -> None
     command = ("secrets", "create", app_id, "--request-id", "5f0c8ae6-0f2b-4c6e-9d7b-2f2f1a1c9a10")
     assert cli.json(*command) == cli.json(*command)
     assert len(cli.json("secrets", "list", app_id)["client_secrets"]) == 1
+
+
+def test_secret_with_a_deadline_is_followed_by_one_without_only_on_request(cli: Cli) -> None:
+    app_id = cli.create_app()
+    old = cli.json("secrets", "create", app_id, "--expires-in", "90d")["record"]["secret_id"]
+    for named in ((), (old,)):
+        refused = cli("secrets", "rotate", app_id, *named)
+        assert (refused.code, refused.out) == (2, "")
+        assert "has a deadline; say when its successor ends, or --never-expires" in refused.err
+    assert cli("secrets", "rotate", app_id, "--never-expires", "--expires-in", "1d").code == 2
+    assert "expire_time" in cli.json("secrets", "rotate", app_id, "--expires-in", "90d")["record"]
+    endless = cli("secrets", "rotate", app_id, "--never-expires", "--overlap", "0s")
+    assert re.search(rf"^{old} has ended$", endless.out, re.MULTILINE)
+    # What is replaced is the newest; of the others an earlier rotation made an end.
+    assert "expire_time" not in cli.json("secrets", "rotate", app_id, "--overlap", "1h")["record"]
+
+
+def test_repeated_command_names_its_deadline_by_the_clock(cli: Cli) -> None:
+    app_id = cli.create_app()
+    command = ("secrets", "create", app_id, "--request-id", "5f0c8ae6-0f2b-4c6e-9d7b-2f2f1a1c9a11")
+    refused = cli(*command, "--expires-in", "90d")
+    assert (refused.code, refused.out) == (2, "")
+    assert "write --expires-at beside --request-id" in refused.err
+    until = ("--expires-at", "2100-01-01T00:00:00Z")
+    assert cli.json(*command, *until) == cli.json(*command, *until)
+    rotate = ("secrets", "rotate", app_id, "--request-id", "5f0c8ae6-0f2b-4c6e-9d7b-2f2f1a1c9a12")
+    assert (
+        cli.json(*rotate)["record"] == cli.json(*rotate)["record"]
+    )  # though the old one has a deadline by now

@@ -25,6 +25,7 @@ from rpz_auth_server.cli.options import (
     OutputOption,
     OverlapOption,
     RequestIdOption,
+    SuccessorNeverExpiresOption,
 )
 
 app = typer.Typer(help="API tokens of an App.", no_args_is_help=True, rich_markup_mode=None)
@@ -52,7 +53,7 @@ def create(  # noqa: PLR0913, PLR0917 - one for each field of the request
         display_name=name,
         scopes=scope,
         resources=resource,
-        expire_time=read_deadline(expires_in, expires_at, now=datetime.now(UTC)),
+        expire_time=read_deadline(expires_in, expires_at, now=datetime.now(UTC), request_id=request_id),
         request_id=request_id,
     )
     shown.check_output(file)
@@ -74,28 +75,37 @@ def rotate(  # noqa: PLR0913, PLR0917 - one for each field of the request
     file: OutputOption = None,
     credentials: CredentialsOption = None,
     *,
+    never_expires: SuccessorNeverExpiresOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Create a successor that may do the same; the old one goes on.
 
     It is shown this once; the old one goes on for the overlap only.
     """
+    deadline = read_deadline(
+        expires_in,
+        expires_at,
+        now=datetime.now(UTC),
+        request_id=request_id,
+        never_expires=never_expires,
+    )
     request = pb.RotateApiTokenRequest(
         app_id=app_id,
         api_token_id=api_token_id,
         overlap=read_duration(overlap, option="--overlap"),
         display_name=name,
-        expire_time=read_deadline(expires_in, expires_at, now=datetime.now(UTC)),
+        expire_time=deadline,
         request_id=request_id,
     )
     shown.check_output(file)
     with connect(credentials) as authority:
+        if deadline is None and not never_expires and not request_id:  # a repeated one finds its own deadline
+            shown.check_endless(each for each in _all(authority, app_id) if each.api_token_id == api_token_id)
         answer = authority.call(authority.tokens.RotateApiToken, request)
         _write(authority, answer, file)
     shown.print_made(answer, "api_token", file, _fields(answer.record), as_json=as_json)
     if not as_json and answer.HasField("replaced"):
-        until = shown.end(answer.replaced)
-        output.print_line(f"{answer.replaced.api_token_id} goes on until {until} UTC")
+        output.print_line(shown.ending(answer.replaced, answer.replaced.api_token_id))
 
 
 @app.command()
@@ -113,7 +123,7 @@ def update(
     as_json: JsonOption = False,
 ) -> None:
     """Change the name or the deadline of an API token that has not ended."""
-    deadline = read_deadline(expires_in, expires_at, now=datetime.now(UTC))
+    deadline = read_deadline(expires_in, expires_at, now=datetime.now(UTC), never_expires=never_expires)
     record = pb.ApiToken(
         app_id=app_id, api_token_id=api_token_id, display_name=name or "", expire_time=deadline
     )
@@ -203,6 +213,11 @@ def revoke(
         output.print_json(output.to_dict(answer))
     else:
         output.print_line(f"{api_token_id} is revoked")
+
+
+def _all(authority: Authority, app_id: str) -> Iterator[pb.ApiToken]:
+    for page in _pages(authority, app_id):
+        yield from page.api_tokens
 
 
 def _pages(authority: Authority, app_id: str) -> Iterator[pb.ListApiTokensResponse]:

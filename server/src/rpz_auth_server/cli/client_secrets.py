@@ -25,6 +25,7 @@ from rpz_auth_server.cli.options import (
     OutputOption,
     OverlapOption,
     RequestIdOption,
+    SuccessorNeverExpiresOption,
 )
 
 app = typer.Typer(
@@ -45,7 +46,7 @@ def create(
     as_json: JsonOption = False,
 ) -> None:
     """Create a secret, and show it this once. Several may live at once, so that one can be replaced."""
-    deadline = read_deadline(expires_in, expires_at, now=datetime.now(UTC))
+    deadline = read_deadline(expires_in, expires_at, now=datetime.now(UTC), request_id=request_id)
     shown.check_output(file)
     with connect(credentials) as authority:
         answer = authority.call(
@@ -72,28 +73,38 @@ def rotate(  # noqa: PLR0913, PLR0917 - one for each field of the request
     file: OutputOption = None,
     credentials: CredentialsOption = None,
     *,
+    never_expires: SuccessorNeverExpiresOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Create a successor; those before it go on for the overlap only.
 
     It is shown this once.
     """
+    deadline = read_deadline(
+        expires_in,
+        expires_at,
+        now=datetime.now(UTC),
+        request_id=request_id,
+        never_expires=never_expires,
+    )
     request = pb.RotateClientSecretRequest(
         app_id=app_id,
         secret_id=secret_id,
         overlap=read_duration(overlap, option="--overlap"),
         display_name=name,
-        expire_time=read_deadline(expires_in, expires_at, now=datetime.now(UTC)),
+        expire_time=deadline,
         request_id=request_id,
     )
     shown.check_output(file)
     with connect(credentials) as authority:
+        if deadline is None and not never_expires and not request_id:  # a repeated one finds its own deadline
+            shown.check_endless(_to_replace(authority, app_id, secret_id))
         answer = authority.call(authority.apps.RotateClientSecret, request)
         _write(authority, answer, file)
     shown.print_made(answer, "client_secret", file, _fields(answer.record), as_json=as_json)
     if not as_json:
         for each in answer.replaced:
-            output.print_line(f"{each.secret_id} goes on until {shown.end(each)} UTC")
+            output.print_line(shown.ending(each, each.secret_id))
 
 
 @app.command()
@@ -109,7 +120,7 @@ def update(
     as_json: JsonOption = False,
 ) -> None:
     """Change the name or the deadline of a secret that has not ended."""
-    deadline = read_deadline(expires_in, expires_at, now=datetime.now(UTC))
+    deadline = read_deadline(expires_in, expires_at, now=datetime.now(UTC), never_expires=never_expires)
     record = pb.ClientSecret(
         app_id=app_id, secret_id=secret_id, display_name=name or "", expire_time=deadline
     )
@@ -123,6 +134,15 @@ def update(
         output.print_json(output.to_dict(answer))
     else:
         output.print_record(_fields(answer.client_secret))
+
+
+def _to_replace(authority: Authority, app_id: str, secret_id: str) -> list[pb.ClientSecret]:
+    """The one that is named, else the newest that lives: those before it end by an earlier rotation."""
+    listed = authority.call(authority.apps.ListClientSecrets, pb.ListClientSecretsRequest(app_id=app_id))
+    if secret_id:
+        return [each for each in listed.client_secrets if each.secret_id == secret_id]
+    live = [each for each in listed.client_secrets if shown.state(each) == "live"]
+    return sorted(live, key=lambda each: each.create_time.ToNanoseconds())[-1:]
 
 
 _Made = pb.CreateClientSecretResponse | pb.RotateClientSecretResponse

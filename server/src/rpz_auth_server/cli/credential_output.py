@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+import typer
 from rpz.auth.v1 import app_service_pb2, token_service_pb2
 
 from rpz_auth_server.cli import output, secret_file
@@ -29,6 +30,26 @@ def check_output(file: Path | None) -> None:
     """
     if file is not None:
         secret_file.check_free(file, option="--output")
+
+
+def check_endless(replaced: Iterable[Record]) -> None:
+    """See that nothing with a deadline is about to be replaced by something without one that nobody chose.
+
+    Raises:
+        typer.BadParameter: It is.
+    """
+    if any(state(each) == "live" and each.HasField("expire_time") for each in replaced):
+        raise typer.BadParameter(
+            "what is replaced has a deadline; say when its successor ends, or --never-expires",
+            param_hint="--expires-in",
+        )
+
+
+def ending(record: Record, name: str) -> str:
+    """What becomes of one that was replaced."""
+    if state(record) == "live":
+        return f"{name} goes on until {end(record)} UTC"
+    return f"{name} has ended"
 
 
 def write(value: str, file: Path | None, *, undo: Callable[[], object], created: str) -> None:

@@ -62,12 +62,27 @@ def read_secret(what: str, *, option: str, file: Path | None, variable: str, opt
     return value
 
 
-def read_deadline(expires_in: str | None, expires_at: str | None, *, now: datetime) -> Timestamp | None:
+def read_deadline(
+    expires_in: str | None,
+    expires_at: str | None,
+    *,
+    now: datetime,
+    request_id: str = "",
+    never_expires: bool = False,
+) -> Timestamp | None:
     """Read a deadline; None when there is to be none.
 
     Raises:
-        typer.BadParameter: It cannot be read, or is given twice.
+        typer.BadParameter: It cannot be read, is given twice, or changes with each repetition of a request.
     """
+    if never_expires and (expires_in is not None or expires_at is not None):
+        raise typer.BadParameter("contradicts the deadline that is given", param_hint="--never-expires")
+    if request_id and expires_in is not None:
+        raise typer.BadParameter(
+            "a repeated command would ask for a later end, and so for another; write --expires-at beside "
+            "--request-id",
+            param_hint="--expires-in",
+        )
     if expires_in is not None and expires_at is not None:
         raise typer.BadParameter("give one of --expires-in and --expires-at", param_hint="--expires-at")
     if expires_in is not None:
@@ -85,10 +100,8 @@ def read_credential_mask(name: str | None, deadline: Timestamp | None, *, never_
     """Say which fields of a credential's record are to change.
 
     Raises:
-        typer.BadParameter: None, or a deadline and none.
+        typer.BadParameter: None.
     """
-    if deadline is not None and never_expires:
-        raise typer.BadParameter("contradicts the deadline that is given", param_hint="--never-expires")
     given = {"display_name": name is not None, "expire_time": deadline is not None or never_expires}
     mask = FieldMask(paths=[field for field, is_given in given.items() if is_given])
     if not mask.paths:

@@ -52,7 +52,8 @@ RequestIdOption = Annotated[
     typer.Option(
         "--request-id",
         metavar="UUID",
-        help="Makes a repeated command give what the first one created, and not another.",
+        help="Makes a repeated command give what the first one created, and not another. A deadline is then "
+        "given by --expires-at.",
     ),
 ]
 OverlapOption = Annotated[
@@ -62,6 +63,10 @@ OverlapOption = Annotated[
     ),
 ]
 NeverExpiresOption = Annotated[bool, typer.Option("--never-expires", help="Take the deadline away.")]
+SuccessorNeverExpiresOption = Annotated[
+    bool,
+    typer.Option("--never-expires", help="No deadline, although what is replaced has one."),
+]
 NameOption = Annotated[str, typer.Option("--name", help="What people will know it by.")]
 ExpiresInOption = Annotated[
     str | None, typer.Option("--expires-in", metavar="DURATION", help="As in 90d, 12h, 30m or 45s.")

@@ -15,7 +15,7 @@ MAX_OVERLAP = 3650 * 86400
 
 @dataclass(frozen=True, slots=True)
 class Lifetime:
-    """A deadline that is told from the creation on: whoever repeats one asks for the same, and not for a later."""
+    """A deadline that is told from the creation on: whoever asks for one again asks for no later end."""
 
     seconds: float
 
