@@ -7,7 +7,9 @@ import re
 import stat
 from pathlib import Path
 
+from rpz_auth_server.transport.tls.development import issue_client_certificate
 from server.cli.command import RESOURCE, Cli
+from support.authority import AuthorityProcess
 
 RIGHTS = ("--scope", "orders.read", "--resource", RESOURCE)
 
@@ -52,6 +54,67 @@ def test_output_goes_to_a_private_file_and_nowhere_else(cli: Cli, tmp_path: Path
     assert re.fullmatch(r"rpzt_[A-Za-z0-9_-]+", path.read_text())
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert "rpzt_" not in result.out
+
+
+def test_administrator_of_ones_own_has_a_credentials_file_like_the_first_one(
+    cli: Cli, authority: AuthorityProcess, tmp_path: Path
+) -> None:
+    scopes = [word for name in ("rpz.admin", "rpz.apps", "rpz.audit") for word in ("--scope", name)]
+    own = (*scopes, "--resource", authority.bootstrap["issuer"])
+    app_id = cli.json("apps", "create", "ops", "--kind", "backend", *own)["app"]["app_id"]
+    path = tmp_path / "ops.json"
+    options = ("--as-credentials", "--output", str(path))
+    made = cli("api-tokens", "create", app_id, *own, *options)
+    assert (made.code, made.err) == (0, "")
+    assert "rpzt_" not in made.out
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    content = json.loads(path.read_text())
+    assert content == {
+        "kind": "",
+        "grpc_address": authority.address,
+        "issuer": authority.bootstrap["issuer"],
+        "ca_certificate_pem": Path(authority.bootstrap["ca_certificate"]).read_text(),
+        "insecure": False,
+        "app_id": app_id,
+        "api_token": content["api_token"],
+    }
+    as_ops = Cli(path)
+    bootstrap = authority.bootstrap["app_id"]
+    (token,) = as_ops.json("api-tokens", "list", bootstrap)["api_tokens"]
+    verifier = ["--verifier", str(tmp_path / "orders.json"), "--resource", RESOURCE]
+    commands: list[list[str]] = [
+        ["apps", "create", "orders", *verifier],
+        ["refusals", "list"],
+        ["audit", "verify"],
+        ["verifiers", "list"],
+    ]
+    for command in commands:
+        assert as_ops(*command).code == 0
+    (own_token,) = as_ops.json("api-tokens", "list", app_id)["api_tokens"]
+    path = tmp_path / "next.json"
+    rotate = ("api-tokens", "rotate", app_id, own_token["api_token_id"], "--overlap", "0s")
+    assert as_ops(*rotate, "--as-credentials", "--output", str(path)).code == 0
+    assert as_ops("apps", "list").code == 1
+    assert (
+        Cli(path).json("api-tokens", "list", bootstrap)["api_tokens"][0]["create_time"]
+        == token["create_time"]
+    )
+
+
+def test_credentials_file_has_a_name_and_nobody_elses_certificate(
+    cli: Cli, authority: AuthorityProcess, tmp_path: Path
+) -> None:
+    app_id = cli.create_app()
+    refused = cli("api-tokens", "create", app_id, *RIGHTS, "--as-credentials")
+    assert (refused.code, refused.out) == (2, "")
+    assert "goes together with --output" in refused.err
+    issued = issue_client_certificate(authority.data_dir, ["operator.example"])
+    pair = {"client_certificate_pem": issued.certificate.decode(), "client_key_pem": issued.key.decode()}
+    mine = tmp_path / "mine.json"
+    mine.write_text(json.dumps({**authority.bootstrap, **pair}))
+    options = ("--as-credentials", "--output", str(tmp_path / "shop.json"))
+    assert Cli(mine)("api-tokens", "create", app_id, *RIGHTS, *options).code == 0
+    assert "client" not in (tmp_path / "shop.json").read_text()
 
 
 def test_token_whose_file_cannot_be_written_is_revoked_again(cli: Cli, tmp_path: Path) -> None:

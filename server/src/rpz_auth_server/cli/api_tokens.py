@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,7 @@ from rpz_auth_server.cli.connection import Authority, connect
 from rpz_auth_server.cli.inputs import read_credential_mask, read_deadline, read_duration
 from rpz_auth_server.cli.options import (
     AppIdArgument,
+    AsCredentialsOption,
     CredentialsOption,
     ExpiresAtOption,
     ExpiresInOption,
@@ -45,6 +47,7 @@ def create(  # noqa: PLR0913, PLR0917 - one for each field of the request
     file: OutputOption = None,
     credentials: CredentialsOption = None,
     *,
+    as_credentials: AsCredentialsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Create an API token, and show it this once. It travels as HTTP Basic, the App ID as user."""
@@ -56,10 +59,10 @@ def create(  # noqa: PLR0913, PLR0917 - one for each field of the request
         expire_time=read_deadline(expires_in, expires_at, now=datetime.now(UTC), request_id=request_id),
         request_id=request_id,
     )
-    shown.check_output(file)
+    _check_output(file, as_credentials=as_credentials)
     with connect(credentials) as authority:
         answer = authority.call(authority.tokens.CreateApiToken, request)
-        _write(authority, answer, file)
+        _write(authority, answer, file, as_credentials=as_credentials)
     shown.print_made(answer, "api_token", file, _fields(answer.record), as_json=as_json)
 
 
@@ -76,6 +79,7 @@ def rotate(  # noqa: PLR0913, PLR0917 - one for each field of the request
     credentials: CredentialsOption = None,
     *,
     never_expires: SuccessorNeverExpiresOption = False,
+    as_credentials: AsCredentialsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Create a successor that may do the same; the old one goes on.
@@ -97,12 +101,12 @@ def rotate(  # noqa: PLR0913, PLR0917 - one for each field of the request
         expire_time=deadline,
         request_id=request_id,
     )
-    shown.check_output(file)
+    _check_output(file, as_credentials=as_credentials)
     with connect(credentials) as authority:
         if deadline is None and not never_expires and not request_id:  # a repeated one finds its own deadline
             shown.check_endless(each for each in _all(authority, app_id) if each.api_token_id == api_token_id)
         answer = authority.call(authority.tokens.RotateApiToken, request)
-        _write(authority, answer, file)
+        _write(authority, answer, file, as_credentials=as_credentials)
     shown.print_made(answer, "api_token", file, _fields(answer.record), as_json=as_json)
     if not as_json and answer.HasField("replaced"):
         output.print_line(shown.ending(answer.replaced, answer.replaced.api_token_id))
@@ -141,11 +145,27 @@ def update(
 _Made = pb.CreateApiTokenResponse | pb.RotateApiTokenResponse
 
 
-def _write(authority: Authority, answer: _Made, file: Path | None) -> None:
-    record = answer.record
+def _check_output(file: Path | None, *, as_credentials: bool) -> None:
+    if as_credentials and file is None:
+        raise typer.BadParameter("goes together with --output", param_hint="--as-credentials")
+    shown.check_output(file)
+
+
+def _write(authority: Authority, answer: _Made, file: Path | None, *, as_credentials: bool) -> None:
+    record, value = answer.record, answer.api_token
+    if value and as_credentials:
+        value = replace(
+            authority.credentials,
+            kind="",
+            client_certificate_pem=None,  # they prove who runs this command
+            client_key_pem=None,
+            app_id=record.app_id,
+            api_token=value,
+            resources=None,
+        ).write()
     revocation = pb.RevokeApiTokenRequest(app_id=record.app_id, api_token_id=record.api_token_id)
     shown.write(
-        answer.api_token,
+        value,
         file,
         undo=lambda: authority.call(authority.tokens.RevokeApiToken, revocation),
         created=f"the API token {record.api_token_id}",

@@ -47,6 +47,14 @@ OutputOption = Annotated[
     Path | None,
     typer.Option("--output", metavar="FILE", help="Write the value to a new file of mode 0600, not here."),
 ]
+AsCredentialsOption = Annotated[
+    bool,
+    typer.Option(
+        "--as-credentials",
+        help="Write a whole file for --credentials to --output: where the authority is, whom to trust, as "
+        "which App to speak.",
+    ),
+]
 RequestIdOption = Annotated[
     str,
     typer.Option(

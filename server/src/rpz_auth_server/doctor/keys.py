@@ -111,7 +111,8 @@ async def _credentials(settings: Settings, issuer: Issuer, store: Store) -> list
         findings.append(
             _CREDENTIALS.warning(
                 "the token in bootstrap.json is alive, and may do everything",
-                "create an administrator of your own, and revoke it: "
+                "create an administrator of your own (`rpz-auth api-tokens create … --as-credentials`), and "
+                "revoke it: "
                 f"`rpz-auth api-tokens revoke {token.app_id} {token.api_token_id}`",
             )
         )
