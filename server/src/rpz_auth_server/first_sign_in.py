@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rpz_auth.address import Peer, parse_address
@@ -49,26 +50,26 @@ async def ensure_first_person(authority: Authority, data_dir: Path, console: str
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
             return None
-        code = await _read_good_code(authority, path)
-        if code is None:
+        invited = await _read_invited(authority, path)
+        if invited is None:
             try:
-                code = _code_of(await _invite(authority, USER_NAME, people))
+                invited = await _invite(authority, USER_NAME, people)
             except RequestInvalid:  # founded on another machine in this moment: the link is there
                 return None
-        _write(path, console, code)
+        _write(path, console, invited)
     return path
 
 
-async def _read_good_code(authority: Authority, path: Path) -> str | None:
-    """The code of the file, if a start before this one made it and it is still good."""
+async def _read_invited(authority: Authority, path: Path) -> Invited | None:
+    """Whom the file invites, if a start before this one made it and its code is still good."""
     found = _LINK.search(_read(path))
     if found is None:
         return None
     try:
-        await passwords.find_invited(authority, found[1], found[2], _HERE)
+        account = await passwords.find_invited(authority, found[1], found[2], _HERE)
     except SignInRefused:
         return None
-    return f"{found[1]}.{found[2]}"
+    return Invited(account, found[2])
 
 
 def _read(path: Path) -> str:
@@ -78,7 +79,17 @@ def _read(path: Path) -> str:
         return ""
 
 
-async def make_link(authority: Authority, data_dir: Path, user_name: str, console: str) -> Path:
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A one-time link that somebody is to open."""
+
+    path: Path
+    """The private file that holds it."""
+    is_new: bool
+    """Whether the account was made for it."""
+
+
+async def make_link(authority: Authority, data_dir: Path, user_name: str, console: str) -> Link:
     """Make a link for somebody who is locked out; a name that nobody has becomes an administrator.
 
     Who may run this reads the master keys, and could do anything anyway.
@@ -91,8 +102,8 @@ async def make_link(authority: Authority, data_dir: Path, user_name: str, consol
     invited = await _invite(authority, user_name, [known] if known else [])
     path = data_dir / FILE_NAME
     async with alone_with(path):
-        _write(path, console, _code_of(invited))
-    return path
+        _write(path, console, invited)
+    return Link(path, is_new=known is None)
 
 
 async def _invite(authority: Authority, user_name: str, people: Sequence[Account]) -> Invited:
@@ -103,14 +114,12 @@ async def _invite(authority: Authority, user_name: str, people: Sequence[Account
     return await accounts.make_account(authority, user_name, fields, actor="bootstrap", local=True)
 
 
-def _code_of(invited: Invited) -> str:
-    return f"{invited.account.account_id}.{invited.code}"
-
-
-def _write(path: Path, console: str, code: str) -> None:
+def _write(path: Path, console: str, invited: Invited) -> None:
+    account = invited.account
     text = (
-        "Open this link on this machine to choose a password and sign in. It works once, for three days.\n"
-        f"\n{console}{WELCOME}#{code}\n"
+        f"Open this link on this machine to choose a password and sign in as {account.user_name}. "
+        "It works once, for three days.\n"
+        f"\n{console}{WELCOME}#{account.account_id}.{invited.code}\n"
     )
     try:
         files.replace(path, text.encode())

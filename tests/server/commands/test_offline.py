@@ -40,7 +40,9 @@ def test_json_is_all_that_stands_on_standard_output(tmp_path: Path, monkeypatch:
     added = run("keys", "add", "--after", "3600", *where)
     assert added == {"number": 2, "file": str(keyring), "mints_after": 3600.0}
     issuer = ("--issuer", "https://localhost")
-    assert run("sign-in-link", "ada", *where, *issuer) == {"file": str(folder / "first-sign-in.txt")}
+    link = {"file": str(folder / "first-sign-in.txt"), "user_name": "ada"}
+    assert run("sign-in-link", "ada", *where, *issuer) == {**link, "is_new": True}
+    assert run("sign-in-link", "ada", *where, *issuer) == {**link, "is_new": False}
     made = run("bootstrap", "--grpc-address", "127.0.0.1:1", *where, *issuer)
     assert made == {"administrator": str(folder / "bootstrap.json")}
 

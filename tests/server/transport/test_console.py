@@ -19,6 +19,7 @@ from rpz_auth_server import first_sign_in
 from rpz_auth_server.domain.account import Role
 from rpz_auth_server.domain.event import Audit
 from rpz_auth_server.domain.use import Use
+from rpz_auth_server.first_sign_in import Link
 from rpz_auth_server.flows import accounts, sign_in
 from rpz_auth_server.flows.accounts import SETUP_LIFETIME, AccountFields
 from rpz_auth_server.flows.sign_in import IDLE_LIFETIME
@@ -622,7 +623,7 @@ async def test_form_that_is_sent_again_shows_the_same_credential_with_the_same_d
 
     async def send_twice(act: str) -> str:
         once = {**fields, "request_id": str(uuid.uuid4())}
-        texts = []
+        texts: list[str] = []
         for _ in range(2):  # a reload, or the other half of a double click
             texts += re.findall(prefix + r"_[\w-]{64}", (await visitor.send(act, **once)).text)
             await authority.advance(1)
@@ -880,6 +881,8 @@ async def test_administrator_invites_somebody_who_then_signs_in(authority: TestA
         answer = await carol.send("/welcome", **fields)
         assert answer.status_code == status
         assert code not in str(answer.headers)
+        # A code that is good once more stays in its field: the link has given it away.
+        assert (f'value="{code}"' in answer.text) is (status == 400)
     assert (await carol.get("/console")).status_code == 200
     account = await authority.store.account_of_user("carol")
     assert account.scopes == frozenset({"orders.read"})
@@ -908,6 +911,7 @@ async def test_first_person_comes_in_by_a_private_file_from_this_machine(authori
     path = await first_sign_in.ensure_first_person(authority.authority, folder, authority.url)
     assert path is not None
     assert path.stat().st_mode & 0o777 == 0o600
+    assert "sign in as admin." in path.read_text()
     (code,) = re.findall(r"/welcome#([\w.-]+)", path.read_text())
     again = await first_sign_in.ensure_first_person(authority.authority, folder, "http://127.0.0.1:1")
     assert f"http://127.0.0.1:1/welcome#{code}\n" in path.read_text()
@@ -952,10 +956,12 @@ async def test_link_lets_in_who_is_locked_out(authority: TestAuthority) -> None:
     bob = await a_person(authority.authority)
     disabled = replace(bob.account, disabled=True, version=bob.account.version + 1)
     await authority.store.commit(Commit(rows=(disabled,)))
-    path = await first_sign_in.make_link(
-        authority.authority, authority.settings.data_dir, "bob", authority.url
-    )
-    (code,) = re.findall(r"/welcome#([\w.-]+)", path.read_text())
+    folder = authority.settings.data_dir
+    link = await first_sign_in.make_link(authority.authority, folder, "bob", authority.url)
+    assert link == Link(folder / "first-sign-in.txt", is_new=False)
+    text = link.path.read_text()
+    assert "sign in as bob." in text
+    (code,) = re.findall(r"/welcome#([\w.-]+)", text)
     visitor = Visitor(authority)
     await visitor.get("/welcome")
     await visitor.send("/welcome", code=code, password="a new good password", again="a new good password")

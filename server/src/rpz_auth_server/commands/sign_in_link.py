@@ -7,7 +7,6 @@ import os
 import urllib.parse
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -25,6 +24,7 @@ from rpz_auth_server.commands.offline import (
     load_as_started,
     say,
 )
+from rpz_auth_server.first_sign_in import Link
 from rpz_auth_server.serving import open_authority
 from rpz_auth_server.setting_values import OFF, connectable
 from rpz_auth_server.settings import Settings
@@ -51,10 +51,12 @@ def make_sign_in_link(
     flags = {name: value for name, value in locals().items() if name not in _NO_SETTINGS}
     with failing():
         link = asyncio.run(_make_sign_in_link(load_as_started(flags), os.environ, user_name))
-    say(f"open the link in {link}", as_json=as_json, file=link)
+    who = f"the new administrator {user_name}" if link.is_new else user_name
+    text = f"to sign in as {who}, open the link in {link.path}"
+    say(text, as_json=as_json, file=link.path, user_name=user_name, is_new=link.is_new)
 
 
-async def _make_sign_in_link(settings: Settings, environ: Mapping[str, str], user_name: str) -> Path:
+async def _make_sign_in_link(settings: Settings, environ: Mapping[str, str], user_name: str) -> Link:
     await ensure_founded(settings)
     log.configure(log_format=settings.log_format, log_level=settings.log_level)
     off = settings.console_address == OFF

@@ -90,7 +90,7 @@ class SignInPages:
     async def welcome(self, request: Request) -> Response:
         """Let somebody who was invited choose a password."""
         if request.method == "GET":
-            return self.desk.anonymous(request, "welcome.html")
+            return self._invite(request)
         try:
             form = await self.desk.anonymous_form(request)
             return await self._choose(request, form)
@@ -100,10 +100,10 @@ class SignInPages:
             return self.desk.refused(request, refusal)
 
     async def _choose(self, request: Request, form: Form) -> Response:
-        account_id, _, code = form.one("code").strip().partition(".")
-        password = form.one("password")
+        text, password = form.one("code").strip(), form.one("password")
         if password != form.one("again"):
-            return self.desk.anonymous(request, "welcome.html", wrong="the two passwords differ", status=400)
+            return self._invite(request, code=text, wrong="the two passwords differ", status=400)
+        account_id, _, code = text.partition(".")
         try:
             signed_in = await passwords.choose_password(
                 self.desk.authority,
@@ -117,12 +117,16 @@ class SignInPages:
                 "This code is not valid: it was used, has expired, or is good on the authority's own machine "
                 "only. Ask for another."
             )
-            return self.desk.anonymous(request, "welcome.html", wrong=wrong, status=401)
+            return self._invite(request, wrong=wrong, status=401)
         except RequestInvalid as refusal:
-            return self.desk.anonymous(
-                request, "welcome.html", wrong=show.sentence(refusal.message), status=400
-            )
+            return self._invite(request, code=text, wrong=show.sentence(refusal.message), status=400)
         return self.enter(signed_in, HOME)
+
+    def _invite(
+        self, request: Request, *, code: str = "", wrong: str | None = None, status: int = 200
+    ) -> Response:
+        """Ask for a password; the code, which has left the address, stays for the next try."""
+        return self.desk.anonymous(request, "welcome.html", status=status, code=code, wrong=wrong)
 
     def ask(
         self,
