@@ -630,6 +630,26 @@ def test_a110_any_number_of_names_and_peers_takes_a_bounded_space(monkeypatch: p
         pass
 
 
+def test_a110_flood_of_names_and_peers_pushes_out_nothing_that_is_nearly_used_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever has many networks would else begin anew with every allowance, its own and others'."""
+    monkeypatch.setattr(limits, "_KEPT", 100)
+    limiter = Limiter(Limits(changes=4), Clock(NOW))
+    for _ in range(4):
+        limiter.take_change("member")
+    for number in range(1000):
+        fail(limiter, str(uuid.uuid4()), Peer(parse_address(f"2001:db8:0:{number:x}::1")))
+    assert len(limiter._entries) == 100
+    with pytest.raises(RateLimited):
+        limiter.take_change("member")
+    # And those that are nearly used up take no more room than there is.
+    for number in range(1000):
+        for _ in range(4):
+            limiter.take_change(str(number))
+    assert len(limiter._entries) == 100
+
+
 def test_switched_off_limits_count_nothing() -> None:
     limiter = Limiter(
         Limits(

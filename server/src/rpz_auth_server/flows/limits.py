@@ -37,6 +37,8 @@ from rpz_auth_server.flows.refusal_counts import RefusalCounts
 
 _KEPT = 65_536
 """Levels and successes that are remembered; the least recently used go first."""
+_SPARED = 8
+"""Levels that are passed over for one that is forgotten."""
 _LONGEST_NAME = 64
 _HELD_FOR = 0.5
 """Seconds that a guesser waits for an answer at least."""
@@ -350,6 +352,17 @@ class Limiter:
                 if entry.level.charged >= _TOLD_FROM * rule.allowance:
                     self._untold[key] = None
 
+    def _forget_one(self) -> None:
+        """Make room. A flood of names must not push out what is nearly used up, which few are."""
+        for _ in range(_SPARED):
+            key, entry = next(iter(self._entries.items()))
+            rule = self._rule(key)
+            if entry.level.left(rule.rate, self._now()) < _TOLD_FROM * rule.allowance:
+                break
+            self._entries.move_to_end(key)
+        forgotten, _ = self._entries.popitem(last=False)
+        self._untold.pop(forgotten, None)
+
     def _rule(self, key: str) -> Limit:
         return self._limits[key.partition(" ")[0]]
 
@@ -358,8 +371,7 @@ class Limiter:
         if entry is None:
             entry = self._entries[key] = _Entry(Level())
             if len(self._entries) > _KEPT:
-                forgotten, _ = self._entries.popitem(last=False)
-                self._untold.pop(forgotten, None)
+                self._forget_one()
         else:
             self._entries.move_to_end(key)
         return entry
