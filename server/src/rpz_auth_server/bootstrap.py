@@ -19,7 +19,8 @@ from rpz_auth_server.crypto.handles import HandleKind, new_id, new_salt
 from rpz_auth_server.crypto.keyring import ENVIRONMENT_VARIABLE, KeyRing
 from rpz_auth_server.crypto.signing import SigningKeyring
 from rpz_auth_server.domain import scope
-from rpz_auth_server.domain.app import ApiToken, App, AppKind, is_live
+from rpz_auth_server.domain.app import App, AppKind
+from rpz_auth_server.domain.credential import ApiToken, is_live
 from rpz_auth_server.domain.event import Audit, revocation_of
 from rpz_auth_server.domain.issuer import Issuer
 from rpz_auth_server.domain.refusal import Conflict

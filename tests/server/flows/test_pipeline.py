@@ -10,7 +10,7 @@ from rpz_auth.address import Peer, parse_address
 from rpz_auth.errors import Reason
 from rpz_auth_server.crypto.handles import HandleKind, Handles, new_id, new_salt
 from rpz_auth_server.crypto.keyring import KeyRing
-from rpz_auth_server.domain.app import ApiToken, ClientSecret
+from rpz_auth_server.domain.credential import ApiToken, ClientSecret
 from rpz_auth_server.domain.grant import Grant, GrantState
 from rpz_auth_server.domain.refusal import ClientInvalid, GrantInvalid
 from rpz_auth_server.flows.authority import Authority

@@ -17,7 +17,8 @@ from rpz_auth_server.domain.account import (
     consent_id,
     identity_id,
 )
-from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret, SignIn
+from rpz_auth_server.domain.app import App, AppKind, SignIn
+from rpz_auth_server.domain.credential import ApiToken, ClientSecret
 from rpz_auth_server.domain.event import AuditRecord
 from rpz_auth_server.domain.grant import Grant, GrantState
 from rpz_auth_server.domain.issuer import Issuer

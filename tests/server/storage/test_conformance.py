@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rpz_auth.errors import BackendUnavailable
 from rpz_auth.view import AppState, Revocation, SigningKeys
-from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret, id_of
+from rpz_auth_server.domain.app import App, AppKind
 from rpz_auth_server.domain.creation import KEPT, Creation
+from rpz_auth_server.domain.credential import ApiToken, ClientSecret, id_of
 from rpz_auth_server.domain.event import BEGINNING, Audit, Cursor, StoredSnapshot
 from rpz_auth_server.domain.grant import MARGIN, MAX_ACCESS_TOKEN_LIFETIME, Grant, GrantState
 from rpz_auth_server.domain.issuer import Issuer

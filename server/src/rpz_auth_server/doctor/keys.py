@@ -10,7 +10,7 @@ from rpz_auth.errors import ConfigurationError
 from rpz_auth_server.crypto.keyring import KeyRing
 from rpz_auth_server.crypto.signing import SigningKeyring
 from rpz_auth_server.doctor.finding import Check, Finding
-from rpz_auth_server.domain.app import is_live
+from rpz_auth_server.domain.credential import is_live
 from rpz_auth_server.domain.issuer import Issuer
 from rpz_auth_server.domain.key import KeyUse, SealedKey, is_due
 from rpz_auth_server.settings import Settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rpz_auth_server.domain.app import ApiToken
+from rpz_auth_server.domain.credential import ApiToken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,9 +13,10 @@ from rpz_auth_server.crypto.handles import (
     new_salt,
 )
 from rpz_auth_server.domain import scope
-from rpz_auth_server.domain.app import ApiToken, App, deadline, is_live, retire
+from rpz_auth_server.domain.app import App
 from rpz_auth_server.domain.bound import ApiTokensOfApp
 from rpz_auth_server.domain.creation import Creation
+from rpz_auth_server.domain.credential import ApiToken, deadline, is_live, retire
 from rpz_auth_server.domain.event import Audit, revocation_of
 from rpz_auth_server.domain.name import check_name
 from rpz_auth_server.domain.refusal import (

@@ -9,7 +9,8 @@ from rpz_auth.caller import APP_ID, APP_SUBJECT_PREFIX, Caller
 from rpz_auth.whitelist import MAX_ENTRIES
 
 from rpz_auth_server.domain import scope
-from rpz_auth_server.domain.app import App, AppKind, SignIn, is_live
+from rpz_auth_server.domain.app import App, AppKind, SignIn
+from rpz_auth_server.domain.credential import is_live
 from rpz_auth_server.domain.grant import MAX_ACCESS_TOKEN_LIFETIME, MAX_REFRESH_LIFETIME, MIN_LIFETIME
 from rpz_auth_server.domain.name import check_name
 from rpz_auth_server.domain.refusal import RequestInvalid, RightsInsufficient

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from rpz_auth.caller import Caller
 
 from rpz_auth_server.crypto.handles import HandleKind, new_id, new_salt
-from rpz_auth_server.domain.app import App, AppKind, ClientSecret, deadline, is_live, retire
+from rpz_auth_server.domain.app import App, AppKind
 from rpz_auth_server.domain.creation import Creation
+from rpz_auth_server.domain.credential import ClientSecret, deadline, is_live, retire
 from rpz_auth_server.domain.event import Audit, revocation_of
 from rpz_auth_server.domain.name import check_name
 from rpz_auth_server.domain.refusal import NotFound, RequestInvalid

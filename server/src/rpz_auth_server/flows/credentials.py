@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rpz_auth_server.domain.app import ApiToken, C, ClientSecret, expires_soon, id_of, is_live
+from rpz_auth_server.domain.credential import ApiToken, C, ClientSecret, expires_soon, id_of, is_live
 from rpz_auth_server.domain.name import check_name
 from rpz_auth_server.domain.refusal import RequestInvalid
 

@@ -17,7 +17,8 @@ from rpz_auth.errors import OriginNotAllowed, Reason, Refusal, TokenExpired, Tok
 from rpz_auth.whitelist import ORIGIN, SAN
 
 from rpz_auth_server.crypto.handles import HandleKind
-from rpz_auth_server.domain.app import ApiToken, App
+from rpz_auth_server.domain.app import App
+from rpz_auth_server.domain.credential import ApiToken
 from rpz_auth_server.domain.refusal import NotFound, RequestInvalid
 from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.pipeline import compiled

@@ -18,7 +18,8 @@ from rpz_auth.whitelist import Whitelist
 
 from rpz_auth_server.crypto.handles import HandleInvalid, HandleKind, OpenedHandle, check_key, new_id
 from rpz_auth_server.crypto.signing import AccessTokenClaims
-from rpz_auth_server.domain.app import App, ClientSecret, is_live
+from rpz_auth_server.domain.app import App
+from rpz_auth_server.domain.credential import ClientSecret, is_live
 from rpz_auth_server.domain.event import Audit, revocation_of
 from rpz_auth_server.domain.grant import Grant, Issued, Lifetimes, Reused
 from rpz_auth_server.domain.refusal import ClientInvalid, GrantInvalid, ScopeInvalid, TargetInvalid

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rpz_auth_server.crypto.handles import HandleKind
-from rpz_auth_server.domain.app import ApiToken, App
+from rpz_auth_server.domain.app import App
+from rpz_auth_server.domain.credential import ApiToken
 from rpz_auth_server.domain.refusal import ClientInvalid, GrantInvalid, RequestInvalid
 from rpz_auth_server.flows.app_token import sign_app_token
 from rpz_auth_server.flows.authority import Authority

@@ -8,7 +8,7 @@ from rpz_auth.address import Peer
 
 from rpz_auth_server.crypto.handles import HandleInvalid, HandleKind, KeyUnknown, check_key
 from rpz_auth_server.domain import scope
-from rpz_auth_server.domain.app import ApiToken, is_live
+from rpz_auth_server.domain.credential import ApiToken, is_live
 from rpz_auth_server.domain.refusal import ApiTokenInvalid, TokenUndecided
 from rpz_auth_server.flows.authority import Authority
 from rpz_auth_server.flows.pipeline import try_open

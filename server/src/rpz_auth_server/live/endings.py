@@ -12,7 +12,7 @@ from dataclasses import replace
 import structlog
 from rpz_auth.errors import BackendUnavailable
 
-from rpz_auth_server.domain.app import deadline, id_of
+from rpz_auth_server.domain.credential import deadline, id_of
 from rpz_auth_server.domain.event import revocation_of
 from rpz_auth_server.domain.grant import MARGIN
 from rpz_auth_server.domain.refusal import Conflict

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import structlog
 from rpz_auth.errors import BackendUnavailable
 
-from rpz_auth_server.domain.app import ClientSecret, expires_soon, id_of
+from rpz_auth_server.domain.credential import ClientSecret, expires_soon, id_of
 from rpz_auth_server.flows.authority import Authority
 
 _log = structlog.get_logger("rpz_auth_server")

@@ -11,8 +11,9 @@ from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar
 
 from rpz_auth_server.domain.account import Account, Consent, ExternalIdentity, Role, Session
-from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret, SignIn
+from rpz_auth_server.domain.app import App, AppKind, SignIn
 from rpz_auth_server.domain.creation import Creation
+from rpz_auth_server.domain.credential import ApiToken, ClientSecret
 from rpz_auth_server.domain.grant import MARGIN, Grant, GrantState
 from rpz_auth_server.domain.issuer import Issuer
 from rpz_auth_server.domain.key import SealedKey

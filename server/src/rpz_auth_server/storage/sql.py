@@ -9,8 +9,9 @@ from functools import partial
 from rpz_auth.errors import ConfigurationError
 
 from rpz_auth_server.domain.account import Account, Consent, ExternalIdentity, Session
-from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret, deadline, id_of
+from rpz_auth_server.domain.app import App, AppKind
 from rpz_auth_server.domain.creation import Creation
+from rpz_auth_server.domain.credential import ApiToken, ClientSecret, deadline, id_of
 from rpz_auth_server.domain.event import AuditRecord, Cursor, Event, StoredSnapshot
 from rpz_auth_server.domain.grant import Grant, GrantState
 from rpz_auth_server.domain.issuer import Issuer

@@ -9,9 +9,10 @@ from typing import Protocol
 from rpz_auth.view import Change
 
 from rpz_auth_server.domain.account import Account, Consent, ExternalIdentity, Session
-from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret
+from rpz_auth_server.domain.app import App, AppKind
 from rpz_auth_server.domain.bound import Bound
 from rpz_auth_server.domain.creation import Creation
+from rpz_auth_server.domain.credential import ApiToken, ClientSecret
 from rpz_auth_server.domain.event import Audit, AuditRecord, Cursor, Event, StoredSnapshot
 from rpz_auth_server.domain.grant import Grant
 from rpz_auth_server.domain.issuer import Issuer

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from rpz_auth_server.domain.app import App, is_live
+from rpz_auth_server.domain.app import App
+from rpz_auth_server.domain.credential import is_live
 from rpz_auth_server.domain.refusal import RequestInvalid
 from rpz_auth_server.flows import api_tokens, client_secrets
 from rpz_auth_server.flows.credentials import Lifetime, Replacement

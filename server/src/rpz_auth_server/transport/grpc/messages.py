@@ -13,7 +13,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from rpz.auth.v1 import app_service_pb2, token_service_pb2, verification_service_pb2
 from rpz_auth.view import AppState, Revocation, SigningKeys
 
-from rpz_auth_server.domain.app import ApiToken, App, AppKind, ClientSecret
+from rpz_auth_server.domain.app import App, AppKind
+from rpz_auth_server.domain.credential import ApiToken, ClientSecret
 from rpz_auth_server.domain.grant import Grant
 from rpz_auth_server.domain.refusal import RequestInvalid
 from rpz_auth_server.flows.credentials import CredentialFields, Replacement
