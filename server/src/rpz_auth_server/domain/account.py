@@ -17,6 +17,8 @@ MIN_PASSWORD = 12
 """Characters; length is all that helps (NIST SP 800-63B §3.1.1), so nothing else is demanded."""
 
 MAX_PASSWORD = 256
+QUESTION_LIFETIME = 600.0
+"""Seconds for which a page that asks for consent can be answered."""
 CONSENT_LIFETIME = 180 * 86400.0
 """Seconds for which a consent is remembered after it was last given."""
 

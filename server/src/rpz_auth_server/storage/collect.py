@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rpz_auth_server.domain.account import QUESTION_LIFETIME
 from rpz_auth_server.domain.creation import KEPT as CREATION_KEPT
 from rpz_auth_server.domain.grant import MARGIN
 from rpz_auth_server.domain.resolution import LONGEST
@@ -115,10 +116,11 @@ def _sessions(now: float, limit: int) -> Steps[int]:
 
 
 def _consents(now: float, limit: int) -> Steps[int]:
+    # Not before every page that asked for one is too old: without its version one could be answered again.
     deleted = yield sql(
         "DELETE FROM consents WHERE consent_id IN (SELECT consent_id FROM consents"
         " WHERE expires_at <= ? LIMIT ?)",
-        now,
+        now - QUESTION_LIFETIME,
         limit,
     )
     return deleted.count

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.responses import Response
 
+from rpz_auth_server.domain.account import QUESTION_LIFETIME
 from rpz_auth_server.domain.app import App
 from rpz_auth_server.domain.authorization import AuthorizationRequest
 from rpz_auth_server.domain.refusal import Conflict
@@ -21,9 +22,6 @@ from rpz_auth_server.transport.console import cookies
 from rpz_auth_server.transport.console.desk import Desk
 from rpz_auth_server.transport.console.forms import Forged, check_site, token_of
 from rpz_auth_server.transport.console.sign_in import ANYWHERE, SignInPages
-
-LIFETIME = 600.0
-"""Seconds for which a page that asks can be answered."""
 
 _TICKET = re.compile(r"([0-9]{1,12})\.([0-9]{1,12})\.([A-Za-z0-9_-]{43})", re.ASCII)
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?(?=[/?]|$)", re.ASCII)
@@ -67,7 +65,7 @@ class ConsolePeople:
             "asked": asked,
             "lifetimes": asked.app.lifetimes(self.desk.authority.lifetimes),
             "csrf": token_of(secret),
-            "ticket": _ticket(secret, asked, until=int(now + LIFETIME), version=version),
+            "ticket": _ticket(secret, asked, until=int(now + QUESTION_LIFETIME), version=version),
             "back": f"{request.url.path}?{request.scope['query_string'].decode('latin-1')}",
             "leads_to": origin[0] if origin else asked.redirect_uri.partition("?")[0],
             "fresh": version == 0,
