@@ -61,10 +61,10 @@ def test_another_program_goes_on_from_the_store(
 
 
 def test_an_ended_grant_says_that_the_user_must_sign_in_again_and_asks_no_more(
-    authority: AuthorityProcess, client: Client, endpoint: rpz_auth.TokenEndpoint
+    authority: AuthorityProcess, client: Client, endpoint: rpz_auth.TokenEndpoint, tmp_path: Path
 ) -> None:
-    clock = LeapingClock()
-    credential = sign_in(authority, client, endpoint, rpz_auth.MemoryStore(), clock)
+    clock, file = LeapingClock(), tmp_path / "grant.json"
+    credential = sign_in(authority, client, endpoint, rpz_auth.FileStore(file), clock)
     revoke_grants(authority, client)
     for _ in range(3):
         clock.leap()
@@ -72,6 +72,10 @@ def test_an_ended_grant_says_that_the_user_must_sign_in_again_and_asks_no_more(
             credential.access_token()
         endpoint.close()
         endpoint._target = "127.0.0.1:1"  # nobody is asked about it again
+    file.unlink()
+    clock.leap()
+    with pytest.raises(SignInRequired):  # nor about none
+        credential.access_token()
     endpoint.close()
     endpoint._target = authority.address
     code = authority.issue_code(client)
@@ -80,21 +84,24 @@ def test_an_ended_grant_says_that_the_user_must_sign_in_again_and_asks_no_more(
     assert is_known(authority, client, credential.access_token())
 
 
-def test_a_store_without_a_token_says_so_too(client: Client, endpoint: rpz_auth.TokenEndpoint) -> None:
-    credential = rpz_auth.RefreshingToken(endpoint, rpz_auth.MemoryStore(), client_id=client.app_id)
-    with pytest.raises(SignInRequired):
-        credential.access_token()
+def test_a_store_without_a_token_says_so_too_and_asks_nobody(client: Client) -> None:
+    with rpz_auth.TokenEndpoint("127.0.0.1:1", sleep=lambda _: None) as nowhere:
+        credential = rpz_auth.RefreshingToken(nowhere, rpz_auth.MemoryStore(), client_id=client.app_id)
+        with pytest.raises(SignInRequired):
+            credential.access_token()
 
 
-def test_a_wrong_secret_is_no_ended_grant(
+def test_a_wrong_secret_is_no_ended_grant_and_is_sent_once(
     authority: AuthorityProcess, client: Client, endpoint: rpz_auth.TokenEndpoint
 ) -> None:
-    store = rpz_auth.MemoryStore()
+    store, sleeps = rpz_auth.MemoryStore(), list[float]()
     sign_in(authority, client, endpoint, store)
-    wrong = rpz_auth.RefreshingToken(endpoint, store, client_id=client.app_id, client_secret="wrong")
-    with pytest.raises(RenewalFailed, match="client_secret") as failed:
-        wrong.access_token()
+    with rpz_auth.TokenEndpoint(authority.address, tls=authority.tls, sleep=sleeps.append) as asked:
+        wrong = rpz_auth.RefreshingToken(asked, store, client_id=client.app_id, client_secret="wrong")
+        with pytest.raises(RenewalFailed, match="client_secret") as failed:
+            wrong.access_token()
     assert not isinstance(failed.value, SignInRequired)
+    assert not sleeps
     right = rpz_auth.RefreshingToken(endpoint, store, client_id=client.app_id, client_secret=client.secret)
     assert right.access_token()
 

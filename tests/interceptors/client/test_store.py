@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import rpz_auth
+from rpz_auth.client import store
 from rpz_auth.errors import ConfigurationError, RenewalFailed
 
 TOKEN = "rpzr_secret-word"
@@ -100,6 +101,12 @@ def test_a_missing_folder_is_said(tmp_path: Path) -> None:
     store = rpz_auth.FileStore(tmp_path / "none" / "grant.json")
     with pytest.raises(ConfigurationError, match="none"), store.lock():
         pass
+
+
+def test_a_system_without_locks_between_programs_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "fcntl", None)
+    with pytest.raises(ConfigurationError, match="POSIX"):
+        rpz_auth.FileStore("grant.json")
 
 
 def test_another_program_keeps_this_one_out_until_it_lets_go(tmp_path: Path) -> None:

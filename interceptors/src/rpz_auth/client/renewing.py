@@ -138,7 +138,7 @@ class RenewingToken(abc.ABC):
             held = self._held
             if held is None or held.token != refused:
                 return True
-            if now < held.obtained_at + FRESH_SECONDS or (self._flight is None and now < self._resting_until):
+            if now < held.obtained_at + FRESH_SECONDS:
                 return False
             try:
                 return self._join(self._flight, now) != refused
