@@ -65,6 +65,13 @@ def test_server_that_finds_a_port_taken_founds_no_authority(tmp_path: Path, flag
     assert not (tmp_path / "new").exists()  # with an issuer that names the port that it cannot have
 
 
+def test_database_that_cannot_be_had_is_told_with_the_reason_and_without_the_password(tmp_path: Path) -> None:
+    url = "postgresql://rpz:canary@127.0.0.1:1/none"
+    result = run("serve", "--data-dir", str(tmp_path), "--grpc-address", "127.0.0.1:0", "--database", url)
+    assert_refused(result, "the database does not answer at the moment", "Connection refused")
+    assert "canary" not in result.stderr
+
+
 def test_second_server_that_fails_leaves_the_first_ones_files_alone(tmp_path: Path) -> None:
     with running_authority(tmp_path / "one") as first:
         path = first.data_dir / "bootstrap.json"

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 from rpz_auth.errors import ConfigurationError
+from rpz_auth_server.commands.serve import serve
 from rpz_auth_server.domain.bound import Bounds
 from rpz_auth_server.domain.grant import Lifetimes
 from rpz_auth_server.domain.limits import Limits
 from rpz_auth_server.setting_values import split_dns_server
-from rpz_auth_server.settings import Settings
+from rpz_auth_server.settings import FLAGS, Settings
 
 
 def load(tmp_path: Path, environ: Any = None, **flags: Any) -> Settings:
@@ -181,13 +183,20 @@ def test_error_names_each_setting_by_all_its_spellings(tmp_path: Path) -> None:
     assert first == "the settings cannot be used:"
     said = dict(line.removeprefix("  - ").split(": ", 1) for line in lines)
     assert said == {
-        f"{name} (--{name.replace('_', '-')}, RPZ_AUTH_{name.upper()}, or {name} in a TOML file)": problem
-        for name, problem in {
-            "grpc_address": "write host:port, as in 127.0.0.1:8470 or [::1]:8470",
-            "code_lifetime": "Input should be less than or equal to 600",
-            "refresh_grace": "Input should be a valid number, unable to parse string as a number",
-        }.items()
+        "grpc_address (--grpc-address, RPZ_AUTH_GRPC_ADDRESS, or grpc_address in a TOML file)": (
+            "write host:port, as in 127.0.0.1:8470 or [::1]:8470"
+        ),
+        "code_lifetime (RPZ_AUTH_CODE_LIFETIME, or code_lifetime in a TOML file)": (
+            "Input should be less than or equal to 600"
+        ),
+        "refresh_grace (RPZ_AUTH_REFRESH_GRACE, or refresh_grace in a TOML file)": (
+            "Input should be a valid number, unable to parse string as a number"
+        ),
     }
+
+
+def test_flags_that_errors_name_are_those_that_serve_has() -> None:
+    assert set(inspect.signature(serve).parameters) - {"config", "control"} == FLAGS
 
 
 @pytest.mark.parametrize("name", ["data_dir", "tls_client_ca", "database", "issuer", "log_level"])
@@ -386,9 +395,9 @@ def test_r126_other_databases_are_refused_without_their_password(tmp_path: Path,
     ],
 )
 def test_r022_value_out_of_bounds_is_refused(tmp_path: Path, name: str, value: object) -> None:
-    assert f"{name} (--{name.replace('_', '-')}, RPZ_AUTH_{name.upper()}," in problems(
-        tmp_path, **{name: value}
-    )
+    text = problems(tmp_path, **{name: value})
+    assert f"- {name} (" in text
+    assert f"RPZ_AUTH_{name.upper()}, or {name} in a TOML file): " in text
 
 
 def test_idle_lifetime_is_not_longer_than_the_absolute_one(tmp_path: Path) -> None:

@@ -61,6 +61,15 @@ _COMMAND_VARIABLES = frozenset(
     for name in ("CREDENTIALS", "CLIENT_SECRET", "CODE", "CODE_VERIFIER", "REFRESH_TOKEN", "TOKEN")
 )
 """Of the `rpz-auth` command; whoever exports one in a shell may start a server there too."""
+FLAGS = frozenset(
+    (
+        *("data_dir", "grpc_address", "http_address", "console_address", "trusted_proxies", "cors_origins"),
+        *("issuer", "database", "dns_servers", "query_token_scopes", "query_token_lifetime"),
+        *("expiry_warning", "tls_certificate", "tls_key", "tls_client_ca", "log_format", "log_level"),
+        *("insecure", "reflection", "workers"),
+    )
+)
+"""Settings that `rpz-auth-server serve` has a flag for."""
 _DAY = 86400
 
 
@@ -370,7 +379,8 @@ def _variable(name: str) -> str:
 def _spellings(name: str) -> str:
     if name == _CONFIG:
         return f"{_flag(name)} ({_variable(name)})"
-    return f"{name} ({_flag(name)}, {_variable(name)}, or {name} in a TOML file)"
+    flag = f"{_flag(name)}, " if name in FLAGS else ""
+    return f"{name} ({flag}{_variable(name)}, or {name} in a TOML file)"
 
 
 def _unknown(what: str, names: Iterable[str], known: Iterable[str]) -> list[str]:

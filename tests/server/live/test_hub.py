@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -15,8 +16,10 @@ from rpz_auth_server.domain.event import Cursor, Event, StoredSnapshot
 from rpz_auth_server.live.hub import Beat, Hub, News
 from rpz_auth_server.storage.sqlite import SqliteStore
 from rpz_auth_server.storage.store import Commit
+from rpz_auth_server.storage.writer import unavailable
 from server.authority import FakeTime, HeldStore
 from server.storage.build import statement
+from structlog.testing import capture_logs
 
 TIMEOUT = 20.0
 RING = KeyRing({1: b"1" * 32}, minting=1)
@@ -315,8 +318,10 @@ async def test_store_that_takes_no_writes_gives_no_heartbeat_and_the_view_goes_s
     async with running(tmp_path / "auth.db", heartbeat_interval=0.01) as process:
         follower = Follower(process.hub)
         await follower.begin()
-        process.store.faults["heartbeat"] = BackendUnavailable()
-        await process.called("heartbeat", times=5)
+        process.store.faults["heartbeat"] = unavailable(sqlite3.OperationalError("database or disk is full"))
+        with capture_logs() as logged:
+            await process.called("heartbeat", times=5)
+        assert {"reason": "database or disk is full"}.items() <= logged[0].items()
         process.time.passed += 5 * 0.01 - 0.001
         assert process.hub.view.is_fresh
         process.time.passed += 0.002

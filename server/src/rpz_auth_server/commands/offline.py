@@ -136,5 +136,7 @@ def failing() -> Iterator[None]:
     try:
         yield
     except (ConfigurationError, Refusal) as error:
-        typer.echo(f"rpz-auth-server: {error}", err=True)
+        # Whoever calls is not told why the database does not answer; whoever runs it is.
+        why = f" ({' '.join(str(error.__cause__).split())})" if error.__cause__ else ""
+        typer.echo(f"rpz-auth-server: {error}{why}", err=True)
         raise typer.Exit(1) from None

@@ -267,9 +267,10 @@ class Hub:
             except DatabaseMoved:
                 self.moved.set()
                 return
-            except BackendUnavailable:
+            except BackendUnavailable as error:
                 # Followers hear nothing and grow stale, which is the truth.
-                _log.error("the database takes no writes; no heartbeat was sent")
+                why = str(error.__cause__ or error)
+                _log.error("the database takes no writes; no heartbeat was sent", reason=why)
             except Exception:  # noqa: BLE001 - as above; the authority refuses calls until the next one succeeds
                 _log.exception("no heartbeat was sent")
 
