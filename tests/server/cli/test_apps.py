@@ -172,6 +172,8 @@ def test_network_of_every_address_is_allowed_on_purpose_only(cli: Cli) -> None:
     assert cli("apps", "update", app_id, "--add-allow", "192.0.2.8").code == 0
     replaced = cli.json("apps", "update", app_id, "--allow", "::/0", "--allow-any-peer")["app"]
     assert replaced["whitelist"] == ["::/0"]
+    emptied = cli.json("apps", "update", app_id, "--clear-whitelist", "--allow-any-peer")["app"]
+    assert emptied["whitelist"] == []
 
 
 def test_app_that_was_changed_meanwhile_is_left_as_it_is(cli: Cli) -> None:

@@ -295,8 +295,11 @@ def update(  # noqa: PLR0913, PLR0917 - one for each field of an App
             "--clear-whitelist": clear_whitelist,
         }
     )
-    if allow_any_peer and not (allow or edits_whitelist):
-        raise typer.BadParameter("goes together with --allow or --add-allow", param_hint="--allow-any-peer")
+    if allow_any_peer and not (allow or clear_whitelist or edits_whitelist):
+        raise typer.BadParameter(
+            "goes together with --allow, --add-allow, --remove-allow or --clear-whitelist",
+            param_hint="--allow-any-peer",
+        )
     if if_unchanged == "":
         raise typer.BadParameter("is what `apps get` has shown", param_hint="--if-unchanged")
     if bool(sign_in_for) != bool(subject_prefix):
