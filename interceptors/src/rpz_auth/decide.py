@@ -149,11 +149,15 @@ class Decider:
         return self._admit(policy, known, peer, now)
 
     def _admit(self, policy: Policy | None, known: _Known, peer: Peer, now: float) -> Admission:
-        self._check(known.verdict, peer, now)
-        if policy is None:
-            raise MethodUnknown
-        if not policy.scopes <= known.verdict.scopes:
-            raise ScopeInsufficient(policy.scopes)
+        try:
+            self._check(known.verdict, peer, now)
+            if policy is None:
+                raise MethodUnknown
+            if not policy.scopes <= known.verdict.scopes:
+                raise ScopeInsufficient(policy.scopes)
+        except Refusal as refusal:
+            refusal.app_id = known.verdict.app_id
+            raise
         return known.admit(peer)
 
     def _find_out(

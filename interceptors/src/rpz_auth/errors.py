@@ -104,6 +104,8 @@ class Refusal(RpzAuthError):  # noqa: N818 - a refusal is an answer, not a fault
         super().__init__(message or self.default_message)
         self.metadata = dict(metadata or {})
         self.retry_after = retry_after
+        self.app_id = ""
+        """The App whose credential was genuine and did not do; empty where none was. It is not sent."""
 
     @property
     def message(self) -> str:

@@ -61,3 +61,9 @@ def test_one_reason_and_the_last_minutes_are_searched_in_all_pages(refusing: Cli
 
 def test_time_that_cannot_be_read_is_a_mistake_of_usage(refusing: Cli) -> None:
     assert refusing("refusals", "list", "--since=yesterday").code == 2
+
+
+def test_reason_that_there_is_not_is_a_mistake_of_usage(refusing: Cli) -> None:
+    refused = refusing("refusals", "list", "--reason", "client_invalids")
+    assert (refused.code, refused.out) == (2, "")
+    assert "CLIENT_INVALID" in refused.err

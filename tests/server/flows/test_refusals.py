@@ -38,6 +38,7 @@ async def test_r213_refusals_are_counted_by_app_and_reason_once_each(authority: 
     await refusal(authority.anonymous.tokens.ListApiTokens(request))
     foreign = token_service_pb2.ListApiTokensRequest(app_id=client.app_id)
     await refusal(stubs.tokens.ListApiTokens(foreign))
+    await refusal(stubs.tokens.IssueCode(token_service_pb2.IssueCodeRequest()))  # of another scope
     assert await counted(authority) == sorted(
         [
             (client.app_id, "GRANT_INVALID", 4),
@@ -45,6 +46,7 @@ async def test_r213_refusals_are_counted_by_app_and_reason_once_each(authority: 
             (app_id, "TOKEN_INVALID", 1),
             ("", "CREDENTIALS_MISSING", 1),
             (app_id, "NOT_FOUND", 1),
+            (app_id, "SCOPE_INSUFFICIENT", 1),
         ]
     )
 

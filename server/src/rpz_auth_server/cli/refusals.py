@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from rpz.auth.v1 import app_service_pb2 as pb
+from rpz_auth.errors import Reason
 
 from rpz_auth_server.cli import inputs, output
 from rpz_auth_server.cli.connection import Authority, connect
@@ -42,6 +43,9 @@ def list_(
 
     The newest come first.
     """
+    if reason and reason.upper() not in Reason.__members__:
+        known = ", ".join(Reason.__members__)
+        raise typer.BadParameter(f"there is no such reason; there are {known}", param_hint="--reason")
     start = inputs.read_moment(since, option="--since", now=datetime.now(UTC))
     request = pb.ListRefusalsRequest(app_id=app_id, page_size=_PAGE if reason else min(limit, _PAGE))
     with connect(credentials) as authority:
@@ -54,7 +58,7 @@ def list_(
         output.print_json({"refusals": [output.to_dict(each) for each in found]})
         return
     output.print_table(
-        ["MINUTE", "APP", "REASON", "CALLS"],
+        ["MINUTE (UTC)", "APP", "REASON", "CALLS"],
         [
             [output.format_time(item.minute), item.app_id or "(none)", item.reason, str(item.count)]
             for item in found

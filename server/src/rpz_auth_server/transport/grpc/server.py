@@ -217,7 +217,7 @@ def _refusals_of(limiter: Limiter) -> Callable[[Refusal, Peer], Awaitable[None]]
 
     async def refused(refusal: Refusal, peer: Peer) -> None:
         if not isinstance(refusal, ApiTokenInvalid | RateLimited):  # counted where the token was looked at
-            limiter.refusals.record(refusal.reason)
+            limiter.refusals.record(refusal.reason, refusal.app_id)
         await limiter.hold_back(refusal, peer)
 
     return refused
