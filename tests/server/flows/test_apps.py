@@ -186,6 +186,8 @@ async def test_pages_are_stable_while_apps_come_and_go_and_belong_to_their_filte
     assert not rest.next_page_token
     request.owner = "user:bob"
     assert await refusal(authority.admin.apps.ListApps(request)) == Reason.REQUEST_INVALID
+    request.owner, request.page_token = "user:ann", first.next_page_token.partition(".")[0]
+    assert await refusal(authority.admin.apps.ListApps(request)) == Reason.REQUEST_INVALID
 
 
 async def test_lifetimes_are_set_read_and_given_back(authority: TestAuthority) -> None:

@@ -484,6 +484,8 @@ async def test_standing_of_a_database_that_takes_no_writes_is_unavailable(
 
 async def test_standing_of_too_much_at_once_is_refused(authority: TestAuthority) -> None:
     _, verifier = await authority.create_verifier()
+    answer = await refusal(verifier.verification.GetStanding(pb.GetStandingRequest(app_ids=["A"] * 1_001)))
+    assert answer == Reason.REQUEST_INVALID
     answer = await refusal(verifier.verification.GetStanding(pb.GetStandingRequest(ids=["A"] * 2_001)))
     assert answer == Reason.REQUEST_INVALID
 
