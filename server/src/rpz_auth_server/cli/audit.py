@@ -20,10 +20,9 @@ from rpz.auth.v1 import administration_service_pb2 as pb
 
 from rpz_auth_server import files
 from rpz_auth_server.audit_chain import Chain, Link
-from rpz_auth_server.cli import output, secret_file
+from rpz_auth_server.cli import inputs, output, secret_file
 from rpz_auth_server.cli.connection import Authority, connect
 from rpz_auth_server.cli.failures import Failure
-from rpz_auth_server.cli.inputs import read_moment
 from rpz_auth_server.cli.options import CredentialsOption, JsonOption, SinceOption
 
 app = typer.Typer(help="Audit records.", no_args_is_help=True, rich_markup_mode=None)
@@ -249,17 +248,14 @@ def _request(
         app_id=app_id,
         action=action,
         actor=actor,
-        start_time=_timestamp(read_moment(since, option="--since", now=now)),
-        end_time=_timestamp(read_moment(until, option="--until", now=now)),
+        start_time=_moment(since, "--since", now),
+        end_time=_moment(until, "--until", now),
     )
 
 
-def _timestamp(moment: datetime | None) -> Timestamp | None:
-    if moment is None:
-        return None
-    timestamp = Timestamp()
-    timestamp.FromDatetime(moment)
-    return timestamp
+def _moment(text: str | None, option: str, now: datetime) -> Timestamp | None:
+    moment = inputs.read_moment(text, option=option, now=now)
+    return None if moment is None else inputs.timestamp(moment)
 
 
 def _records(authority: Authority, request: pb.ListAuditRecordsRequest) -> Iterator[pb.AuditRecord]:

@@ -86,14 +86,15 @@ def read_deadline(
     if expires_in is not None and expires_at is not None:
         raise typer.BadParameter("give one of --expires-in and --expires-at", param_hint="--expires-at")
     if expires_in is not None:
-        time = _after(expires_in, now)
-    elif expires_at is not None:
-        time = _at(expires_at)
-    else:
-        return None
-    timestamp = Timestamp()
-    timestamp.FromDatetime(time)
-    return timestamp
+        return timestamp(_after(expires_in, now))
+    return None if expires_at is None else timestamp(_at(expires_at))
+
+
+def timestamp(moment: datetime) -> Timestamp:
+    """A moment as the contract has it."""
+    written = Timestamp()
+    written.FromDatetime(moment)
+    return written
 
 
 def read_credential_mask(name: str | None, deadline: Timestamp | None, *, never_expires: bool) -> FieldMask:
