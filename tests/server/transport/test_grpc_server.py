@@ -299,9 +299,9 @@ async def test_r219_health_needs_no_credentials(authority: TestAuthority) -> Non
 async def reflect(stubs: Stubs) -> Any:
     make: Any = reflection_pb2_grpc.ServerReflectionStub  # typed for synchronous channels
     stub = make(stubs.channel)
-    stream = stub.ServerReflectionInfo()
+    # Not by `write`, which a refusal that is faster would make fail in its own way.
+    stream = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
     try:
-        await stream.write(reflection_pb2.ServerReflectionRequest(list_services=""))
         return await stream.read()
     finally:
         stream.cancel()
