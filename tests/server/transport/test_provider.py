@@ -172,6 +172,15 @@ async def test_identity_that_cannot_be_believed_signs_nobody_in(
     assert visitor.session is None
 
 
+@pytest.mark.parametrize("subject", ["", "x" * 256], ids=["empty", "too long"])
+async def test_malformed_subject_signs_nobody_up(tmp_path: Path, subject: str) -> None:
+    async with running(tmp_path / "authority", oidc_sign_up=True) as (authority, provider):
+        provider.subject = subject
+        visitor = Visitor(authority)
+        assert (await arrive(visitor)).status_code == 401
+        assert visitor.session is None
+
+
 async def test_provider_that_names_another_issuer_is_not_asked(tmp_path: Path) -> None:
     async with running(tmp_path / "authority") as (authority, provider):
         provider.metadata = {"issuer": "https://evil.example"}
