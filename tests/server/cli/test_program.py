@@ -75,6 +75,14 @@ def test_every_command_explains_itself(path: list[str]) -> None:
     assert all(len(line) <= 80 for line in result.out.splitlines())
 
 
+@pytest.mark.parametrize(
+    "group", ["apps", "secrets", "api-tokens", "codes", "tokens", "grants", "audit", "issuer"]
+)
+def test_list_of_commands_cuts_no_sentence_short(group: str) -> None:
+    _, *lines = run([group, "--help"], environ={"COLUMNS": "80"}).out.splitlines()
+    assert [line for line in lines if line.endswith("...")] == []
+
+
 def test_help_says_where_secrets_are_read_from() -> None:
     text = " ".join(run(["tokens", "exchange", "--help"]).out.split())
     for variable in ("RPZ_AUTH_CODE ", "RPZ_AUTH_CODE_VERIFIER", "RPZ_AUTH_CLIENT_SECRET"):

@@ -126,7 +126,7 @@ def update(
     never_expires: NeverExpiresOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Change the name or the deadline of an API token that has not ended."""
+    """Change the name or the deadline of a live API token."""
     deadline = read_deadline(expires_in, expires_at, now=datetime.now(UTC), never_expires=never_expires)
     record = pb.ApiToken(
         app_id=app_id, api_token_id=api_token_id, display_name=name or "", expire_time=deadline

@@ -68,7 +68,13 @@ def create(  # noqa: PLR0913, PLR0917 - one for each field of an App
     scope: Annotated[list[str] | None, typer.Option(metavar="SCOPE", help=_SCOPE_HELP)] = None,
     resource: Annotated[list[str] | None, typer.Option(metavar="URI", help=_RESOURCE_HELP)] = None,
     allow: Annotated[list[str] | None, typer.Option(metavar="ENTRY", help=_ALLOW_HELP)] = None,
-    owner: Annotated[str, typer.Option(metavar="SUBJECT", help="Who administers it; else you.")] = "",
+    owner: Annotated[
+        str,
+        typer.Option(
+            metavar="SUBJECT",
+            help="Who administers it, as in app:ID, or user:ID of an Account page; else you.",
+        ),
+    ] = "",
     sign_in_for: Annotated[
         list[str] | None,
         typer.Option(
@@ -223,7 +229,11 @@ def update(  # noqa: PLR0913, PLR0917 - one for each field of an App
         list[str] | None, typer.Option(metavar="ENTRY", help="An entry to take away, as `apps get` shows it.")
     ] = None,
     owner: Annotated[
-        str | None, typer.Option(metavar="SUBJECT", help="Give it to another owner (administrators).")
+        str | None,
+        typer.Option(
+            metavar="SUBJECT",
+            help="Give it to another owner, as in app:ID, or user:ID of an Account page (administrators).",
+        ),
     ] = None,
     sign_in_for: Annotated[
         list[str] | None,

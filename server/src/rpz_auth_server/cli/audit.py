@@ -166,9 +166,9 @@ def verify(
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Check that each record follows from the one before; print the head.
+    """Check that each record follows from the one before.
 
-    That the newest records were cut off shows only against a head that was kept.
+    The head is printed. That the newest records were cut off shows only against a head that was kept.
     """
     wanted = None if head is None else _read_head(head)
     if file is not None:

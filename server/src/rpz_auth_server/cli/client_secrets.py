@@ -119,7 +119,7 @@ def update(
     never_expires: NeverExpiresOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Change the name or the deadline of a secret that has not ended."""
+    """Change the name or the deadline of a live secret."""
     deadline = read_deadline(expires_in, expires_at, now=datetime.now(UTC), never_expires=never_expires)
     record = pb.ClientSecret(
         app_id=app_id, secret_id=secret_id, display_name=name or "", expire_time=deadline

@@ -182,7 +182,7 @@ def revoke(
     public: _PublicOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Revoke a refresh token with its grant, or one access token.
+    """Revoke a grant by its refresh token, or one access token.
 
     As the App that it was issued to.
 
