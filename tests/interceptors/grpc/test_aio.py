@@ -351,3 +351,33 @@ async def test_a_rich_error_reaches_the_client(authority: FakeAuthority, good: M
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await channel.unary_unary(shape.path())(b"", metadata=good)
     assert rpz_auth.reason_of(error.value) is rpz_auth.Reason.BACKEND_UNAVAILABLE
+
+
+class Iterating(grpc.aio.ServerInterceptor):
+    """Stands in front as OpenTelemetry's and Sentry's do: iterates over whatever streams."""
+
+    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        handler = await continuation(handler_call_details)
+        behaviour = behaviour_of(handler)
+
+        async def wrapped(request: Any, context: Any) -> AsyncIterator[Any]:
+            async for answer in behaviour(request, context):
+                yield answer
+
+        return grpc.stream_stream_rpc_method_handler(wrapped)
+
+
+def test_a_made_up_method_is_refused_behind_an_interceptor_that_iterates(
+    authority: FakeAuthority, good: Metadata, caplog: pytest.LogCaptureFixture
+) -> None:
+    shape = Shape.UNARY_UNARY
+    with (
+        interceptor(authority) as auth,
+        serve_asyncio(Generic({}), [Iterating(), auth]) as port,
+        connect(port) as channel,
+    ):
+        anybody = call(channel, shape.path("MadeUp"), shape)[0]
+        somebody = call(channel, shape.path("MadeUp"), shape, good)[0]
+    assert anybody == Answer(_C.UNAUTHENTICATED, rpz_auth.Reason.CREDENTIALS_MISSING, 0)
+    assert somebody == Answer(_C.UNIMPLEMENTED, rpz_auth.Reason.METHOD_UNKNOWN, 0)
+    assert [record.message for record in caplog.records if record.exc_info] == []

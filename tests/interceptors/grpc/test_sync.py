@@ -312,6 +312,28 @@ def test_watchers_of_health_hold_no_threads(authority: FakeAuthority) -> None:
             watcher.cancel()
 
 
+def test_health_can_be_watched_behind_an_interceptor_that_gives_no_callback(authority: FakeAuthority) -> None:
+    """OpenTelemetry's and others stand in front of ours, and iterate over whatever streams."""
+    auth = rpz_auth.AuthInterceptor(
+        authority, resource=RESOURCE, policies={"grpc.health.v1.Health": rpz_auth.PUBLIC}
+    )
+    in_front = Wrapping(lambda behaviour, request, context: behaviour(request, context))
+
+    def prepare(server: grpc.Server) -> None:
+        health_pb2_grpc.add_HealthServicer_to_server(health.HealthServicer(), server)
+
+    with (
+        auth,
+        serve_sync(Generic({}), [in_front, auth], prepare=prepare) as port,
+        connect(port) as channel,
+    ):
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        watcher = stub.Watch(health_pb2.HealthCheckRequest(), timeout=TIMEOUT)
+        serving = health_pb2.HealthCheckResponse.SERVING
+        assert next(watcher) == health_pb2.HealthCheckResponse(status=serving)
+        watcher.cancel()
+
+
 def test_a_handler_that_answers_by_callback_is_guarded(authority: FakeAuthority, good: Metadata) -> None:
     shape, subjects = Shape.UNARY_STREAM, []
 

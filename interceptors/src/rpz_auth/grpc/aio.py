@@ -131,11 +131,12 @@ def _generator(behaviour: Callable[..., Any], begin: Begin) -> Callable[..., Any
     return call
 
 
-def _refuse_unknown(admit: Admit) -> Callable[..., Any]:
-    async def call(_messages: AsyncIterator[bytes], native: NativeContext) -> None:
+def _refuse_unknown(admit: Admit) -> Callable[..., AsyncIterator[Any]]:
+    async def call(_messages: AsyncIterator[bytes], native: NativeContext) -> AsyncIterator[Any]:
         context = CallContext(native, bytes)
         await _admit(admit, context)
         await context.refuse(MethodUnknown())
+        yield  # makes it a generator: interceptors in front iterate over what streams, OpenTelemetry's too
 
     return call
 

@@ -121,9 +121,19 @@ def _streaming(behaviour: Callable[..., Any], begin: Begin, read: Read) -> Calla
 
 
 def _callback(behaviour: Callable[..., Any], begin: Begin, read: Read) -> Callable[..., Any]:
-    """For handlers that answer by callback and hold no thread meanwhile, as health's `Watch` does."""
+    """For handlers that answer by callback and hold no thread meanwhile, as health's `Watch` does.
 
-    def call(messages: Iterator[bytes], context: grpc.ServicerContext, send: Callable[[Any], None]) -> None:
+    An interceptor in front that knows nothing of this, as OpenTelemetry's, gives no callback, and iterates.
+    """
+    iterate = _streaming(behaviour, begin, read)
+
+    def call(
+        messages: Iterator[bytes],
+        context: grpc.ServicerContext,
+        send: Callable[[Any], None] | None = None,
+    ) -> Iterator[Any] | None:
+        if send is None:
+            return iterate(messages, context)
         check = begin(context)
 
         def checked_send(answer: Any) -> None:
@@ -131,6 +141,7 @@ def _callback(behaviour: Callable[..., Any], begin: Begin, read: Read) -> Callab
             send(answer)
 
         behaviour(read(messages, context, check), context, checked_send)
+        return None
 
     vars(call).update(vars(behaviour))  # grpc looks for experimental_… on the function that it calls
     return call
