@@ -153,6 +153,20 @@ def test_server_and_client_run_with_what_pip_installs(
     ]
 
 
+@pytest.mark.timeout(600)
+def test_a_proto_with_policies_compiles_with_what_pip_installs(tmp_path: Path) -> None:
+    python = bare_environment(tmp_path / "venv", "interceptors", install=f"{PIP} grpcio-tools")
+    proto, compiled = "orders/v1/orders.proto", tmp_path / "orders" / "v1" / "orders_pb2.py"
+    compiled.parent.mkdir(parents=True)
+    shutil.copy(ROOT / "examples" / "orders" / proto, tmp_path / proto)
+    path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
+    policies = "rpz_auth.AuthInterceptor(FakeAuthority(), resource='x', services=['orders.v1.OrderService'])"
+    program = f"import rpz_auth, orders.v1.orders_pb2; from rpz_auth.testing import FakeAuthority; {policies}"
+    for command in (["/bin/bash", "-euc", block("protoc")], [str(python), "-c", program]):
+        subprocess.run(command, cwd=tmp_path, env=environ(PATH=path, PYTHONPATH=""), check=True)  # noqa: S603
+    assert compiled.exists()
+
+
 def test_the_test_of_the_readme_passes(tmp_path: Path) -> None:
     (tmp_path / "test_orders.py").write_text(block("test_orders.py"))
     (tmp_path / "server.py").write_text(block("server.py"))

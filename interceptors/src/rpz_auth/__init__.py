@@ -26,6 +26,7 @@ from rpz_auth.caller import Caller, How, caller, peer
 from rpz_auth.client import (
     AccessToken,
     ApiToken,
+    Credential,
     ExchangingToken,
     FileStore,
     MemoryStore,
@@ -73,6 +74,7 @@ __all__ = [
     "Caller",
     "ConfigurationError",
     "Connection",
+    "Credential",
     "CredentialsAmbiguous",
     "CredentialsMissing",
     "ExchangingToken",

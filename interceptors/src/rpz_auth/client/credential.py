@@ -36,6 +36,7 @@ class ApiToken:
 
 
 Credential = AccessToken | ApiToken | RenewingToken
+"""What channels send; for annotations."""
 
 
 def check_sendable(credential: AccessToken | ApiToken) -> str:

@@ -110,7 +110,7 @@ def _answering(behaviour: Callable[..., Any], begin: Begin, read: Read) -> Calla
     return call
 
 
-def _streaming(behaviour: Callable[..., Any], begin: Begin, read: Read) -> Callable[..., Any]:
+def _streaming(behaviour: Callable[..., Any], begin: Begin, read: Read) -> Callable[..., Iterator[Any]]:
     def call(messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Any]:
         check = begin(context)
         for answer in behaviour(read(messages, context, check), context):
