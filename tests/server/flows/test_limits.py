@@ -19,7 +19,7 @@ from rpz_auth.errors import BackendUnavailable, Reason, TokenInvalid
 from rpz_auth_server.domain import pushed_request
 from rpz_auth_server.domain.limits import Limits
 from rpz_auth_server.domain.refusal import ClientInvalid, RateLimited, TooManyGuesses
-from rpz_auth_server.flows import consents, limits
+from rpz_auth_server.flows import consents, limits, turns
 from rpz_auth_server.flows.issue_code import IssueCode, issue_code
 from rpz_auth_server.flows.limits import Limiter, prefix_of
 from server.authority import (
@@ -73,7 +73,7 @@ def seen_from(authority: TestAuthority, address: str, credential: rpz_auth.ApiTo
 @pytest.fixture
 async def limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TestAuthority]:
     """An authority behind a proxy on this machine, with small limits and time that stands."""
-    monkeypatch.setattr(limits, "_HELD_FOR", 0)
+    monkeypatch.setattr(turns, "HELD_FOR", 0)
     async with running_authority(
         tmp_path / "limited",
         time=FakeTime(),
@@ -667,66 +667,14 @@ def test_switched_off_limits_count_nothing() -> None:
     assert limiter._entries == {}
 
 
-async def test_guessers_wait_for_their_answers_and_only_so_many_are_held(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(limits, "_HELD_FOR", 3600)
-    monkeypatch.setattr(limits, "_MOST_HELD", 2)
+async def test_only_guessers_wait_for_their_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "HELD_FOR", 3600)
     limiter = Limiter(Limits(peer_failures=1), Clock(NOW))
     peer = Peer(parse_address(ATTACKER))
     await limiter.hold_back(TokenInvalid(), peer)
-    held = [asyncio.create_task(limiter.hold_back(TokenInvalid(), peer)) for _ in range(2)]
-    await asyncio.sleep(0)
-    assert limiter._holding == 2
-    await limiter.hold_back(TokenInvalid(), peer)
-    for task in held:
-        task.cancel()
-    await asyncio.gather(*held, return_exceptions=True)
-    assert limiter._holding == 0
-    # What is no guess is answered at once.
+    for guess in (TokenInvalid(), TooManyGuesses()):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await limiter.hold_back(guess, peer)
     for harmless in (RateLimited(), BackendUnavailable(), ClientInvalid()):
         await limiter.hold_back(harmless, peer)
-
-
-async def test_a106_guesser_who_is_held_back_keeps_nothing_of_what_its_call_has_used() -> None:
-    limiter = Limiter(Limits(peer_failures=1), Clock(NOW))
-    peer = Peer(parse_address(ATTACKER))
-    await limiter.hold_back(TokenInvalid(), peer)
-    refusal = TokenInvalid()
-    refusal.__context__ = ClientInvalid()
-    with pytest.raises(TokenInvalid):
-        raise refusal
-    held = asyncio.create_task(limiter.hold_back(refusal, peer))
-    await asyncio.sleep(0)
-    assert limiter._holding == 1
-    assert refusal.__traceback__ is None
-    assert refusal.__context__ is None
-    held.cancel()
-
-
-async def test_a106_guessers_are_answered_one_by_one_however_many_guess_at_once() -> None:
-    limiter = Limiter(Limits(), Clock(NOW))
-
-    def hold() -> float:
-        limiter._holding += 1
-        return limiter._turn()
-
-    turns = [hold() for _ in range(1001)]
-    assert turns == sorted(turns)
-    assert turns[0] == pytest.approx(limits._HELD_FOR, abs=0.1)
-    assert turns[-1] == pytest.approx(limits._HELD_FOR + 1000 * limits._BETWEEN, abs=0.5)
-
-
-async def test_a106_guessers_who_do_not_wait_for_their_answers_make_nobody_wait_longer() -> None:
-    limiter = Limiter(Limits(peer_failures=1), Clock(NOW))
-    peer = Peer(parse_address(ATTACKER))
-    await limiter.hold_back(TokenInvalid(), peer)
-    for _ in range(10):
-        given_up = [asyncio.create_task(limiter.hold_back(TokenInvalid(), peer)) for _ in range(100)]
-        await asyncio.sleep(0)
-        assert limiter._holding == 100
-        for task in given_up:
-            task.cancel()
-        await asyncio.gather(*given_up, return_exceptions=True)
-    assert limiter._holding == 0
-    assert limiter._turn() == pytest.approx(limits._HELD_FOR, abs=0.1)

@@ -11,7 +11,6 @@ round, by what `live.limiter` carries between them.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import ipaddress
@@ -34,17 +33,13 @@ from rpz_auth_server.domain.refusal import (
     TooManyGuesses,
 )
 from rpz_auth_server.flows.refusal_counts import RefusalCounts
+from rpz_auth_server.flows.turns import Turns
 
 _KEPT = 65_536
 """Levels and successes that are remembered; the least recently used go first."""
 _SPARED = 8
 """Levels that are passed over for one that is forgotten."""
 _LONGEST_NAME = 64
-_HELD_FOR = 0.5
-"""Seconds that a guesser waits for an answer at least."""
-_BETWEEN = 0.005
-"""Seconds between two answers to guessers."""
-_MOST_HELD = 2000
 SLOW_AT_ONCE = 8
 """Slow checks of one peer: others wait behind these for their turn, and so for a second at most."""
 _SUSPICIOUS = frozenset({"guess", "peer", "app", "misuse", "genuine"})
@@ -114,9 +109,7 @@ class Limiter:
         self.refusals = RefusalCounts(now)
         self.slow: Counter[str] = Counter()
         """How many slow checks each peer waits for."""
-        self._holding = 0
-        self._answered_at = 0.0
-        """When the last guesser that is held will be answered, on the loop's clock."""
+        self._turns = Turns()
         self.held_up: dict[str, int] = dict.fromkeys(self._limits, 0)
         """How many calls each kind of limit has refused in this process."""
 
@@ -254,14 +247,7 @@ class Limiter:
         self._take(f"push {app_id} {prefix_of(peer)}")
 
     async def hold_back(self, refusal: Refusal, peer: Peer) -> None:
-        """Let a guesser wait for the answer; to be awaited before a refusal is answered.
-
-        Whoever waits for one answer before the next guess is slowed down by that, at the price of a timer.
-        The answers go out one by one: guesses that were answered together would come back together, and a
-        rightful call among them would wait for them all. So, however many guess at once, refusing them takes
-        only a part of the processor. Of those who do not wait, so many are held that the memory they take
-        stays small.
-        """
+        """Let a guesser wait for the answer; to be awaited before a refusal is answered."""
         if isinstance(refusal, TokenInvalid | KeyUnknown) and not isinstance(refusal, ApiTokenInvalid):
             keys = [f"peer {prefix_of(peer)}"]
             flooding = self._held(keys) is not None
@@ -269,25 +255,8 @@ class Limiter:
                 self._charge(keys)
         else:
             flooding = isinstance(refusal, TooManyGuesses)
-        if flooding and self._holding < _MOST_HELD:
-            self._holding += 1
-            # All that the call has used so far hangs on these two, and nobody asks for it any more.
-            refusal.__context__ = refusal.__traceback__ = None
-            try:
-                await asyncio.sleep(self._turn())
-            finally:
-                self._holding -= 1
-
-    def _turn(self) -> float:
-        """In how many seconds the next guesser is answered.
-
-        Turns of those who have given up are not waited for: else whoever calls and hangs up, as fast as it
-        can, would put off everybody's answers without end.
-        """
-        now = asyncio.get_running_loop().time()
-        first = now + _HELD_FOR
-        self._answered_at = min(max(self._answered_at + _BETWEEN, first), first + _BETWEEN * self._holding)
-        return self._answered_at - now
+        if flooding:
+            await self._turns.wait(refusal)
 
     def untold(self, *, limit: int) -> Sequence[Charge]:
         """Hand over up to `limit` charges that other processes should know of."""
