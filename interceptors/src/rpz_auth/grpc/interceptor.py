@@ -45,6 +45,7 @@ class AuthInterceptor(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
     One class serves `grpc.server` and `grpc.aio.server`. Use it as a context manager around the
     server: entering waits for what the authority has to say, leaving lets go of it. Until then, and
     whenever the authority has been silent for too long, calls are refused with UNAVAILABLE.
+    Enter it in the process that serves, after any fork: a child that inherits it entered learns nothing more.
 
     Place it before interceptors that act on a call, behind those that only watch or log.
     """
