@@ -375,6 +375,50 @@ async def test_r077_request_whose_body_was_held_back_until_its_credential_ended_
     assert status_of(sent) == 401
 
 
+@pytest.mark.parametrize(
+    ("path", "at_once"), [("/public", 0.0), ("/orders", 3600.0)], ids=["public", "prompt"]
+)
+async def test_request_is_decided_about_once_if_its_body_is_there_or_nobody_need_be_known(
+    authority: FakeAuthority, monkeypatch: pytest.MonkeyPatch, path: str, at_once: float
+) -> None:
+    monkeypatch.setattr(held_back, "AT_ONCE", at_once)
+    token = authority.access_token(resource=RESOURCE, scopes=["read"])
+
+    async def reads(_scope: Any, receive: Any, send: Any) -> None:
+        authority.revoke(token)
+        assert (await receive())["body"] == b"do it"
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    middleware = AuthMiddleware(reads, authority, resource=RESOURCE, policies=POLICIES)
+    headers = [("authorization", token.field_value())]
+    received = [{"type": "http.request", "body": b"do it", "more_body": False}]
+    assert status_of(await call(middleware, path, headers=headers, received=received)) == 200
+
+
+@pytest.mark.parametrize(("kind", "path"), [("http", "/orders"), ("websocket", "/feed")])
+async def test_nothing_is_said_for_an_application_that_says_nothing(
+    authority: FakeAuthority, kind: str, path: str
+) -> None:
+    async def silent(_scope: Any, _receive: Any, _send: Any) -> None:
+        pass
+
+    middleware = AuthMiddleware(silent, authority, resource=RESOURCE, policies=POLICIES)
+    received = [{"type": f"{kind}.connect"}]
+    assert await call(middleware, path, kind=kind, headers=bearer(authority), received=received) == []
+
+
+async def test_nothing_is_said_behind_the_end_of_a_websocket(authority: FakeAuthority) -> None:
+    async def closes(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "websocket.close", "code": 1000})
+        authority.lock()
+
+    middleware = AuthMiddleware(closes, authority, resource=RESOURCE, policies=POLICIES)
+    received = [{"type": "websocket.connect"}]
+    sent = await call(middleware, "/feed", kind="websocket", headers=bearer(authority), received=received)
+    assert sent == [{"type": "websocket.close", "code": 1000}]
+
+
 @pytest.mark.parametrize("more", [False, True], ids=["answer", "stream"])
 async def test_fault_of_the_application_is_the_servers_to_see(
     authority: FakeAuthority, *, more: bool

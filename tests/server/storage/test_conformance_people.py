@@ -7,7 +7,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from rpz_auth_server.domain.account import Account, Consent, ExternalIdentity, Role, Session
+from rpz_auth_server.domain.account import (
+    QUESTION_LIFETIME,
+    Account,
+    Consent,
+    ExternalIdentity,
+    Role,
+    Session,
+)
 from rpz_auth_server.domain.app import App
 from rpz_auth_server.domain.grant import MARGIN
 from rpz_auth_server.domain.refusal import Conflict
@@ -184,12 +191,12 @@ async def test_grants_of_a_user_to_one_app(store: Store) -> None:
 async def test_ended_sessions_and_forgotten_consents_are_collected(backend: Backend) -> None:
     wall = Clock(NOW)
     store = await backend.open(wall=wall)
-    kept = (a_session(), a_consent(expires_at=NOW + 11))
+    kept = (a_session(), a_consent(expires_at=NOW + 11 - QUESTION_LIFETIME))
     gone = (
         a_session(ended_at=NOW),
         a_session(idle_expires_at=NOW + 10),
         a_session(expires_at=NOW + 10),
-        a_consent(consent_id=new_id(), expires_at=NOW + 10),
+        a_consent(consent_id=new_id(), expires_at=NOW + 10 - QUESTION_LIFETIME),
     )
     await store.commit(Commit(rows=(an_app(), an_account(), *kept, *gone)))
     wall.time += 10
