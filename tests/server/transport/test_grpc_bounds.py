@@ -20,7 +20,7 @@ import h2.events
 import h2.settings
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from rpz.auth.v1 import app_service_pb2
+from rpz.auth.v1 import app_service_pb2, verification_service_pb2
 from rpz_auth.errors import Reason
 from rpz_auth.grpc.aio_context import CallContext
 from rpz_auth_server.transport.grpc import patience, server
@@ -127,6 +127,7 @@ async def test_a110_no_call_leaves_itself_to_the_garbage_collector(authority: Te
 
     client = await authority.create_client()
     token = (await authority.exchange(client, await authority.issue_code(client))).refresh_token
+    made_up: Any = authority.anonymous.channel.unary_unary("/rpz.auth.v1.TokenService/None")
     gc.collect()
     gc.disable()
     others = under_way()  # what other tests have left somewhere
@@ -135,6 +136,10 @@ async def test_a110_no_call_leaves_itself_to_the_garbage_collector(authority: Te
             await refusal(authority.refresh(client, "rpzr_" + "A" * 64))
             await refusal(authority.anonymous.apps.ListApps(app_service_pb2.ListAppsRequest()))
             token = (await authority.refresh(client, token)).refresh_token
+            await refusal(made_up(b""))
+            await refusal(
+                read_all(authority.anonymous.verification.Watch(verification_service_pb2.WatchRequest()))
+            )
         async with asyncio.timeout(ANSWER):
             while under_way() > others + 1:  # noqa: ASYNC110 - nobody tells when grpc has let go of the last one
                 await asyncio.sleep(0.01)

@@ -70,11 +70,8 @@ def _unary(behaviour: Callable[..., Any], admit: Admit, parse: Parse) -> Callabl
                 CURRENT.set(await _admit(admit, context))
             return await behaviour(request, context)
         except grpc.aio.AbortError as error:
-            # grpc keeps the exception with the call. By its traceback it would keep all that the call has
-            # used, the call itself included, until the garbage collector comes by.
             del native, context
-            error.__context__ = None
-            raise error.with_traceback(None) from None
+            raise _bare(error) from None
 
     return call
 
@@ -101,7 +98,11 @@ def _begin(handler: grpc.RpcMethodHandler[Any, Any], admit: Admit, enter: Enter)
 
 def _coroutine(behaviour: Callable[..., Any], begin: Begin) -> Callable[..., Any]:
     async def call(_messages: AsyncIterator[bytes], context: NativeContext) -> Any:
-        request, held = await begin(context)
+        try:
+            request, held = await begin(context)
+        except grpc.aio.AbortError as error:
+            del context
+            raise _bare(error) from None
         try:
             answer = await behaviour(request, held)
             await held.check()
@@ -114,7 +115,11 @@ def _coroutine(behaviour: Callable[..., Any], begin: Begin) -> Callable[..., Any
 
 def _generator(behaviour: Callable[..., Any], begin: Begin) -> Callable[..., Any]:
     async def call(_messages: AsyncIterator[bytes], context: NativeContext) -> AsyncIterator[Any]:
-        request, held = await begin(context)
+        try:
+            request, held = await begin(context)
+        except grpc.aio.AbortError as error:
+            del context
+            raise _bare(error) from None
         answers = behaviour(request, held)
         admission = CURRENT.get()
         try:
@@ -133,12 +138,26 @@ def _generator(behaviour: Callable[..., Any], begin: Begin) -> Callable[..., Any
 
 def _refuse_unknown(admit: Admit) -> Callable[..., AsyncIterator[Any]]:
     async def call(_messages: AsyncIterator[bytes], native: NativeContext) -> AsyncIterator[Any]:
-        context = CallContext(native, bytes)
-        await _admit(admit, context)
-        await context.refuse(MethodUnknown())
+        try:
+            context = CallContext(native, bytes)
+            await _admit(admit, context)
+            await context.refuse(MethodUnknown())
+        except grpc.aio.AbortError as error:
+            del native, context
+            raise _bare(error) from None
         yield  # makes it a generator: interceptors in front iterate over what streams, OpenTelemetry's too
 
     return call
+
+
+def _bare(error: grpc.aio.AbortError) -> grpc.aio.AbortError:
+    """What a call is ended by, without what it has used.
+
+    grpc keeps the exception with the call. By its traceback it would keep all that the call has used, the
+    call itself included, until the garbage collector comes by.
+    """
+    error.__context__ = None
+    return error.with_traceback(None)
 
 
 async def _admit(admit: Admit, context: CallContext) -> Admission:
